@@ -1,0 +1,89 @@
+// What our kernels need from Highway beyond its public operations, and every difference between its versions.
+// Per-target header: include it after hwy/highway.h, in files compiled through hwy/foreach_target.h.
+
+#if defined(FUSEPROP_SIMD_COMPAT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSEPROP_SIMD_COMPAT_INL_H_
+#undef FUSEPROP_SIMD_COMPAT_INL_H_
+#else
+#define FUSEPROP_SIMD_COMPAT_INL_H_
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fuseprop {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// True where MulAdd rounds once. Results are identical among the targets for which it is.
+#undef FUSEPROP_HAVE_FMA
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)
+#define FUSEPROP_HAVE_FMA 1
+#else
+#define FUSEPROP_HAVE_FMA 0
+#endif
+
+// max and min by compare-and-select: unlike the hardware instructions, the same on every target for NaN and
+// for zeros of both signs. A NaN in `a` is returned; a NaN in `b` is not.
+template <class V>
+HWY_INLINE V SelectMax(V a, V b) {
+  return hn::IfThenElse(hn::Lt(a, b), b, a);
+}
+template <class V>
+HWY_INLINE V SelectMin(V a, V b) {
+  return hn::IfThenElse(hn::Lt(b, a), b, a);
+}
+
+// a * b - product, where product = round(a * b): what one rounding lost; 0 where the product is not finite.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ProductError(D d, V a, V b, V product) {
+#if FUSEPROP_HAVE_FMA
+  const V error = hn::MulSub(a, b, product);
+#else  // Dekker: split both factors into halves whose products are exact.
+  using T = hn::TFromD<D>;
+  const V splitter = hn::Set(d, sizeof(T) == 4 ? T(4097) : T(134217729));
+  const V a_wide = hn::Mul(a, splitter);
+  const V a_high = hn::Sub(a_wide, hn::Sub(a_wide, a));
+  const V a_low = hn::Sub(a, a_high);
+  const V b_wide = hn::Mul(b, splitter);
+  const V b_high = hn::Sub(b_wide, hn::Sub(b_wide, b));
+  const V b_low = hn::Sub(b, b_high);
+  const V rest = hn::Sub(hn::Sub(hn::Sub(product, hn::Mul(a_high, b_high)), hn::Mul(a_low, b_high)),
+                         hn::Mul(a_high, b_low));
+  const V error = hn::Sub(hn::Mul(a_low, b_low), rest);
+#endif
+  return hn::IfThenElse(hn::Lt(hn::Abs(error), hn::Abs(product)), error, hn::Zero(d));
+}
+
+// The first `count` lanes from memory, the others zero; nothing beyond them is read. count <= Lanes(d).
+template <class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
+HWY_INLINE V LoadPartial(D d, const T* HWY_RESTRICT from, size_t count) {
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  return hn::MaskedLoad(hn::FirstN(d, count), d, from);
+#else  // MaskedLoad may read the whole vector here
+  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)] = {};
+  for (size_t i = 0; i < count; ++i) lanes[i] = from[i];
+  return hn::Load(d, lanes);
+#endif
+}
+
+// Stores the first `count` lanes; nothing beyond them is written.
+template <class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
+HWY_INLINE void StorePartial(V v, D d, T* HWY_RESTRICT to, size_t count) {
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  hn::BlendedStore(v, hn::FirstN(d, count), d, to);
+#else  // BlendedStore may write the whole vector here
+  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
+  hn::Store(v, d, lanes);
+  for (size_t i = 0; i < count; ++i) to[i] = lanes[i];
+#endif
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace fuseprop
+HWY_AFTER_NAMESPACE();
+
+#endif  // FUSEPROP_SIMD_COMPAT_INL_H_

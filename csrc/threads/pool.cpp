@@ -1,0 +1,305 @@
+#include "threads/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <climits>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <string>
+#include <thread>
+
+namespace fuseprop {
+namespace {
+
+// How long a worker spins for the next job, and a caller for the last workers of its job, before sleeping.
+constexpr std::chrono::microseconds kWorkerSpin{50}, kCallerSpin{20};
+
+inline void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb" ::: "memory");
+#endif
+}
+
+// Waits for at most `time`, calling `rest` about every microsecond; returns whether `ready` became true.
+template <class Ready, class Rest>
+bool SpinUntil(const Ready& ready, std::chrono::microseconds time, const Rest& rest) {
+  const auto deadline = std::chrono::steady_clock::now() + time;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (ready()) return true;
+      Pause();
+    }
+    rest();
+  } while (std::chrono::steady_clock::now() < deadline);
+  return ready();
+}
+
+// The first number of the environment variable, which `rest` may follow; 0 if unset or malformed.
+int EnvThreads(const char* name, char rest) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) return 0;
+  char* end = nullptr;
+  const long n = std::strtol(text, &end, 10);
+  while (end != text && (*end == ' ' || *end == '\t')) ++end;
+  return n >= 1 && n <= INT_MAX && (*end == '\0' || *end == rest) ? static_cast<int>(n) : 0;
+}
+
+int CpusInAffinityMask() {
+#ifdef __linux__
+  cpu_set_t mask[8];  // 8192 CPUs
+  if (sched_getaffinity(0, sizeof(mask), mask) == 0) return std::max(1, CPU_COUNT_S(sizeof(mask), mask));
+#endif
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+// Reads up to two numbers from a file; returns how many there were.
+int ReadNumbers(const std::string& path, double* a, double* b) {
+  std::FILE* file = std::fopen(path.c_str(), "re");
+  if (file == nullptr) return 0;
+  const int count = std::fscanf(file, "%lf %lf", a, b);
+  std::fclose(file);
+  return count;
+}
+
+// The smallest quota, in CPUs, of a control group and those above it. `path` need not exist below `mount`:
+// inside a container it is often the host's, and the container's own group is mounted at the top.
+double QuotaInHierarchy(const std::string& mount, std::string path) {
+  double cpus = INT_MAX;
+  for (;; path.resize(path.rfind('/'))) {
+    while (!path.empty() && path.back() == '/') path.pop_back();
+    double quota = 0, period = 0, unused = 0;
+    const bool v2 = ReadNumbers(mount + path + "/cpu.max", &quota, &period) == 2;
+    const bool v1 = !v2 && ReadNumbers(mount + path + "/cpu.cfs_quota_us", &quota, &unused) == 1 &&
+                    ReadNumbers(mount + path + "/cpu.cfs_period_us", &period, &unused) == 1;
+    if ((v1 || v2) && quota > 0 && period > 0) cpus = std::min(cpus, quota / period);
+    if (path.find('/') == std::string::npos) return cpus;
+  }
+}
+
+int CpusInQuota() {
+  double cpus = INT_MAX;
+  std::FILE* file = std::fopen("/proc/self/cgroup", "re");
+  if (file == nullptr) return INT_MAX;
+  char controllers[256], path[4096];
+  for (char line[4400]; std::fgets(line, sizeof(line), file) != nullptr;) {  // "4:cpu,cpuacct:/a" or "0::/a"
+    if (std::sscanf(line, "0::%4095[^\n]", path) == 1) {
+      cpus = std::min(cpus, QuotaInHierarchy("/sys/fs/cgroup", path));
+    } else if (std::sscanf(line, "%*d:%255[^:]:%4095[^\n]", controllers, path) == 2 &&
+               ("," + std::string(controllers) + ",").find(",cpu,") != std::string::npos) {
+      cpus = std::min(cpus, QuotaInHierarchy("/sys/fs/cgroup/cpu", path));
+    }
+  }
+  std::fclose(file);
+  return static_cast<int>(std::max(1.0, std::ceil(cpus)));
+}
+
+int InitialThreads(int cpus) {
+  if (const int n = EnvThreads("FUSEPROP_NUM_THREADS", '\0')) return n;
+  if (const int n = EnvThreads("OMP_NUM_THREADS", ',')) return n;
+  return std::min(cpus, CpusInQuota());
+}
+
+// One job at a time. The caller that owns the pool (`busy_`) fills in the job, opens it by storing the number
+// of free places in `state_`, and works. A worker enters by taking a place and counting itself active in one
+// compare-and-swap, so it either is in the job that is open at that moment or in none. Whoever finds no task
+// left takes the free places away; then the caller waits for the active count, that is only for workers
+// which entered, to fall to zero. Nothing else ever needs a worker, so a lost wake-up costs time at most.
+class Pool {
+ public:
+  Pool(int cpus, int threads) : cpus_(cpus), threads_(threads) {}
+
+  static Pool& Get() {
+    Pool* pool = instance_.load(std::memory_order_acquire);
+    return pool != nullptr ? *pool : Create();
+  }
+
+  int threads() const { return threads_.load(std::memory_order_relaxed); }
+  void set_threads(int n) { threads_.store(n, std::memory_order_relaxed); }
+
+  // Returns false, having done nothing, if the pool has another job.
+  bool Run(size_t num_tasks, internal::TaskFn fn, const void* context, int threads) {
+    if (busy_.load(std::memory_order_relaxed) || busy_.exchange(true, std::memory_order_acquire)) return false;
+    // More threads than CPUs would only take time from each other.
+    const size_t useful = std::min(num_tasks, static_cast<size_t>(std::min(threads, cpus_)));
+    AddWorkers(static_cast<int>(useful) - 1);
+    fn_ = fn;
+    context_ = context;
+    num_tasks_ = num_tasks;
+    wanted_ = std::min(num_workers_, static_cast<int>(useful) - 1);
+    next_task_.store(0, std::memory_order_relaxed);
+    state_.store(static_cast<uint64_t>(wanted_) * kPlace, std::memory_order_release);
+    Wake(1);
+    Work();
+    WaitForWorkers();
+    busy_.store(false, std::memory_order_release);
+    return true;
+  }
+
+ private:
+  // state_: free places in the upper half; below, whether the caller sleeps, and the number of active workers.
+  static constexpr uint64_t kPlace = uint64_t{1} << 32;
+  static constexpr uint64_t kCallerSleeps = uint64_t{1} << 31;
+
+  static Pool& Create() {
+    const int cpus = CpusInAffinityMask();
+    Pool* fresh = new Pool(cpus, InitialThreads(cpus));  // never deleted: workers outlive main()
+    // Before the pool is visible, so that no fork finds a pool in use without its handler. Not a static local,
+    // whose guard would stay locked in a child forked during the initialization.
+    static_cast<void>(pthread_atfork(nullptr, nullptr, ResetInChild));
+    Pool* expected = nullptr;
+    if (instance_.compare_exchange_strong(expected, fresh, std::memory_order_acq_rel)) return *fresh;
+    delete fresh;
+    return *expected;
+  }
+
+  // The child has no workers, and the locks are in any state: start again, keeping the setting.
+  static void ResetInChild() {
+    Pool* pool = instance_.load(std::memory_order_acquire);
+    if (pool != nullptr) new (pool) Pool(pool->cpus_, pool->threads());
+  }
+
+  void AddWorkers(int wanted) {
+    if (num_workers_ >= wanted || creation_failed_) return;
+    sigset_t all, old;  // signals are for the application's threads
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_attr_t attr;
+    creation_failed_ = pthread_attr_init(&attr) != 0;
+    if (!creation_failed_) {
+      pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+      const auto start = [](void* pool) -> void* { static_cast<Pool*>(pool)->WorkerLoop(); };
+      for (pthread_t thread; num_workers_ < wanted && !creation_failed_;) {
+        creation_failed_ = pthread_create(&thread, &attr, start, this) != 0;
+        if (!creation_failed_) ++num_workers_;
+      }
+      pthread_attr_destroy(&attr);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  }
+
+  [[noreturn]] void WorkerLoop() {
+    const auto open = [this] { return IsOpen(); };
+    // A caller that has not ended its job may be waiting for the very CPU that this worker was woken on.
+    const auto rest = [this] {
+      if (busy_.load(std::memory_order_relaxed)) sched_yield();
+    };
+    for (;;) {
+      if (!SpinUntil(open, kWorkerSpin, rest)) Sleep();
+      uint64_t state = state_.load(std::memory_order_relaxed);
+      if (state < kPlace) continue;
+      if (!state_.compare_exchange_strong(state, state - kPlace + 1, std::memory_order_acquire)) continue;
+      Wake(2);  // so that many workers wake in a tree, and the caller pays for one
+      Work();
+      if (state_.fetch_sub(1, std::memory_order_acq_rel) == (kCallerSleeps | 1)) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        job_done_.notify_one();
+      }
+    }
+  }
+
+  bool IsOpen() const { return state_.load(std::memory_order_relaxed) >= kPlace; }
+
+  // By the caller and active workers: runs tasks until none is left, then closes the job.
+  void Work() {
+    const size_t num_tasks = num_tasks_;
+    for (;;) {
+      const size_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
+      if (task >= num_tasks) break;
+      fn_(context_, task);
+    }
+    if (IsOpen()) state_.fetch_and(kPlace - 1, std::memory_order_relaxed);
+  }
+
+  void WaitForWorkers() {
+    const auto done = [this] { return state_.load(std::memory_order_acquire) == 0; };
+    if (done() || SpinUntil(done, kCallerSpin, [] {})) return;
+    // A worker was preempted: sleeping leaves this CPU to it.
+    std::unique_lock<std::mutex> lock(mutex_);
+    state_.fetch_or(kCallerSleeps, std::memory_order_relaxed);
+    job_done_.wait(lock, [this] { return state_.load(std::memory_order_acquire) == kCallerSleeps; });
+    state_.store(0, std::memory_order_relaxed);
+  }
+
+  void Sleep() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (IsOpen()) return;
+    num_asleep_.fetch_add(1, std::memory_order_relaxed);
+    job_open_.wait(lock, [this] { return num_woken_ > 0; });
+    --num_woken_;
+  }
+
+  // By the caller and active workers: wakes up to n workers if those awake are fewer than the job wants.
+  void Wake(int n) {
+    const auto missing = [this] {
+      return wanted_ - (num_workers_ - num_asleep_.load(std::memory_order_relaxed));
+    };
+    if (missing() <= 0) return;
+    {
+      std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      if (!lock.owns_lock()) return;  // never wait here; the next job tries again
+      n = std::min(n, missing());
+      if (n <= 0) return;
+      num_asleep_.fetch_sub(n, std::memory_order_relaxed);
+      num_woken_ += n;
+    }
+    for (int i = 0; i < n; ++i) job_open_.notify_one();
+  }
+
+  static std::atomic<Pool*> instance_;
+
+  alignas(64) std::atomic<uint64_t> state_{0};
+  alignas(64) std::atomic<size_t> next_task_{0};
+
+  // Written by the owner while no worker is active.
+  alignas(64) std::atomic<bool> busy_{false};
+  bool creation_failed_ = false;
+  internal::TaskFn fn_ = nullptr;
+  const void* context_ = nullptr;
+  size_t num_tasks_ = 0;
+  int wanted_ = 0;
+  int num_workers_ = 0;
+  const int cpus_;
+  std::atomic<int> threads_;
+
+  alignas(64) std::mutex mutex_;
+  std::atomic<int> num_asleep_{0};  // workers asleep and not told to wake; changed under the mutex
+  int num_woken_ = 0;               // told to wake, not yet awake; under the mutex
+  std::condition_variable job_open_;
+  std::condition_variable job_done_;
+};
+
+std::atomic<Pool*> Pool::instance_{nullptr};
+
+thread_local int thread_override = 0;
+
+}  // namespace
+
+int NumThreads() { return thread_override > 0 ? thread_override : Pool::Get().threads(); }
+
+void SetNumThreads(int n) { Pool::Get().set_threads(std::max(1, n)); }
+
+int SetThreadNumThreads(int n) {
+  const int previous = thread_override;
+  thread_override = std::max(0, n);
+  return previous;
+}
+
+void internal::ParallelForImpl(size_t num_tasks, TaskFn fn, const void* context) {
+  const int threads = NumThreads();
+  if (num_tasks > 1 && threads > 1 && Pool::Get().Run(num_tasks, fn, context, threads)) return;
+  for (size_t task = 0; task < num_tasks; ++task) fn(context, task);
+}
+
+}  // namespace fuseprop
