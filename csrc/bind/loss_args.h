@@ -1,0 +1,56 @@
+// What all losses' arguments have in common: reductions and sample weights.
+
+#ifndef FUSEPROP_BIND_LOSS_ARGS_H_
+#define FUSEPROP_BIND_LOSS_ARGS_H_
+
+#include "bind/args.h"
+#include "kernels/losses.h"
+
+namespace fuseprop {
+namespace bind {
+
+// The type _core.Loss, whose verbs other kinds of losses override.
+extern PyTypeObject* loss_type;
+
+enum class Reduction { kMean, kSum, kNone };
+
+inline Reduction AsReduction(PyObject* object) {
+  if (PyUnicode_Check(object)) {
+    if (PyUnicode_CompareWithASCIIString(object, "mean") == 0) return Reduction::kMean;
+    if (PyUnicode_CompareWithASCIIString(object, "sum") == 0) return Reduction::kSum;
+    if (PyUnicode_CompareWithASCIIString(object, "none") == 0) return Reduction::kNone;
+  }
+  Raise(PyExc_ValueError, "reduction is %R; expected \"mean\", \"sum\" or \"none\"", object);
+}
+
+// sum_i w_i in float64.
+inline double SumOf(const Ref& array) {
+  return IsFloat32(array) ? Sum(Data<float>(array), Size(array)) : Sum(Data<double>(array), Size(array));
+}
+
+// What a "mean" divides by and a gradient is multiplied with.
+struct Scale {
+  double value = 1.0;
+  double grad = 1.0;
+  Scale() = default;
+  Scale(Reduction reduction, double denominator) {
+    if (reduction != Reduction::kMean) return;
+    value = denominator;
+    // A batch with nothing in it has value 0 and gradient 0.
+    grad = denominator == 0.0 ? 0.0 : 1.0 / denominator;
+  }
+  double Reduce(double sum) const { return value == 0.0 ? 0.0 : sum / value; }
+};
+
+// None, or a number to raise the Hessian to.
+inline bool AsFloor(PyObject* object, double* floor) {
+  if (object == Py_None) return false;
+  *floor = AsDouble(object, "hess_floor");
+  if (*floor != *floor) Raise(PyExc_ValueError, "hess_floor is nan; expected a number or None");
+  return true;
+}
+
+}  // namespace bind
+}  // namespace fuseprop
+
+#endif  // FUSEPROP_BIND_LOSS_ARGS_H_

@@ -1,0 +1,267 @@
+// Matrix products and the dense layer.
+
+#include <optional>
+
+#include "bind/activations.h"
+#include "bind/register.h"
+#include "kernels/matmul.h"
+
+namespace fuseprop {
+namespace bind {
+namespace {
+
+// A two-dimensional operand as the kernel reads it: row-major with a row stride, perhaps transposed.
+struct Matrix {
+  Ref given;
+  Ref array;
+  npy_intp rows, cols;
+  size_t stride = 0;  // of the rows in memory, in elements
+  bool transposed = false;
+
+  Matrix(PyObject* object, const char* name) : given(FloatArray(object, name)) {
+    PyArrayObject* x = given.array();
+    if (PyArray_NDIM(x) != 2) {
+      Raise(PyExc_ValueError, "%s has shape %s; expected two dimensions", name, ShapeText(x).c_str());
+    }
+    rows = PyArray_DIM(x, 0);
+    cols = PyArray_DIM(x, 1);
+    array = Ref::Borrow(given.get());
+    if (HasRowStride(rows, cols, PyArray_STRIDE(x, 0), PyArray_STRIDE(x, 1))) return;
+    if (HasRowStride(cols, rows, PyArray_STRIDE(x, 1), PyArray_STRIDE(x, 0))) {
+      transposed = true;
+      return;
+    }
+    array = COrdered(given);
+    stride = static_cast<size_t>(cols);
+  }
+
+  bool HasRowStride(npy_intp num_rows, npy_intp num_cols, npy_intp row_stride, npy_intp col_stride) {
+    const npy_intp itemsize = PyArray_ITEMSIZE(array.array());
+    if (num_cols > 1 && col_stride != itemsize) return false;
+    if (num_rows <= 1) {
+      stride = static_cast<size_t>(num_cols);
+      return true;
+    }
+    if (row_stride % itemsize != 0 || row_stride < num_cols * itemsize) return false;
+    stride = static_cast<size_t>(row_stride / itemsize);
+    return true;
+  }
+
+  int typenum() const { return PyArray_TYPE(array.array()); }
+  std::string Shape() const { return ShapeText(given.array()); }
+};
+
+// Arrays that are added to or read whole: one row stride does not serve them.
+Ref Vector(PyObject* object, const char* name, npy_intp length, const char* meaning) {
+  const Ref array = FloatArray(object, name);
+  if (PyArray_NDIM(array.array()) != 1 || PyArray_DIM(array.array(), 0) != length) {
+    Raise(PyExc_ValueError, "%s has shape %s; expected (%zd,), %s", name, ShapeText(array.array()).c_str(), length,
+          meaning);
+  }
+  return COrdered(array);
+}
+
+template <class T>
+MatmulArgs<T> Product(const Matrix& a, bool transpose_a, const Matrix& b, bool transpose_b, T* c) {
+  MatmulArgs<T> args;
+  args.m = static_cast<size_t>(transpose_a ? a.cols : a.rows);
+  args.k = static_cast<size_t>(transpose_a ? a.rows : a.cols);
+  args.n = static_cast<size_t>(transpose_b ? b.rows : b.cols);
+  args.a = Data<T>(a.array);
+  args.lda = a.stride;
+  args.transpose_a = transpose_a != a.transposed;
+  args.b = Data<T>(b.array);
+  args.ldb = b.stride;
+  args.transpose_b = transpose_b != b.transposed;
+  args.c = c;
+  args.ldc = args.n;
+  return args;
+}
+
+template <class T>
+void Run(const MatmulArgs<T>& args) {
+  const ReleaseGil release(args.m * args.n * args.k / 8);
+  Matmul(args);
+}
+
+// matmul(a, b, transpose_a, transpose_b, out, /)
+PyObject* PyMatmul(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("matmul", nargs, 5, 5);
+    const bool transpose_a = AsBool(args[2], "transpose_a");
+    const bool transpose_b = AsBool(args[3], "transpose_b");
+    const Matrix a(args[0], "a");
+    const Matrix b(args[1], "b");
+    CheckSameDtype(a.given, "a", b.given, "b");
+    const npy_intp inner_a = transpose_a ? a.rows : a.cols;
+    const npy_intp inner_b = transpose_b ? b.cols : b.rows;
+    if (inner_a != inner_b) {
+      Raise(PyExc_ValueError, "inner dimensions differ: a has shape %s%s, b has shape %s%s", a.Shape().c_str(),
+            transpose_a ? " (transposed)" : "", b.Shape().c_str(), transpose_b ? " (transposed)" : "");
+    }
+    const npy_intp shape[2] = {transpose_a ? a.cols : a.rows, transpose_b ? b.rows : b.cols};
+    Output c(args[4], "out", 2, shape, a.typenum());
+    c.CheckOverlap(a.given, "a", false);
+    c.CheckOverlap(b.given, "b", false);
+    if (a.typenum() == NPY_FLOAT32) {
+      Run(Product(a, transpose_a, b, transpose_b, c.data<float>()));
+    } else {
+      Run(Product(a, transpose_a, b, transpose_b, c.data<double>()));
+    }
+    return c.Finish();
+  });
+}
+
+// f applied to the rectangles of x @ weight + bias while they are in the cache.
+template <class T>
+struct ActivationEpilogue {
+  const Formula* formula;
+  const T* c;
+  T* y;
+
+  static void Run(const void* context, const MatmulRectangle<T>& r) {
+    const auto& self = *static_cast<const ActivationEpilogue*>(context);
+    const ActivationOps<T>& ops = Activations().rows[self.formula->row].template Ops<T>();
+    for (size_t i = 0; i < r.rows; ++i) {
+      const T* from = r.c + i * r.ldc;
+      ops.forward(self.formula->parameters, from, self.y + (from - self.c), r.cols);
+    }
+  }
+};
+
+template <class T>
+void RunLinear(const Matrix& x, const Matrix& weight, const Ref& bias, const Formula* formula, T* u, T* y) {
+  MatmulArgs<T> args = Product(x, false, weight, false, u);
+  args.bias = bias ? Data<T>(bias) : nullptr;
+  const ActivationEpilogue<T> epilogue = {formula, u, y};
+  if (formula != nullptr) {
+    args.epilogue = &ActivationEpilogue<T>::Run;
+    args.context = &epilogue;
+  }
+  Run(args);
+}
+
+// linear(x, weight, bias, activation, preactivation, out, /)
+PyObject* Linear(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("linear", nargs, 6, 6);
+    const Matrix x(args[0], "x");
+    const Matrix weight(args[1], "weight");
+    CheckSameDtype(x.given, "x", weight.given, "weight");
+    if (x.cols != weight.rows) {
+      Raise(PyExc_ValueError, "x has shape %s but weight has shape %s; expected (N, in) and (in, out)",
+            x.Shape().c_str(), weight.Shape().c_str());
+    }
+    Ref bias;
+    if (args[2] != Py_None) {
+      bias = Vector(args[2], "bias", weight.cols, "weight's second dimension");
+      CheckSameDtype(x.given, "x", bias, "bias");
+    }
+    const Formula* formula = AsActivation(args[3], "activation");
+    const npy_intp shape[2] = {x.rows, weight.cols};
+    Output y(args[5], "out", 2, shape, x.typenum());
+    y.CheckOverlap(x.given, "x", false);
+    y.CheckOverlap(weight.given, "weight", false);
+    y.CheckOverlap(bias, "bias", false);
+    if (args[4] == Py_None || formula == nullptr) {
+      if (args[4] != Py_None) Raise(PyExc_ValueError, "preactivation is the result itself without an activation");
+      if (x.typenum() == NPY_FLOAT32) {
+        RunLinear(x, weight, bias, formula, y.data<float>(), y.data<float>());
+      } else {
+        RunLinear(x, weight, bias, formula, y.data<double>(), y.data<double>());
+      }
+      return y.Finish();
+    }
+    const bool return_u = args[4] == Py_True;
+    Output u(return_u ? nullptr : args[4], "preactivation", 2, shape, x.typenum());
+    u.CheckOverlap(x.given, "x", false);
+    u.CheckOverlap(weight.given, "weight", false);
+    u.CheckOverlap(bias, "bias", false);
+    u.CheckOverlap(y.buffer(), "out", false);
+    if (x.typenum() == NPY_FLOAT32) {
+      RunLinear(x, weight, bias, formula, u.data<float>(), y.data<float>());
+    } else {
+      RunLinear(x, weight, bias, formula, u.data<double>(), y.data<double>());
+    }
+    const Ref u_array = u.Finish();
+    Ref y_array = y.Finish();
+    return return_u ? Ref::Check(PyTuple_Pack(2, y_array.get(), u_array.get())) : std::move(y_array);
+  });
+}
+
+// outputs: dx, dweight, dbias, as far as they are wanted. du_rows: du in rows.
+template <class T>
+void RunLinearBackward(const Matrix& x, const Matrix& weight, const Matrix& du, const Ref& du_rows,
+                       std::optional<Output>* outputs, bool accumulate) {
+  if (outputs[1]) {
+    MatmulArgs<T> args = Product(x, true, du, false, outputs[1]->data<T>());
+    args.accumulate = accumulate;
+    Run(args);
+  }
+  if (outputs[2]) {
+    const auto rows = static_cast<size_t>(du.rows);
+    const auto cols = static_cast<size_t>(du.cols);
+    const ReleaseGil release(rows * cols);
+    ColumnSum(Data<T>(du_rows), rows, cols, du.transposed ? cols : du.stride, accumulate, outputs[2]->data<T>());
+  }
+  if (outputs[0]) Run(Product(du, false, weight, true, outputs[0]->data<T>()));
+}
+
+// linear_backward(x, weight, du, dx, dweight, dbias, accumulate, /)
+PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("linear_backward", nargs, 7, 7);
+    const Matrix x(args[0], "x");
+    const Matrix weight(args[1], "weight");
+    const Matrix du(args[2], "du");
+    CheckSameDtype(x.given, "x", weight.given, "weight");
+    CheckSameDtype(x.given, "x", du.given, "du");
+    if (x.cols != weight.rows || du.rows != x.rows || du.cols != weight.cols) {
+      Raise(PyExc_ValueError,
+            "x has shape %s, weight has shape %s and du has shape %s; expected (N, in), (in, out) and (N, out)",
+            x.Shape().c_str(), weight.Shape().c_str(), du.Shape().c_str());
+    }
+    const bool accumulate = AsBool(args[6], "accumulate");
+    const npy_intp shapes[3][2] = {{x.rows, x.cols}, {weight.rows, weight.cols}, {weight.cols, 0}};
+    static const char* const names[3] = {"dx", "dweight", "dbias"};
+    // An array to write, None for a new one, or False if it is not wanted.
+    std::optional<Output> outputs[3];
+    for (int i = 0; i < 3; ++i) {
+      if (args[3 + i] == Py_False) continue;
+      if (accumulate && i > 0 && args[3 + i] == Py_None) {
+        Raise(PyExc_ValueError, "accumulate needs an array to add to; %s is None", names[i]);
+      }
+      outputs[i].emplace(args[3 + i], names[i], i == 2 ? 1 : 2, shapes[i], x.typenum());
+      if (accumulate) outputs[i]->Load();
+      outputs[i]->CheckOverlap(x.given, "x", false);
+      outputs[i]->CheckOverlap(weight.given, "weight", false);
+      outputs[i]->CheckOverlap(du.given, "du", false);
+      for (int j = 0; j < i; ++j) {
+        if (outputs[j]) outputs[i]->CheckOverlap(outputs[j]->buffer(), names[j], false);
+      }
+    }
+    const Ref du_rows = du.transposed ? COrdered(du.array) : Ref::Borrow(du.array.get());
+    if (x.typenum() == NPY_FLOAT32) {
+      RunLinearBackward<float>(x, weight, du, du_rows, outputs, accumulate);
+    } else {
+      RunLinearBackward<double>(x, weight, du, du_rows, outputs, accumulate);
+    }
+    Ref results[3];
+    for (int i = 0; i < 3; ++i) results[i] = outputs[i] ? outputs[i]->Finish() : Ref::Borrow(Py_None);
+    return Ref::Check(PyTuple_Pack(3, results[0].get(), results[1].get(), results[2].get()));
+  });
+}
+
+PyMethodDef functions[] = {
+    {"matmul", FastCall(PyMatmul), METH_FASTCALL, nullptr},
+    {"linear", FastCall(Linear), METH_FASTCALL, nullptr},
+    {"linear_backward", FastCall(LinearBackward), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+void RegisterOps(PyObject* module) { AddFunctions(module, functions); }
+
+}  // namespace bind
+}  // namespace fuseprop

@@ -1,0 +1,46 @@
+// Elementwise activations and their backward passes (SPEC 1).
+
+#ifndef FUSEPROP_KERNELS_ACTIVATIONS_H_
+#define FUSEPROP_KERNELS_ACTIVATIONS_H_
+
+#include <cstddef>
+
+namespace fuseprop {
+
+template <class T>
+struct ActivationOps {
+  // y[i] = f(x[i]); y may be x.
+  void (*forward)(const double* parameters, const T* x, T* y, size_t n);
+  // dx[i] = dy[i] * f'(x[i]); dx may be x or dy.
+  void (*backward)(const double* parameters, const T* x, const T* dy, T* dx, size_t n);
+  // dx[i] = f'(x[i]).
+  void (*derivative)(const double* parameters, const T* x, T* dx, size_t n);
+};
+
+struct ActivationRow {
+  const char* name;
+  size_t num_parameters;
+  ActivationOps<float> f32;
+  ActivationOps<double> f64;
+
+  template <class T>
+  const ActivationOps<T>& Ops() const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return f32;
+    } else {
+      return f64;
+    }
+  }
+};
+
+struct ActivationTable {
+  const ActivationRow* rows;
+  size_t size;
+};
+
+// The table of the active target; every target's has the same rows in the same order.
+const ActivationTable& Activations();
+
+}  // namespace fuseprop
+
+#endif  // FUSEPROP_KERNELS_ACTIVATIONS_H_

@@ -1,0 +1,107 @@
+// The elementwise losses as functors: f(d, pred, target) gives the value and its first two derivatives by the
+// prediction. What the caller does not use, the compiler removes. Per-target header.
+//
+// To add one: the functor here and its row in losses.cpp (then the class and its Spec in losses.py and the
+// formulas in reference.py).
+
+#if defined(FUSEPROP_KERNELS_LOSSES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSEPROP_KERNELS_LOSSES_INL_H_
+#undef FUSEPROP_KERNELS_LOSSES_INL_H_
+#else
+#define FUSEPROP_KERNELS_LOSSES_INL_H_
+#endif
+
+#include "kernels/losses.h"
+#include "simd/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fuseprop {
+namespace HWY_NAMESPACE {
+namespace losses {
+
+template <class V>
+struct Terms {
+  V value, d1, d2;
+};
+
+// Defaults of a functor: no parameters, any target.
+template <class D>
+struct Base {
+  static constexpr size_t kNumParameters = 0;
+  static constexpr Domain kTargetDomain = Domain::kReal;
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+};
+
+// r^2 / 2, with r = pred - target
+template <class D>
+struct HalfSquaredError : Base<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE HalfSquaredError(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V target) const {
+    const V r = hn::Sub(pred, target);
+    const V nan_or_one = hn::IfThenElse(hn::IsNaN(r), r, hn::Set(d, T(1)));
+    // Halved first, so that r^2 overflows only where r^2 / 2 does.
+    return {hn::Mul(hn::Mul(r, hn::Set(d, T(0.5))), r), r, nan_or_one};
+  }
+};
+
+// r^2 / 2 if abs r <= delta, else delta (abs r - delta / 2)
+template <class D>
+struct Huber : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Huber(D d, const double* parameters) : delta(hn::Set(d, static_cast<T>(parameters[0]))) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V target) const {
+    const V r = hn::Sub(pred, target);
+    const V size = hn::Abs(r);
+    // With m = min(abs r, delta) both branches are m (abs r - m / 2); m is NaN for NaN.
+    const V m = SelectMin(size, delta);
+    const auto linear = hn::Gt(size, delta);
+    const V one = hn::IfThenElse(hn::IsNaN(r), r, hn::Set(d, T(1)));
+    return {hn::Mul(m, hn::Sub(size, hn::Mul(m, hn::Set(d, T(0.5))))), hn::CopySign(m, r),
+            hn::IfThenZeroElse(linear, one)};
+  }
+  V delta;
+};
+
+// w y softplus(-z) + (1 - y) softplus(z), with w = pos_weight, y in [0, 1]
+template <class D>
+struct BinaryCrossEntropyWithLogits : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  static constexpr Domain kTargetDomain = Domain::kUnit;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE BinaryCrossEntropyWithLogits(D d, const double* parameters)
+      : pos_weight(hn::Set(d, static_cast<T>(parameters[0]))) {}
+  HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
+    const V one = hn::Set(d, T(1));
+    const V zero = hn::Zero(d);
+    const V positive = hn::Mul(pos_weight, y);
+    const V negative = hn::Sub(one, y);
+    // One softplus serves both terms: softplus(+-z) = max(+-z, 0) + softplus(-abs z). A term whose factor is 0
+    // is left out, so that 0 * inf does not arise.
+    const V size = hn::Abs(z);
+    const V rest = hn::Mul(hn::Add(positive, negative), HWY_NAMESPACE::Softplus(d, hn::Neg(size)));
+    const V factor = hn::IfThenElse(hn::Gt(z, zero), negative, positive);
+    const V linear = hn::IfThenZeroElse(hn::Eq(factor, zero), hn::Mul(factor, size));
+    // s(z) and s(-z), the smaller one computed and the larger one its complement.
+    const V small = HWY_NAMESPACE::Sigmoid(d, hn::Neg(size));
+    const V large = hn::Sub(one, small);
+    const auto right = hn::Gt(z, zero);
+    const V s = hn::IfThenElse(right, large, small);
+    const V s_minus = hn::IfThenElse(right, small, large);
+    return {hn::Add(linear, rest), hn::NegMulAdd(positive, s_minus, hn::Mul(negative, s)),
+            hn::Mul(hn::Add(positive, negative), hn::Mul(small, large))};
+  }
+  V pos_weight;
+};
+
+}  // namespace losses
+}  // namespace HWY_NAMESPACE
+}  // namespace fuseprop
+HWY_AFTER_NAMESPACE();
+
+#endif  // FUSEPROP_KERNELS_LOSSES_INL_H_
