@@ -1,0 +1,34 @@
+"""fuseprop: fused losses, activations, optimizers and small networks for NumPy.
+
+The training half of machine learning on a CPU: each formula with its derivatives in one pass over the data, in
+float32 and float64, the same bits on any number of threads. Needs NumPy alone.
+
+`losses`, `activations`, `ops`, `optim`, `init` and `nn` are the parts; `reference` holds the formulas in plain NumPy.
+"""
+
+from __future__ import annotations
+
+import os as _os
+
+from fuseprop import _core, activations, init, losses, ops, optim
+from fuseprop._settings import build_info, get_num_threads, num_threads, set_num_threads, simd_target
+
+__version__: str = _core.build_info()["version"]
+
+__all__ = [
+    "__version__",
+    "activations",
+    "build_info",
+    "get_num_threads",
+    "init",
+    "losses",
+    "nn",
+    "num_threads",
+    "ops",
+    "optim",
+    "set_num_threads",
+    "simd_target",
+]
+
+if target := _os.environ.get("FUSEPROP_TARGET"):
+    _core.set_default_target(target)

@@ -1,0 +1,48 @@
+"""Checks of hyper-parameters; each error names the argument, what was found and what was expected."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import SupportsFloat, SupportsIndex
+
+
+def real(
+    value: SupportsFloat | SupportsIndex,
+    name: str,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> float:
+    """`value` as a finite float with above < value < below and least <= value <= most."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a number, found {type(value).__name__}")
+    try:
+        number = float(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a number, found {type(value).__name__}") from None
+    if not (math.isfinite(number) and above < number < below and least <= number <= most):
+        limits = [
+            f"{sign} {limit:g}"
+            for sign, limit in ((">", above), (">=", least), ("<=", most), ("<", below))
+            if math.isfinite(limit)
+        ]
+        expected = " ".join(["a finite number", " and ".join(limits)]).strip()
+        raise ValueError(f"{name} is {number!r}; expected {expected}")
+    return number
+
+
+def integer(value: SupportsIndex, name: str, *, least: int | None = None, most: int | None = None) -> int:
+    """`value` as an int with least <= value <= most."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, found {type(value).__name__}") from None
+    if (least is not None and number < least) or (most is not None and number > most):
+        limits = " and ".join(
+            f"{sign} {limit}" for sign, limit in ((">=", least), ("<=", most)) if limit is not None
+        )
+        raise ValueError(f"{name} is {number}; expected an integer {limits}")
+    return number

@@ -1,0 +1,145 @@
+"""The typed face of the compiled core (csrc/bind). Private: the public objects wrap it."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, final, overload
+
+from numpy.typing import ArrayLike, NDArray
+
+from fuseprop._typing import FloatArray
+
+# --- settings -----------------------------------------------------------------------------------------------
+
+def build_info() -> dict[str, Any]: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
+def set_thread_num_threads(n: int) -> int: ...  # 0: no override; returns the previous value
+def set_default_target(name: str) -> None: ...
+def set_thread_target(name: str | None) -> str | None: ...  # None: no override; returns the previous value
+
+# --- tables: what the core has, for the registry ------------------------------------------------------------
+
+def activation_names() -> list[str]: ...
+def loss_names() -> list[str]: ...
+def optimizer_names() -> list[str]: ...
+
+# --- formulas -----------------------------------------------------------------------------------------------
+
+# Bases of the public classes, which bind them to a row of a table: _bind(name, parameters).
+
+class Activation:
+    """An elementwise activation."""
+
+    def _bind(self, name: str, parameters: tuple[float, ...], /) -> None: ...
+    def __call__(self, x: ArrayLike, out: FloatArray | None = None) -> FloatArray: ...
+    # dy None: ones, which gives the derivative.
+    def _backward(self, x: ArrayLike, dy: ArrayLike | None, out: FloatArray | None = None, /) -> FloatArray: ...
+
+class Loss:
+    """A loss of one prediction per target."""
+
+    def _bind(self, name: str, parameters: tuple[float, ...], /) -> None: ...
+    def _value(
+        self, pred: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, reduction: str, /
+    ) -> float | FloatArray: ...
+    def _gradient(
+        self,
+        pred: ArrayLike,
+        target: ArrayLike,
+        sample_weight: ArrayLike | None,
+        reduction: str,
+        out: FloatArray | None,
+        /,
+    ) -> FloatArray: ...
+    def _value_and_grad(
+        self,
+        pred: ArrayLike,
+        target: ArrayLike,
+        sample_weight: ArrayLike | None,
+        reduction: str,
+        out: FloatArray | None,
+        /,
+    ) -> tuple[float | FloatArray, FloatArray]: ...
+    def _grad_and_hess(
+        self, pred: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, hess_floor: float | None, /
+    ) -> tuple[FloatArray, FloatArray]: ...
+
+class SoftmaxCrossEntropy(Loss):
+    """Overrides the verbs: the target is labels (N,) or a distribution (N, C)."""
+
+    def _grad_and_hess(
+        self,
+        pred: ArrayLike,
+        target: ArrayLike,
+        sample_weight: ArrayLike | None,
+        hess_floor: float | None,
+        hessian: str = "diagonal",
+        /,
+    ) -> tuple[FloatArray, FloatArray]: ...
+
+# --- ops ----------------------------------------------------------------------------------------------------
+
+def matmul(
+    a: ArrayLike, b: ArrayLike, transpose_a: bool, transpose_b: bool, out: FloatArray | None, /
+) -> FloatArray: ...
+
+# preactivation: an array that receives x @ weight + bias, or None. With True, a new array: returns (y, u).
+@overload
+def linear(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    activation: Activation | None,
+    preactivation: Literal[True],
+    out: FloatArray | None,
+    /,
+) -> tuple[FloatArray, FloatArray]: ...
+@overload
+def linear(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    activation: Activation | None,
+    preactivation: FloatArray | None,
+    out: FloatArray | None,
+    /,
+) -> FloatArray: ...
+
+# Each of dx, dweight, dbias: an array to write, None (allocate), or False (not wanted; None is returned for it).
+def linear_backward(
+    x: ArrayLike,
+    weight: ArrayLike,
+    du: ArrayLike,
+    dx: FloatArray | bool | None,
+    dweight: FloatArray | bool | None,
+    dbias: FloatArray | bool | None,
+    accumulate: bool,
+    /,
+) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]: ...
+def softmax(x: ArrayLike, axis: int, out: FloatArray | None, /) -> FloatArray: ...
+def log_softmax(x: ArrayLike, axis: int, out: FloatArray | None, /) -> FloatArray: ...
+def logsumexp(x: ArrayLike, axis: int, out: FloatArray | None, /) -> FloatArray: ...
+
+# --- optimizers ---------------------------------------------------------------------------------------------
+
+@final
+class Updater:
+    """An optimizer's update rule bound to its parameter and state arrays (checked once, updated in place).
+
+    `states` holds, per parameter, the rule's state arrays (velocity; first and second moment).
+    """
+
+    def __init__(
+        self, rule: str, parameters: Sequence[FloatArray], states: Sequence[tuple[FloatArray, ...]]
+    ) -> None: ...
+    # Checks every gradient against its parameter (name `grads[i]` in errors), then updates all tensors in one
+    # parallel pass. `scale` multiplies every gradient (clipping, maximize); `hyper` are the rule's numbers:
+    #   "sgd":  (lr, momentum, dampening, nesterov, weight_decay, first)      one state (velocity) if momentum
+    #   "adam": (lr, beta1, beta2, eps, eps_root, weight_decay, 1-beta1^t, 1-beta2^t)      two states
+    def step(self, grads: Sequence[ArrayLike], scale: float, hyper: tuple[float, ...], /) -> None: ...
+    # sqrt of the sum of squares of all gradients, in float64, same bits on any number of threads.
+    def global_norm(self, grads: Sequence[ArrayLike], /) -> float: ...
+
+# --- the machine, for benchmarks ----------------------------------------------------------------------------
+
+def fma_peak(seconds: float, threads: int, dtype: str = "float32") -> float: ...  # GFLOP/s
+def nt_copy(dst: NDArray[Any], src: NDArray[Any]) -> None: ...  # non-temporal

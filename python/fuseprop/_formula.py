@@ -1,0 +1,56 @@
+"""What activations and losses share: immutable objects that bind parameters to a kernel of the core."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from fuseprop._registry import Spec, find
+
+
+class Formula:
+    """A formula with its parameters: the Python half of `_core.Activation` and `_core.Loss`.
+
+    Immutable; the parameters read as attributes. Equal if class and parameters are, hashable, picklable.
+    """
+
+    __slots__ = ()
+
+    #: Name, parameters, domain, error budget; see `fuseprop._registry`.
+    spec: ClassVar[Spec]
+
+    _parameters: dict[str, Any]
+    _bind: Any
+
+    def __init__(self, **parameters: float) -> None:
+        object.__setattr__(self, "_parameters", parameters)
+        self._bind(self.spec.name, tuple(parameters.values()))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_parameters" or name not in self._parameters:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return self._parameters[name]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: make a new one instead of setting {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.spec.kind, self.spec.name, self._parameters)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Formula):
+            return NotImplemented
+        return type(self) is type(other) and self._parameters == other._parameters
+
+    def __hash__(self) -> int:
+        return hash((type(self), tuple(self._parameters.items())))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={value!r}" for name, value in self._parameters.items())
+        return f"{type(self).__name__}({inside})"
+
+
+def _rebuild(kind: Any, name: str, parameters: dict[str, Any]) -> Any:
+    return find(kind, name).cls(**parameters)

@@ -1,0 +1,101 @@
+"""What a formula is, in one record: the tests, the benchmarks and the documentation's tables are driven by it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from fuseprop import reference
+
+Kind = Literal["activation", "loss"]
+#: What targets a loss is defined for: any real number, [0, 1], or class labels / distributions over classes.
+Domain = Literal["real", "unit", "classes"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One formula of the library.
+
+    Parameters
+    ----------
+    name
+        The name in the core's table, in `reference.py` and in `get`: snake_case of the class's name.
+    kind
+        "activation" or "loss".
+    cls
+        The public class; its constructor takes `parameters` by keyword.
+    parameters
+        The constructor's parameters with their defaults.
+    examples
+        Further parameter values that the tests go through.
+    target_domain
+        Of a loss: what targets are allowed.
+    ulp
+        Of an activation: the largest errors allowed at default parameters, in units in the last place of the
+        result, as (float32 value, float32 derivative, float64 value, float64 derivative). 0: exact.
+    properties
+        Of an activation: "range", "monotone", "saturating", "zero_centred", "near_identity" (at 0).
+    aliases
+        Other names that `get` understands.
+    """
+
+    name: str
+    kind: Kind
+    cls: type[Any]
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    examples: tuple[Mapping[str, float], ...] = ()
+    target_domain: Domain = "real"
+    ulp: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> Callable[..., Any]:
+        """The formula in float64 NumPy: (x, **parameters) or (pred, target, **parameters), see `reference.py`."""
+        function: Callable[..., Any] = getattr(reference, self.name)
+        return function
+
+
+_specs: dict[str, dict[str, Spec]] = {"activation": {}, "loss": {}}
+_names: dict[str, dict[str, str]] = {"activation": {}, "loss": {}}
+
+_Class = TypeVar("_Class", bound=type[Any])
+
+
+def register(kind: Kind, name: str, **fields: Any) -> Callable[[_Class], _Class]:
+    """Class decorator: makes the class's Spec, puts it in the registry and on the class as `spec`."""
+
+    def add(cls: _Class) -> _Class:
+        cls.spec = Spec(name=name, kind=kind, cls=cls, **fields)
+        _specs[kind][name] = cls.spec
+        for key in (name, *cls.spec.aliases):
+            if key in _names[kind]:
+                raise ValueError(f"{kind} {key!r} is registered twice")
+            _names[kind][key] = name
+        return cls
+
+    return add
+
+
+def activations() -> Mapping[str, Spec]:
+    """All activations, by name."""
+    return _specs["activation"]
+
+
+def losses() -> Mapping[str, Spec]:
+    """All losses, by name."""
+    return _specs["loss"]
+
+
+def find(kind: Kind, name: str) -> Spec:
+    """Return the entry that `name`, or an alias, stands for; ValueError with the nearest names if there is none."""
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, found {type(name).__name__}")
+    key = name.lower().replace("-", "_").replace(" ", "_")
+    if key in _names[kind]:
+        return _specs[kind][_names[kind][key]]
+    near = difflib.get_close_matches(key, _names[kind], n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(_specs[kind])}"
+    raise ValueError(f"unknown {kind} {name!r}; {hint}")

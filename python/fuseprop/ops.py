@@ -1,0 +1,147 @@
+"""Plain functions on arrays: matrix products with their backward pass, and the softmax family.
+
+float32 and float64; a mix of the two is a TypeError (no silent upcast), integers and booleans become float64. Results
+are the same bits on any number of threads and on every SIMD target with fused multiply-add.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from numpy.typing import ArrayLike
+
+from fuseprop import _core
+from fuseprop.activations import Activation, get
+from fuseprop._typing import FloatArray
+
+__all__ = ["linear", "linear_backward", "log_softmax", "logsumexp", "matmul", "softmax"]
+
+
+def matmul(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Matrix product op(a) op(b) of two-dimensional arrays, op(x) being x or its transpose.
+
+    Each element is one chain of fused multiply-adds over k in increasing order: its error is at most
+    k * eps * sum(abs(a) * abs(b)). `out` must be apart from a and b in memory.
+
+    Raises
+    ------
+    ValueError
+        If an array is not two-dimensional, the inner dimensions differ, or `out` does not fit or overlaps.
+    TypeError
+        If the dtypes differ or are not supported.
+    """
+    return _core.matmul(a, b, transpose_a, transpose_b, out)
+
+
+@overload
+def linear(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = ...,
+    *,
+    activation: str | Activation | None = ...,
+    return_preactivation: Literal[False] = ...,
+    out: FloatArray | None = ...,
+) -> FloatArray: ...
+
+
+@overload
+def linear(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = ...,
+    *,
+    activation: str | Activation | None = ...,
+    return_preactivation: Literal[True],
+    out: FloatArray | None = ...,
+) -> tuple[FloatArray, FloatArray]: ...
+
+
+def linear(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    activation: str | Activation | None = None,
+    return_preactivation: bool = False,
+    out: FloatArray | None = None,
+) -> FloatArray | tuple[FloatArray, FloatArray]:
+    """f(x @ weight + bias), the forward pass of a dense layer.
+
+    Parameters
+    ----------
+    x
+        (N, in).
+    weight
+        (in, out): the transpose of PyTorch's.
+    bias
+        (out,), or None.
+    activation
+        f: an activation, its name, or None for the identity.
+    return_preactivation
+        Return (y, u) with u = x @ weight + bias, which the activation's backward needs; without an activation
+        u is y.
+    out
+        (N, out), receives y; apart from the inputs in memory.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit; both are named.
+    TypeError
+        If the dtypes differ or are not supported.
+    """
+    f = get(activation) if isinstance(activation, str) else activation
+    if not return_preactivation:
+        return _core.linear(x, weight, bias, f, None, out)
+    if f is None:
+        y = _core.linear(x, weight, bias, None, None, out)
+        return y, y
+    return _core.linear(x, weight, bias, f, True, out)
+
+
+def linear_backward(
+    x: ArrayLike, weight: ArrayLike, du: ArrayLike
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Gradients (dx, dweight, dbias) of a dense layer from du, the gradient at the pre-activation.
+
+    dx = du @ weight^T, dweight = x^T @ du, dbias = sum over the rows of du, with x (N, in), weight (in, out) and
+    du (N, out).
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit; both are named.
+    TypeError
+        If the dtypes differ or are not supported.
+    """
+    dx, dweight, dbias = _core.linear_backward(x, weight, du, None, None, None, False)
+    assert dx is not None
+    assert dweight is not None
+    assert dbias is not None
+    return dx, dweight, dbias
+
+
+def softmax(x: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
+    """e^(x - m) / sum(e^(x - m)) along an axis, m the largest element.
+
+    A line with a NaN, a +inf, or nothing but -inf is NaN throughout, as in PyTorch. `out` may be x itself.
+    """
+    return _core.softmax(x, axis, out)
+
+
+def log_softmax(x: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
+    """X - logsumexp(x) along an axis, accurate where the probability is near 1. `out` may be x itself."""
+    return _core.log_softmax(x, axis, out)
+
+
+def logsumexp(x: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
+    """log(sum(e^x)) along an axis, which is removed; as scipy.special.logsumexp, without overflow."""
+    return _core.logsumexp(x, axis, out)
