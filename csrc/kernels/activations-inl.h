@@ -95,12 +95,15 @@ struct Softplus : Base<D> {
       : beta(hn::Set(d, static_cast<T>(parameters[0]))), is_one(parameters[0] == 1.0) {}
   HWY_INLINE V operator()(D d, V x) const {
     if (is_one) return HWY_NAMESPACE::Softplus(d, x);
-    // One rounding of beta x would be amplified by abs(beta x) in the left tail: its error is put back to first
-    // order, f(z + e) = f(z) + e s(z).
-    const V z = hn::Mul(beta, x);
-    const V error = ProductError(d, beta, x, z);
-    const V value = hn::MulAdd(error, HWY_NAMESPACE::Sigmoid(d, z), HWY_NAMESPACE::Softplus(d, z));
-    return hn::Div(value, beta);
+    // max(x, 0) + softplus(z) / beta with z = -abs(beta x), which overflows only where f(x) does. One rounding of
+    // beta x would be amplified by abs(z) in the tail: its error e is put back to first order,
+    // softplus(z + e) = softplus(z) + e s(z).
+    const V product = hn::Mul(beta, x);
+    const V lost = ProductError(d, beta, x, product);
+    const V z = hn::Neg(hn::Abs(product));
+    const V error = hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Neg(lost), lost);
+    const V tail = hn::MulAdd(error, HWY_NAMESPACE::Sigmoid(d, z), HWY_NAMESPACE::Softplus(d, z));
+    return hn::Add(SelectMax(x, hn::Zero(d)), hn::Div(tail, beta));
   }
   HWY_INLINE V Derivative(D d, V x) const {
     if (is_one) return HWY_NAMESPACE::Sigmoid(d, x);

@@ -37,6 +37,30 @@ HWY_INLINE V SelectMin(V a, V b) {
   return hn::IfThenElse(hn::Lt(b, a), b, a);
 }
 
+// x held within [low, high], or above `low`; NaN stays NaN. The bounds must be neither zero nor NaN: then these
+// instructions give what the selects would, in half the time. (x86 returns the second operand of min and max if either
+// is NaN, AArch64 returns the NaN.)
+#if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || \
+    (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)
+template <class V>
+HWY_INLINE V ClampLowOrNaN(V x, V low) {
+  return hn::Max(low, x);
+}
+template <class V>
+HWY_INLINE V ClampOrNaN(V x, V low, V high) {
+  return hn::Max(low, hn::Min(high, x));
+}
+#else
+template <class V>
+HWY_INLINE V ClampLowOrNaN(V x, V low) {
+  return SelectMax(x, low);
+}
+template <class V>
+HWY_INLINE V ClampOrNaN(V x, V low, V high) {
+  return SelectMax(SelectMin(x, high), low);
+}
+#endif
+
 // a * b - product, where product = round(a * b): what one rounding lost; 0 where the product is not finite.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ProductError(D d, V a, V b, V product) {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os as _os
 
-from fuseprop import _core, activations, init, losses, ops, optim
+from fuseprop import _core, activations, init, losses, nn, ops, optim
 from fuseprop._settings import build_info, get_num_threads, num_threads, set_num_threads, simd_target
 
 __version__: str = _core.build_info()["version"]

@@ -111,7 +111,7 @@ class ReLU(Activation):
     "leaky_relu",
     parameters={"negative_slope": 0.01},
     examples=({"negative_slope": 0.3}, {"negative_slope": 2.5}, {"negative_slope": -0.5}),
-    ulp=(0.5, 0.0, 0.5, 0.0),
+    ulp=(1.0, 0.5, 1.0, 0.5),
     properties={
         "range": (float("-inf"), float("inf")),
         "monotone": True,
@@ -123,7 +123,7 @@ class ReLU(Activation):
 class LeakyReLU(Activation):
     """Leaky ReLU: f(x) = x if x > 0 else a x; f'(x) = 1 if x > 0 else a.
 
-    Correctly rounded (0.5 ULP). Piecewise for any slope a: with a > 1 it is not the maximum of x and a x.
+    At most 1 ULP (a is rounded to the dtype). Piecewise for any slope a: with a > 1 it is not the maximum of x and a x.
 
     Parameters
     ----------

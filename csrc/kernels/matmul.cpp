@@ -1,0 +1,402 @@
+// The product is cut into blocks of C for the threads, blocks into micro-tiles.
+
+#include "kernels/matmul.h"
+
+#include <atomic>
+#include <cstdint>
+#include <new>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/matmul.cpp"
+#include "simd/targets.h"
+// targets.h sets the targets that foreach_target.h loops over.
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// The per-target headers need highway.h.
+#include "kernels/matmul-inl.h"
+#include "simd/partition.h"
+#include "threads/pool.h"
+
+#ifndef FUSEPROP_KERNELS_MATMUL_ONCE
+#define FUSEPROP_KERNELS_MATMUL_ONCE
+namespace fuseprop {
+namespace {
+
+constexpr size_t kAlignment = 128;
+
+// Memory that grows and is kept by its thread.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { Free(); }
+
+  void* Get(size_t bytes) {
+    if (bytes > bytes_) {
+      Free();
+      memory_ = ::operator new(bytes, std::align_val_t(kAlignment));
+      bytes_ = bytes;
+    }
+    return memory_;
+  }
+
+ private:
+  void Free() {
+    if (memory_ != nullptr) ::operator delete(memory_, std::align_val_t(kAlignment));
+    memory_ = nullptr;
+    bytes_ = 0;
+  }
+
+  void* memory_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+thread_local Scratch scratch;
+
+struct MatmulTable {
+  void (*multiply_f32)(const MatmulArgs<float>&);
+  void (*multiply_f64)(const MatmulArgs<double>&);
+  void (*sum_columns_f32)(const float*, size_t, size_t, size_t, bool, float*);
+  void (*sum_columns_f64)(const double*, size_t, size_t, size_t, bool, double*);
+};
+
+constexpr size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
+constexpr size_t RoundUp(size_t a, size_t b) { return CeilDiv(a, b) * b; }
+
+}  // namespace
+}  // namespace fuseprop
+#endif  // FUSEPROP_KERNELS_MATMUL_ONCE
+
+HWY_BEFORE_NAMESPACE();
+namespace fuseprop {
+namespace HWY_NAMESPACE {
+namespace {
+
+// Below this many multiply-adds a second thread costs more than it saves.
+constexpr size_t kParallelWork = size_t{1} << 20;
+// k of one block: a panel of A stays in the first cache.
+constexpr size_t kBlockK = 512;
+// Elements between the rows of a copied panel of A, beyond its columns: keeps them out of each other's cache sets.
+constexpr size_t kPadding = 16;
+
+// With at least this much of k in a tile, prefetching pays.
+constexpr size_t kPrefetchK = 128;
+
+template <class T>
+HWY_INLINE void PrefetchTile(const T* c, size_t row, size_t rows, size_t vectors) {
+  const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
+  for (size_t r = 0; r < rows; ++r, c += row) {
+    for (size_t v = 0; v < vectors; ++v) __builtin_prefetch(c + v * lanes, 1);
+  }
+}
+
+// How a product is computed. No choice here changes a result.
+struct Plan {
+  size_t vectors;  // of a tile
+  size_t block_rows, block_cols, block_k;
+  size_t threads;
+  size_t row_blocks, col_blocks;
+  bool copy_a, copy_b;
+  // Per thread, in elements: the copies of B and A, and the sums that cannot wait in C.
+  size_t b_size, a_size, sums_size;
+  bool through_sums;
+
+  size_t ScratchSize() const { return b_size + a_size + sums_size; }
+};
+
+template <class T>
+Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
+  const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
+  Plan plan;
+  plan.vectors = args.m <= kWideRows && args.n > kTileVectors * lanes ? kWideVectors : kTileVectors;
+  const size_t width = plan.vectors * lanes;
+  const bool few_rows = args.m <= kTileRows;
+  const size_t threads = args.m * args.n * args.k < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
+  plan.threads = threads;
+
+  plan.block_k = HWY_MAX(size_t{1}, args.k);
+  if (args.k > kBlockK) plan.block_k = CeilDiv(args.k, CeilDiv(args.k, kBlockK));
+  plan.copy_b = args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) > (size_t{3} << 19));
+  plan.block_cols = args.n;
+  plan.block_rows = args.m;
+  if (plan.copy_b && few_rows) {
+    // B is read once: transpose as much as fits the first cache, and use it.
+    plan.block_k = HWY_MIN(plan.block_k, size_t{8192} / sizeof(T) * 4 / width);
+    plan.block_cols = width;
+  } else if (threads > 1 || plan.copy_b) {
+    plan.block_cols = HWY_MIN(RoundUp(CeilDiv(args.n, threads), width), size_t{1024} / sizeof(T));
+  }
+  plan.col_blocks = CeilDiv(args.n, plan.block_cols);
+  plan.row_blocks = 1;
+  if (threads > 1 && plan.col_blocks % threads != 0 && args.m > kTileRows) {
+    plan.row_blocks = HWY_MIN(threads, CeilDiv(args.m, kTileRows));
+  }
+  plan.block_rows = CeilDiv(args.m, plan.row_blocks);
+  plan.copy_a = plan.block_cols >= 4 * width && (args.transpose_a || args.lda * sizeof(T) % 2048 == 0);
+
+  plan.through_sums = transpose_c || (args.accumulate && plan.block_k < args.k);
+  if (plan.through_sums) {
+    plan.block_rows = HWY_MIN(plan.block_rows, size_t{256});
+    plan.block_cols = HWY_MIN(plan.block_cols, size_t{2048} / sizeof(T));
+    plan.col_blocks = CeilDiv(args.n, plan.block_cols);
+    plan.row_blocks = CeilDiv(args.m, plan.block_rows);
+  }
+  plan.b_size = plan.block_k * (plan.copy_b ? RoundUp(plan.block_cols, width) : width);
+  plan.a_size = plan.copy_a ? kTileRows * (RoundUp(plan.block_k, lanes) + kPadding) + kTileRows * plan.block_k : 0;
+  plan.a_size = RoundUp(plan.a_size, kAlignment);
+  plan.b_size = RoundUp(plan.b_size, kAlignment);
+  plan.sums_size = plan.through_sums ? RoundUp(plan.block_rows * plan.block_cols, kAlignment) : 0;
+  return plan;
+}
+
+// One block of C. With `transpose_c`, args is the transposed product, except for c, bias, accumulate, epilogue.
+template <class T>
+void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c, size_t block, T* memory) {
+  const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
+  const size_t width = plan.vectors * lanes;
+  const size_t row_begin = block / plan.col_blocks * plan.block_rows;
+  const size_t row_end = HWY_MIN(args.m, row_begin + plan.block_rows);
+  const size_t col_begin = block % plan.col_blocks * plan.block_cols;
+  const size_t cols = HWY_MIN(args.n - col_begin, plan.block_cols);
+  T* const b_copy = memory;
+  T* const a_copy = b_copy + plan.b_size;
+  T* const sums = a_copy + plan.a_size;
+  const size_t row_panels = CeilDiv(row_end - row_begin, kTileRows);
+  const size_t rows_least = (row_end - row_begin) / row_panels;
+  const size_t rows_more = (row_end - row_begin) % row_panels;  // panels with one row more
+
+  // Of the columns after the whole panels, the tiles take kTileVectors vectors each; the last, which may be
+  // partial, starts here.
+  size_t tail = cols / width * width;
+  tail += (cols - tail) / (kTileVectors * lanes) * (kTileVectors * lanes);
+  const size_t tail_width = RoundUp(cols - tail, lanes);
+  const bool copy_tail = !plan.copy_b && cols % lanes != 0;
+
+  for (size_t k_begin = 0;;) {
+    const size_t k = HWY_MIN(plan.block_k, args.k - k_begin);
+    const bool last_k = k_begin + k == args.k;
+
+    const T* b = args.b + (args.transpose_b ? col_begin * args.ldb + k_begin : k_begin * args.ldb + col_begin);
+    if (plan.copy_b) {
+      for (size_t col = 0; col < cols; col += width) {
+        const size_t panel = HWY_MIN(width, cols - col);
+        if (args.transpose_b) {
+          CopyTransposed(b + col * args.ldb, args.ldb, panel, k, b_copy + col * k, width);
+        } else {
+          CopyRows(b + col, args.ldb, k, panel, b_copy + col * k, width);
+        }
+      }
+    } else if (copy_tail) {
+      CopyRows(b + tail, args.ldb, k, cols - tail, b_copy, tail_width);
+    }
+
+    size_t row = row_begin;
+    for (size_t row_panel = 0; row_panel < row_panels; ++row_panel) {
+      const size_t rows = rows_least + (row_panel < rows_more ? 1 : 0);
+      Tile<T> tile;
+      tile.k = k;
+      tile.a = args.a + (args.transpose_a ? k_begin * args.lda + row : row * args.lda + k_begin);
+      tile.a_row = args.transpose_a ? 1 : args.lda;
+      tile.a_k = args.transpose_a ? args.lda : 1;
+      if (plan.copy_a && args.transpose_a) {
+        tile.a_k = RoundUp(rows, lanes);
+        CopyRows(tile.a, args.lda, k, rows, a_copy, tile.a_k);
+        tile.a = a_copy;
+      } else if (plan.copy_a) {
+        tile.a_row = RoundUp(k, lanes) + kPadding;
+        CopyRows(tile.a, args.lda, rows, k, a_copy, tile.a_row);
+        tile.a = a_copy;
+      }
+      const size_t next_rows =
+          row_panel + 1 < row_panels ? rows_least + (row_panel + 1 < rows_more ? 1 : 0) : 0;
+      const T* const next_a =
+          args.a + (args.transpose_a ? k_begin * args.lda + row + rows : (row + rows) * args.lda + k_begin);
+      T* const c = args.c + row * args.ldc + col_begin;
+      T* const c_sums = sums + (row - row_begin) * plan.block_cols;
+      const bool to_sums = transpose_c || (plan.through_sums && !last_k);
+      tile.from_row = plan.through_sums ? plan.block_cols : args.ldc;
+      tile.to_row = to_sums ? plan.block_cols : args.ldc;
+      tile.accumulate = args.accumulate && last_k && !transpose_c;
+      size_t vectors = plan.vectors;
+      for (size_t col = 0; col < cols; col += vectors * lanes) {
+        if (col == tail) {
+          vectors = tail_width / lanes;
+        } else if (cols - col < width) {
+          vectors = kTileVectors;
+        }
+        tile.last = HWY_MIN(lanes, cols - col - (vectors - 1) * lanes);
+        if (plan.copy_b) {
+          tile.b = b_copy + col / width * width * k + col % width;
+          tile.b_k = width;
+        } else if (copy_tail && col == tail) {
+          tile.b = b_copy;
+          tile.b_k = tail_width;
+        } else {
+          tile.b = b + col;
+          tile.b_k = args.ldb;
+        }
+        tile.from = k_begin == 0 ? nullptr : (plan.through_sums ? c_sums : c) + col;
+        tile.to = (to_sums ? c_sums : c) + col;
+        tile.bias = args.bias != nullptr && last_k && !transpose_c ? args.bias + col_begin + col : nullptr;
+        if (k >= kPrefetchK) {
+          // What the end of this tile and the next panel of rows will ask for.
+          PrefetchTile(tile.to, tile.to_row, rows, vectors);
+          if (next_rows != 0) {
+            PrefetchRows(next_a, args.lda, args.transpose_a ? k : next_rows, args.transpose_a ? next_rows : k,
+                         col / width, CeilDiv(cols, width));
+          }
+        }
+        FindTileFunction<T>(rows, vectors)(tile);
+      }
+      if (last_k && !transpose_c && args.epilogue != nullptr) {
+        args.epilogue(args.context, {c, args.ldc, row, rows, col_begin, cols});
+      }
+      row += rows;
+    }
+    k_begin += k;
+    if (last_k) break;
+  }
+
+  if (transpose_c) {
+    for (size_t row = row_begin; row < row_end; ++row) {
+      const T* from = sums + (row - row_begin) * plan.block_cols;
+      T* to = args.c + col_begin * args.ldc + row;
+      for (size_t col = 0; col < cols; ++col, to += args.ldc) {
+        T sum = from[col];
+        if (args.bias != nullptr) sum += args.bias[row];
+        *to = args.accumulate ? *to + sum : sum;
+      }
+    }
+    if (args.epilogue != nullptr) {
+      args.epilogue(args.context, {args.c + col_begin * args.ldc + row_begin, args.ldc, col_begin, cols, row_begin,
+                                   row_end - row_begin});
+    }
+  }
+}
+
+template <class T>
+void Multiply(const MatmulArgs<T>& original) {
+  if (original.m == 0 || original.n == 0) return;
+  MatmulArgs<T> args = original;
+  // With few columns the vectors are better filled by the transposed product, B^T A^T.
+  const bool transpose_c = args.n <= kWideRows && args.m > args.n;
+  if (transpose_c) {
+    args.m = original.n;
+    args.n = original.m;
+    args.a = original.b;
+    args.lda = original.ldb;
+    args.transpose_a = !original.transpose_b;
+    args.b = original.a;
+    args.ldb = original.lda;
+    args.transpose_b = !original.transpose_a;
+  }
+  const Plan plan = MakePlan(args, transpose_c);
+  const size_t blocks = plan.row_blocks * plan.col_blocks;
+  const size_t threads = plan.threads < blocks ? plan.threads : blocks;
+  T* const memory = static_cast<T*>(scratch.Get(threads * plan.ScratchSize() * sizeof(T)));
+  if (threads == 1) {
+    for (size_t block = 0; block < blocks; ++block) ComputeBlock(args, plan, transpose_c, block, memory);
+    return;
+  }
+  // One task for each thread's share of the memory; tasks claim blocks.
+  std::atomic<size_t> next_block{0};
+  ParallelFor(threads, [&](size_t task) {
+    for (;;) {
+      const size_t block = next_block.fetch_add(1, std::memory_order_relaxed);
+      if (block >= blocks) return;
+      ComputeBlock(args, plan, transpose_c, block, memory + task * plan.ScratchSize());
+    }
+  });
+}
+
+// Rows of x are dealt to this many sums for each column, so that additions need not wait for each other.
+constexpr size_t kRowSums = 4;
+
+// Columns [begin, begin + count) of a vector of sums; count <= the lanes of DF64.
+template <class T, class DF64>
+HWY_INLINE hn::Vec<DF64> LoadAsDouble(DF64 d, const T* from, size_t count) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return count == hn::Lanes(d) ? hn::LoadU(d, from) : LoadPartial(d, from, count);
+  } else {
+    const hn::Rebind<float, DF64> d_float;
+    return hn::PromoteTo(d, count == hn::Lanes(d) ? hn::LoadU(d_float, from) : LoadPartial(d_float, from, count));
+  }
+}
+
+template <class T>
+void SumColumns(const T* x, size_t m, size_t n, size_t stride, bool accumulate, T* sums) {
+  const hn::ScalableTag<double> d;
+  const size_t lanes = hn::Lanes(d);
+  constexpr size_t kVectors = 2;
+  const auto sum_chunk = [&](size_t begin) HWY_ATTR {
+    const size_t cols = HWY_MIN(kVectors * lanes, n - begin);
+    const size_t count[kVectors] = {HWY_MIN(lanes, cols), cols - HWY_MIN(lanes, cols)};
+    hn::Vec<decltype(d)> sum[kRowSums][kVectors];
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < kRowSums; ++r) {
+      HWY_UNROLL(2)
+      for (size_t v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
+    }
+    const T* row = x + begin;
+    size_t i = 0;
+    for (; i + kRowSums <= m; i += kRowSums) {
+      HWY_UNROLL(4)
+      for (size_t r = 0; r < kRowSums; ++r, row += stride) {
+        HWY_UNROLL(2)
+        for (size_t v = 0; v < kVectors; ++v) {
+          sum[r][v] = hn::Add(sum[r][v], LoadAsDouble(d, row + v * lanes, count[v]));
+        }
+      }
+    }
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < kRowSums; ++r) {
+      if (i + r >= m) break;
+      HWY_UNROLL(2)
+      for (size_t v = 0; v < kVectors; ++v) {
+        sum[r][v] = hn::Add(sum[r][v], LoadAsDouble(d, row + v * lanes, count[v]));
+      }
+      row += stride;
+    }
+    HWY_UNROLL(2)
+    for (size_t v = 0; v < kVectors; ++v) {
+      HWY_ALIGN double total[HWY_MAX_BYTES / sizeof(double)];
+      hn::Store(hn::Add(hn::Add(sum[0][v], sum[1][v]), hn::Add(sum[2][v], sum[3][v])), d, total);
+      T* to = sums + begin + v * lanes;
+      for (size_t j = 0; j < count[v]; ++j) to[j] = static_cast<T>(accumulate ? to[j] + total[j] : total[j]);
+    }
+  };
+  const size_t chunks = CeilDiv(n, kVectors * lanes);
+  const size_t threads = m * n < kParallelElements ? 1 : HWY_MIN(chunks, static_cast<size_t>(NumThreads()));
+  const size_t chunks_each = CeilDiv(chunks, HWY_MAX(threads, size_t{1}));
+  ParallelFor(threads, [&](size_t task) HWY_ATTR {
+    const size_t end = HWY_MIN(chunks, (task + 1) * chunks_each);
+    for (size_t chunk = task * chunks_each; chunk < end; ++chunk) sum_chunk(chunk * kVectors * lanes);
+  });
+}
+
+const MatmulTable& Table() {
+  static constexpr MatmulTable table = {Multiply<float>, Multiply<double>, SumColumns<float>, SumColumns<double>};
+  return table;
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace fuseprop
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fuseprop {
+FUSEPROP_EXPORT(Table);
+
+void Matmul(const MatmulArgs<float>& args) { FUSEPROP_DISPATCH(Table)().multiply_f32(args); }
+void Matmul(const MatmulArgs<double>& args) { FUSEPROP_DISPATCH(Table)().multiply_f64(args); }
+
+void ColumnSum(const float* x, size_t m, size_t n, size_t stride, bool accumulate, float* sums) {
+  FUSEPROP_DISPATCH(Table)().sum_columns_f32(x, m, n, stride, accumulate, sums);
+}
+void ColumnSum(const double* x, size_t m, size_t n, size_t stride, bool accumulate, double* sums) {
+  FUSEPROP_DISPATCH(Table)().sum_columns_f64(x, m, n, stride, accumulate, sums);
+}
+}  // namespace fuseprop
+#endif  // HWY_ONCE

@@ -1,0 +1,311 @@
+// What the softmax family does with rows: their maximum, the exponentials and their sum, and the cut of a matrix
+// into blocks of rows. Per-target header.
+//
+// Everything is formed from e_j = exp(x_j - max) in (0, 1] and sums of e_j: nothing overflows. One element of a row,
+// called `apart`, is left out of its sum of exponentials and added by whoever needs the whole: if it holds the
+// maximum, then log(sum) = log1p(rest) and 1 - p = rest / sum keep their relative accuracy however small they are.
+//
+// A NaN, an infinite maximum and an empty row need no tests: a NaN, inf - inf and -inf - -inf make e_j NaN, and so
+// the sum and all that is divided by it.
+
+#if defined(FUSEPROP_KERNELS_SOFTMAX_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSEPROP_KERNELS_SOFTMAX_INL_H_
+#undef FUSEPROP_KERNELS_SOFTMAX_INL_H_
+#else
+#define FUSEPROP_KERNELS_SOFTMAX_INL_H_
+#endif
+
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "simd/loops-inl.h"
+#include "simd/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fuseprop {
+namespace HWY_NAMESPACE {
+namespace softmax {
+
+// Rows of one block: the unit of work, of the sum of losses, and of the pass that takes their logarithms.
+constexpr size_t kMaxBlockRows = 128;
+// Outputs too large for the caches are written around them: rows from this length on one by one, from a buffer with
+// their exponentials; shorter ones as blocks.
+constexpr size_t kLongRow = kBlock / 2;
+// Virtual lanes of a row, as in Accumulator. Rows of at most this length are short: see ShortRows.
+template <class T>
+constexpr size_t kRowLanes = Accumulator<T>::kLanes;
+
+template <class T>
+constexpr T kMinusInf = -std::numeric_limits<T>::infinity();
+
+// v with zero in lane `lane`, which may lie outside.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V WithoutLane(D d, V v, hn::TFromD<D> lane) {
+  return hn::IfThenZeroElse(hn::Eq(hn::Iota(d, hn::TFromD<D>(0)), hn::Set(d, lane)), v);
+}
+
+template <class T>
+HWY_INLINE T ScalarExpNonPositive(T x) {
+  const hn::ScalableTag<T> d;
+  return hn::GetLane(ExpNonPositive(d, hn::Set(d, x)));
+}
+
+template <class T>
+HWY_INLINE T ScalarLog1p(T x) {
+  const hn::ScalableTag<T> d;
+  return hn::GetLane(Log1p(d, hn::Set(d, x)));
+}
+
+// ---------------------------------------------------------------------------------------------------- any rows
+
+// The maximum of x[0, n), n > 0; anything if there is a NaN.
+template <class T>
+HWY_INLINE T RowMax(const T* HWY_RESTRICT x, size_t n) {
+  const hn::ScalableTag<T> d;
+  const size_t lanes = hn::Lanes(d);
+  if (n < lanes) {
+    return hn::GetLane(hn::MaxOfLanes(d, hn::IfThenElse(hn::FirstN(d, n), LoadPartial(d, x, n), hn::Set(d, x[0]))));
+  }
+  auto max0 = hn::LoadU(d, x);
+  auto max1 = max0, max2 = max0, max3 = max0;
+  size_t i = lanes;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    max0 = hn::Max(max0, hn::LoadU(d, x + i));
+    max1 = hn::Max(max1, hn::LoadU(d, x + i + lanes));
+    max2 = hn::Max(max2, hn::LoadU(d, x + i + 2 * lanes));
+    max3 = hn::Max(max3, hn::LoadU(d, x + i + 3 * lanes));
+  }
+  for (; i + lanes <= n; i += lanes) max0 = hn::Max(max0, hn::LoadU(d, x + i));
+  max1 = hn::Max(max1, hn::LoadU(d, x + n - lanes));  // some of it again
+  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(max0, max1), hn::Max(max2, max3))));
+}
+
+// The first i with x[i] == value; 0 if there is none.
+template <class T>
+HWY_INLINE size_t FindFirst(const T* HWY_RESTRICT x, size_t n, T value) {
+  const hn::ScalableTag<T> d;
+  const size_t lanes = hn::Lanes(d);
+  const auto v = hn::Set(d, value);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const intptr_t lane = hn::FindFirstTrue(d, hn::Eq(hn::LoadU(d, x + i), v));
+    if (lane >= 0) return i + static_cast<size_t>(lane);
+  }
+  for (; i < n; ++i) {
+    if (x[i] == value) return i;
+  }
+  return 0;
+}
+
+// The sum over i != apart of exp(x[i] - max); with kStore, e[i] = exp(x[i] - max) for all i. e may be x.
+// Four exponentials of a virtual lane are added in T before they go to float64: still one part in 2^23, and four
+// times fewer conversions.
+template <bool kStore, class T>
+HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  constexpr size_t kChunk = 4 * kRowLanes<T>;
+  const size_t lanes = hn::Lanes(d);
+  const V vmax = hn::Set(d, max);
+  Accumulator<T> sum;
+  // A chunk with the end of the row or the element apart in it.
+  const auto edge = [&](size_t begin) HWY_ATTR {
+    for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
+      V v[4];
+      for (size_t k = 0; k < 4; ++k) {
+        v[k] = hn::Zero(d);
+        const size_t i = begin + k * kRowLanes<T> + index * lanes;
+        if (i >= n) continue;
+        const size_t count = HWY_MIN(lanes, n - i);
+        v[k] = hn::IfThenElseZero(hn::FirstN(d, count), ExpNonPositive(d, hn::Sub(LoadPartial(d, x + i, count), vmax)));
+        if (kStore) StorePartial(v[k], d, e + i, count);
+        v[k] = WithoutLane(d, v[k], static_cast<T>(apart - i));
+      }
+      sum.Add(index, hn::Add(hn::Add(v[0], v[1]), hn::Add(v[2], v[3])));
+    }
+  };
+  size_t i = 0;
+  for (; i + kChunk <= n; i += kChunk) {
+    if (HWY_UNLIKELY(apart - i < kChunk)) {
+      edge(i);
+      continue;
+    }
+    for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
+      const size_t at = i + index * lanes;
+      const V v0 = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + at), vmax));
+      const V v1 = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + at + kRowLanes<T>), vmax));
+      const V v2 = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + at + 2 * kRowLanes<T>), vmax));
+      const V v3 = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + at + 3 * kRowLanes<T>), vmax));
+      if (kStore) {
+        hn::StoreU(v0, d, e + at);
+        hn::StoreU(v1, d, e + at + kRowLanes<T>);
+        hn::StoreU(v2, d, e + at + 2 * kRowLanes<T>);
+        hn::StoreU(v3, d, e + at + 3 * kRowLanes<T>);
+      }
+      sum.Add(index, hn::Add(hn::Add(v0, v1), hn::Add(v2, v3)));
+    }
+  }
+  if (i < n) edge(i);
+  return sum.Total();
+}
+
+// -------------------------------------------------------------------------------------------------- short rows
+
+// Up to Lanes(d) rows of at most kRowLanes elements at a time. A row is a vector (on narrow targets a few), and
+// sums and maxima over rows come from a tree that halves the lanes of two vectors at once, so that it ends with a
+// vector that has one row's result per lane. The order of additions within a row is the same on all targets:
+// i and i + n/2, and so on.
+template <class T>
+class ShortRows {
+ public:
+  using D = hn::ScalableTag<T>;
+  using V = hn::Vec<D>;
+  static constexpr size_t kStride = kRowLanes<T>;
+  static constexpr size_t kGroup = HWY_MAX_BYTES / sizeof(T);
+
+  HWY_INLINE explicit ShortRows(size_t classes)
+      : classes_(classes), parts_(kStride == kGroup ? 1 : (classes + kGroup - 1) / kGroup) {}
+
+  // Elements in part `part` of a row.
+  HWY_INLINE size_t Count(size_t part) const { return HWY_MIN(classes_ - part * kGroup, kGroup); }
+  HWY_INLINE size_t parts() const { return parts_; }
+
+  // body(row, part, offset in a buffer of rows) for all vectors of a group.
+  template <class Body>
+  HWY_INLINE void ForEach(size_t rows, const Body& body) const {
+    for (size_t row = 0; row < rows; ++row) {
+      for (size_t part = 0; part < parts(); ++part) body(row, part, row * kStride + part * kGroup);
+    }
+  }
+
+  // Lane r: the row r of `buffer` (kGroup rows of kStride elements) reduced with `op`.
+  template <class Op>
+  HWY_INLINE V Reduce(const T* HWY_RESTRICT buffer, const Op& op) const {
+    const D d;
+    V v[kGroup];
+    for (size_t row = 0; row < kGroup; ++row) {
+      const T* from = buffer + row * kStride;
+      v[row] = hn::Load(d, from);
+      if constexpr (kStride == 2 * kGroup) {
+        if (parts_ == 2) v[row] = op(v[row], hn::Load(d, from + kGroup));
+      } else if constexpr (kStride == 4 * kGroup) {
+        if (parts_ > 2) v[row] = op(v[row], hn::Load(d, from + 2 * kGroup));
+        V other = v[row];
+        if (parts_ > 1) other = hn::Load(d, from + kGroup);
+        if (parts_ > 3) other = op(other, hn::Load(d, from + 3 * kGroup));
+        if (parts_ > 1) v[row] = op(v[row], other);
+      }
+    }
+    size_t n = kGroup;
+    if constexpr (sizeof(V) == 64) {
+      n /= 2;
+      for (size_t i = 0; i < n; ++i) {
+        v[i] = op(hn::ConcatLowerLower(d, v[i + n], v[i]), hn::ConcatUpperUpper(d, v[i + n], v[i]));
+      }
+    }
+    if constexpr (sizeof(V) >= 32) {
+      n /= 2;
+      for (size_t i = 0; i < n; ++i) {
+        v[i] = op(hn::OddEvenBlocks(hn::SwapAdjacentBlocks(v[i + n]), v[i]),
+                  hn::OddEvenBlocks(v[i + n], hn::SwapAdjacentBlocks(v[i])));
+      }
+    }
+    for (size_t i = 0; i < n; i += 2) {
+      v[i / 2] = op(hn::InterleaveLower(d, v[i], v[i + 1]), hn::InterleaveUpper(d, v[i], v[i + 1]));
+    }
+    if constexpr (sizeof(T) == 4) {
+      const hn::RepartitionToWide<D> wide;
+      const auto a = hn::BitCast(wide, v[0]);
+      const auto b = hn::BitCast(wide, v[1]);
+      v[0] = op(hn::BitCast(d, hn::InterleaveLower(wide, a, b)), hn::BitCast(d, hn::InterleaveUpper(wide, a, b)));
+    }
+    return v[0];
+  }
+
+  HWY_INLINE V Sum(const T* HWY_RESTRICT buffer) const {
+    return Reduce(buffer, [](V a, V b) HWY_ATTR { return hn::Add(a, b); });
+  }
+  HWY_INLINE V Max(const T* HWY_RESTRICT buffer) const {
+    return Reduce(buffer, [](V a, V b) HWY_ATTR { return hn::Max(a, b); });
+  }
+
+  // Copies `rows` rows from x to `buffer`, filled up with -inf, and the last one again to fill the group.
+  HWY_INLINE void Load(const T* HWY_RESTRICT x, size_t rows, T* HWY_RESTRICT buffer) const {
+    const D d;
+    const V fill = hn::Set(d, kMinusInf<T>);
+    ForEach(kGroup, [&](size_t row, size_t part, size_t at) HWY_ATTR {
+      const size_t count = Count(part);
+      const T* from = x + HWY_MIN(row, rows - 1) * classes_ + part * kGroup;
+      hn::Store(hn::IfThenElse(hn::FirstN(d, count), LoadPartial(d, from, count), fill), d, buffer + at);
+    });
+  }
+
+ private:
+  size_t classes_, parts_;
+};
+
+// -------------------------------------------------------------------------------------------------------- blocks
+
+inline size_t RowsPerBlock(size_t classes) {
+  const size_t rows = HWY_MIN(kMaxBlockRows, HWY_MAX(size_t{1}, kBlock / HWY_MAX(classes, size_t{1})));
+  return rows < 16 ? rows : rows / 16 * 16;
+}
+
+// One buffer of n elements for each thread of a loop. Allocated by the caller, who may throw.
+template <class T>
+class Scratch {
+ public:
+  // A thread's hold on a buffer.
+  class Use {
+   public:
+    explicit Use(Scratch& scratch) : scratch_(scratch) {
+      // A loop has at most NumThreads() threads, so one buffer is free.
+      while (scratch_.busy_[slot_].exchange(true, std::memory_order_acquire)) slot_ = (slot_ + 1) % scratch_.slots_;
+    }
+    ~Use() { scratch_.busy_[slot_].store(false, std::memory_order_release); }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+    T* data() const { return scratch_.data_.data() + scratch_.offset_ + slot_ * scratch_.stride_; }
+
+   private:
+    Scratch& scratch_;
+    size_t slot_ = 0;
+  };
+
+  explicit Scratch(size_t n)
+      : slots_(n == 0 ? 1 : static_cast<size_t>(NumThreads())),
+        stride_((n + 63) / 64 * 64),
+        data_(n == 0 ? 0 : slots_ * stride_ + 64),
+        busy_(new std::atomic<bool>[slots_]()) {
+    offset_ = (64 - reinterpret_cast<uintptr_t>(data_.data()) % 64) % 64 / sizeof(T);
+  }
+
+ private:
+  size_t slots_, stride_, offset_;
+  std::vector<T> data_;
+  std::unique_ptr<std::atomic<bool>[]> busy_;
+};
+
+// Calls body(begin, end) for the blocks of [0, rows), on all threads if there is enough to do.
+template <class Body>
+HWY_INLINE void ForEachRowBlock(size_t rows, size_t classes, const Body& body) {
+  const size_t length = RowsPerBlock(classes);
+  const size_t blocks = (rows + length - 1) / length;
+  const auto run = [&](size_t first, size_t last) {
+    for (size_t block = first; block < last; ++block) body(block * length, HWY_MIN(rows, (block + 1) * length));
+  };
+  const int threads = rows * (classes + 8) < kParallelElements ? 1 : NumThreads();
+  if (threads == 1) return run(0, blocks);
+  const size_t per_task = HWY_MAX(size_t{1}, blocks / (static_cast<size_t>(threads) * 16));
+  ParallelFor((blocks + per_task - 1) / per_task,
+              [&](size_t task) { run(task * per_task, HWY_MIN(blocks, (task + 1) * per_task)); });
+}
+
+}  // namespace softmax
+}  // namespace HWY_NAMESPACE
+}  // namespace fuseprop
+HWY_AFTER_NAMESPACE();
+
+#endif  // FUSEPROP_KERNELS_SOFTMAX_INL_H_

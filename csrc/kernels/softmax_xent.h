@@ -1,0 +1,55 @@
+// Softmax cross-entropy: value, gradient and Hessian of a row in one read of its logits (SPEC 3).
+
+#ifndef FUSEPROP_KERNELS_SOFTMAX_XENT_H_
+#define FUSEPROP_KERNELS_SOFTMAX_XENT_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fuseprop {
+
+enum class LabelKind : int { kInt8, kInt16, kInt32, kInt64, kUint8, kUint16, kUint32, kUint64 };
+
+template <class T>
+struct SoftmaxXentArgs {
+  const T* logits = nullptr;  // (rows, classes), row-major without gaps
+  size_t rows = 0;
+  size_t classes = 0;
+  // The target: labels, (rows,), in [0, classes); or, if that is null, a distribution, (rows, classes), of values
+  // in [0, 1] whose sum A over a row need not be 1.
+  const void* labels = nullptr;
+  LabelKind label_kind = LabelKind::kInt64;
+  const T* distribution = nullptr;
+  const T* weight = nullptr;  // (rows,); null for ones
+  double scale = 1.0;
+  // Outputs, null if not wanted. grad may be logits; hess may not.
+  T* row_value = nullptr;  // (rows,): loss * weight
+  T* grad = nullptr;       // (A p - a) * weight * scale
+  T* hess = nullptr;       // max(A p (1 - p) * hessian_factor, hess_floor) * weight
+  double hessian_factor = 1.0;
+  double hess_floor = 0.0;
+  bool floor_hess = false;
+  bool want_sum = true;  // of the losses; without it and row_value no logarithm is taken
+  // Whether to look at the whole distribution before anything is written. Labels always are.
+  bool check_first = false;
+};
+
+struct SoftmaxXentResult {
+  double sum = 0.0;              // of the weighted losses; the same bits on any number of threads
+  size_t first_invalid_row = 0;  // the first row whose label or distribution is out of range; `rows` if none
+};
+
+// With an invalid label, or with an invalid distribution under check_first, nothing is written; with an invalid
+// distribution otherwise, the outputs are unspecified.
+SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<float>& args);
+SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<double>& args);
+
+// The first row whose label is outside of [0, classes); `rows` if there is none.
+size_t FirstInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t classes);
+// The first row of (rows, classes) with an element outside of [0, 1]; `rows` if there is none.
+size_t FirstInvalidDistribution(const float* distribution, size_t rows, size_t classes);
+size_t FirstInvalidDistribution(const double* distribution, size_t rows, size_t classes);
+
+}  // namespace fuseprop
+
+#endif  // FUSEPROP_KERNELS_SOFTMAX_XENT_H_

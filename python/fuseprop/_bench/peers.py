@@ -1,0 +1,207 @@
+"""What a user of NumPy, PyTorch, JAX or scikit-learn would write instead.
+
+A formula's counterpart in PyTorch and JAX is looked up by its name, which is theirs wherever they have it; the tables
+hold what cannot be found that way. A formula without an entry is compared with its reference in float32 NumPy.
+Whether a counterpart computes the same is not taken on trust: every answer is checked before it is timed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Parameters = Mapping[str, float]
+
+
+def torch_or_none() -> Any:
+    """Return PyTorch, with as many threads as the benchmark may use, or None."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch  # noqa: PLC0415  # optional
+
+    threads = _threads()
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return torch
+
+
+def jax_or_none() -> Any:
+    """Return JAX, on the CPU, or None. Its threads follow the affinity mask."""
+    if importlib.util.find_spec("jax") is None:
+        return None
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import jax  # noqa: PLC0415  # optional
+
+    return jax
+
+
+def _threads() -> int:
+    import fuseprop as fp  # noqa: PLC0415
+
+    return fp.get_num_threads()
+
+
+# --- activations --------------------------------------------------------------------------------------------
+
+
+def _sigmoid(x: Array) -> Array:
+    result: Array = 1 / (1 + np.exp(-x))
+    return result
+
+
+#: f(x, out, **parameters) and dy * f'(x) as one writes them in NumPy.
+NUMPY_ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
+    "identity": (lambda x, out: np.positive(x, out=out), lambda x, dy, out: np.positive(dy, out=out)),
+    "relu": (lambda x, out: np.maximum(x, 0, out=out), lambda x, dy, out: np.multiply(dy, x > 0, out=out)),
+    "leaky_relu": (
+        lambda x, out, negative_slope: np.where(x > 0, x, negative_slope * x),
+        lambda x, dy, out, negative_slope: np.where(x > 0, dy, negative_slope * dy),
+    ),
+    "sigmoid": (lambda x, out: _sigmoid(x), lambda x, dy, out: dy * _sigmoid(x) * _sigmoid(-x)),
+    "tanh": (lambda x, out: np.tanh(x, out=out), lambda x, dy, out: dy * (1 - np.tanh(x) ** 2)),
+    "softplus": (
+        lambda x, out, beta: np.logaddexp(0, beta * x) / beta,
+        lambda x, dy, out, beta: dy * _sigmoid(beta * x),
+    ),
+}
+
+_TORCH_NAMES = {"swish": "silu", "log_sigmoid": "logsigmoid"}
+_JAX_NAMES = {"swish": "silu"}
+
+
+def torch_activation(torch: Any, name: str) -> Callable[..., Any] | None:
+    """Return PyTorch's function of this name, or None."""
+    name = _TORCH_NAMES.get(name, name)
+    return getattr(torch, name, None) or getattr(torch.nn.functional, name, None)
+
+
+def torch_activation_out(torch: Any, name: str) -> Callable[..., Any] | None:
+    """Return PyTorch's function of this name that takes out=, or None."""
+    if name == "relu":  # torch.relu has none
+        return lambda x, out: torch.clamp(x, min=0, out=out)
+    name = _TORCH_NAMES.get(name, name)
+    operator = getattr(torch.ops.aten, name, None)
+    return None if operator is None else getattr(operator, "out", None)
+
+
+def jax_activation(jax: Any, name: str) -> Callable[..., Any] | None:
+    """Return JAX's function of this name, or None."""
+    name = _JAX_NAMES.get(name, name)
+    return getattr(jax.nn, name, None) or getattr(jax.numpy, name, None)
+
+
+# --- losses of one prediction per target --------------------------------------------------------------------
+
+
+def _numpy_half_squared_error(p: Array, y: Array) -> tuple[Any, Array]:
+    r = p - y
+    return 0.5 * np.mean(r * r), r / r.size
+
+
+def _numpy_huber(p: Array, y: Array, delta: float) -> tuple[Any, Array]:
+    r = p - y
+    a = np.abs(r)
+    return np.mean(np.where(a <= delta, 0.5 * r * r, delta * (a - 0.5 * delta))), np.clip(r, -delta, delta) / r.size
+
+
+def _numpy_bce_with_logits(p: Array, y: Array, pos_weight: float) -> tuple[Any, Array]:
+    tail = np.log1p(np.exp(-np.abs(p)))
+    positive, negative = tail + np.maximum(-p, 0), tail + np.maximum(p, 0)
+    s = 1 / (1 + np.exp(-p))
+    value = np.mean(pos_weight * y * positive + (1 - y) * negative)
+    return value, ((1 - y) * s - pos_weight * y * (1 - s)) / p.size
+
+
+#: (mean value, its gradient) as one writes them in NumPy.
+NUMPY_LOSSES: dict[str, Callable[..., tuple[Any, Array]]] = {
+    "half_squared_error": _numpy_half_squared_error,
+    "huber": _numpy_huber,
+    "binary_cross_entropy_with_logits": _numpy_bce_with_logits,
+}
+
+
+def torch_loss(torch: Any, name: str, parameters: Parameters) -> Callable[[Any, Any], Any] | None:
+    """Return PyTorch's mean loss of this name, or None."""
+    functional = torch.nn.functional
+    if name == "half_squared_error":
+        return lambda p, y: 0.5 * functional.mse_loss(p, y)
+    if name == "binary_cross_entropy_with_logits":
+        weight = torch.tensor(parameters["pos_weight"])
+        plain = parameters["pos_weight"] == 1
+        return lambda p, y: functional.binary_cross_entropy_with_logits(p, y, pos_weight=None if plain else weight)
+    known = {"absolute_error": "l1_loss", "squared_error": "mse_loss"}
+    function = getattr(functional, known.get(name, f"{name}_loss"), None)
+    return None if function is None else lambda p, y: function(p, y, **parameters)
+
+
+def jax_loss(jax: Any, name: str, parameters: Parameters) -> Callable[[Any, Any], Any] | None:
+    """Return the loss per element as one writes it in JAX, or None."""
+    np_ = jax.numpy
+    if name == "half_squared_error":
+        return lambda p, y: 0.5 * (p - y) ** 2
+    if name == "huber":
+        delta = parameters["delta"]
+
+        def huber(p: Any, y: Any) -> Any:
+            a = np_.abs(p - y)
+            return np_.where(a <= delta, 0.5 * a * a, delta * (a - 0.5 * delta))
+
+        return huber
+    if name == "binary_cross_entropy_with_logits":
+        w = parameters["pos_weight"]
+        return lambda p, y: w * y * jax.nn.softplus(-p) + (1 - y) * jax.nn.softplus(p)
+    return None
+
+
+def sklearn_loss(name: str) -> Any:
+    """Return scikit-learn's internal loss of this name (what its boosting uses), or None."""
+    known = {"half_squared_error": "HalfSquaredError", "binary_cross_entropy_with_logits": "HalfBinomialLoss"}
+    if name not in known or importlib.util.find_spec("sklearn") is None:
+        return None
+    try:
+        from sklearn._loss import loss  # noqa: PLC0415  # optional, and private there
+    except ImportError:
+        return None
+    return getattr(loss, known[name])()
+
+
+# --- classes ------------------------------------------------------------------------------------------------
+
+
+def numpy_softmax_cross_entropy(z: Array, labels: Array) -> tuple[Any, Array]:
+    """(mean value, gradient) as one writes them in NumPy."""
+    p = z - z.max(axis=1, keepdims=True)
+    np.exp(p, out=p)
+    total = p.sum(axis=1, keepdims=True)
+    p /= total
+    rows = np.arange(len(labels))
+    value = -np.log(p[rows, labels]).mean()
+    p[rows, labels] -= 1
+    p /= len(labels)
+    return value, p
+
+
+def numpy_softmax(x: Array) -> Array:
+    """Softmax over the last axis as one writes it in NumPy."""
+    p = x - x.max(axis=-1, keepdims=True)
+    np.exp(p, out=p)
+    p /= p.sum(axis=-1, keepdims=True)
+    return p
+
+
+def numpy_logsumexp(x: Array) -> Array:
+    """Logsumexp over the last axis as one writes it in NumPy."""
+    m = x.max(axis=-1, keepdims=True)
+    result: Array = np.log(np.exp(x - m).sum(axis=-1)) + m[..., 0]
+    return result
+
+
+def numpy_log_softmax(x: Array) -> Array:
+    """Log-softmax over the last axis as one writes it in NumPy."""
+    return x - numpy_logsumexp(x)[..., np.newaxis]

@@ -1,0 +1,76 @@
+"""Arrays that start on a cache line, and parameters that know where their gradients are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fuseprop._typing import FloatArray
+
+_CACHE_LINE = 64
+
+
+def aligned_zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros in C order that start on a cache line, so that full-width vector loads do not cross one."""
+    raw = np.zeros(math.prod(shape) * dtype.itemsize + _CACHE_LINE, np.uint8)
+    return _aligned_view(raw, shape, dtype)
+
+
+def _aligned_view(raw: NDArray[np.uint8], shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.ndarray(tuple(shape), dtype, raw, -raw.ctypes.data % _CACHE_LINE)
+
+
+class RowBuffer:
+    """An array whose number of rows follows the batch; it keeps memory for the largest batch so far."""
+
+    __slots__ = ("_current", "_memory")
+
+    def __init__(self, sample_shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+        self._memory = aligned_zeros((0, *sample_shape), dtype)
+        self._current: NDArray[Any] = self._memory
+
+    def rows(self, n: int) -> NDArray[Any]:
+        """Return the array with `n` rows; the same object again if `n` has not changed."""
+        if len(self._current) != n:
+            if len(self._memory) < n:
+                self._memory = aligned_zeros((n, *self._memory.shape[1:]), self._memory.dtype)
+            self._current = self._memory[:n]
+        return self._current
+
+
+class _LinkedMemory(np.ndarray[Any, np.dtype[Any]]):
+    """The bytes that a network's parameters are views of.
+
+    It owns them: NumPy sets the base of a view of a view to the owner, skipping what is between.
+    """
+
+    start: int  # address of the first parameter
+    gradients: FloatArray
+
+
+def linked_zeros(size: int, dtype: np.dtype[Any]) -> tuple[FloatArray, FloatArray]:
+    """Flat parameters and gradients; `gradient_of` finds the second from any view of the first."""
+    memory = _LinkedMemory((size * dtype.itemsize + _CACHE_LINE,), np.uint8)
+    memory.fill(0)
+    parameters: FloatArray = _aligned_view(memory, (size,), dtype)
+    gradients: FloatArray = aligned_zeros((size,), dtype)
+    memory.start, memory.gradients = parameters.ctypes.data, gradients
+    return parameters, gradients
+
+
+def gradient_of(parameter: FloatArray) -> FloatArray | None:
+    """Return the gradients of a view of a network's parameters: the same view of its flat gradients."""
+    owner = parameter.base
+    while isinstance(owner, np.ndarray) and not isinstance(owner, _LinkedMemory):
+        owner = owner.base
+    if not isinstance(owner, _LinkedMemory) or owner.gradients.dtype != parameter.dtype:
+        return None
+    gradients, offset = owner.gradients, parameter.ctypes.data - owner.start
+    if parameter.shape == gradients.shape and parameter.strides == gradients.strides and offset == 0:
+        return gradients
+    return np.ndarray(parameter.shape, parameter.dtype, gradients, offset, parameter.strides)

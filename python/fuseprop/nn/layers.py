@@ -1,0 +1,284 @@
+"""Layers: one forward and one backward pass each, on parameters that the model lays out.
+
+A layer of one's own, in plain NumPy, subclasses `Layer` and says four things::
+
+    class Scale(fp.nn.Layer):
+        def output_shape(self, input_shape):        # of one sample
+            return input_shape
+
+        def initialize(self, input_shape, rng, dtype):
+            return {"factor": np.ones(input_shape, dtype)}
+
+        def forward(self, x, training):
+            if training:
+                self.x = x
+            return x * self.parameters["factor"]
+
+        def backward(self, dy, accumulate=False, need_dx=True):
+            dfactor = (dy * self.x).sum(axis=0)
+            if accumulate:
+                self.gradients["factor"] += dfactor
+            else:
+                self.gradients["factor"][...] = dfactor
+            return dy * self.parameters["factor"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from fuseprop import _core, activations
+from fuseprop import init as initializers
+from fuseprop._checks import integer
+from fuseprop._memory import RowBuffer
+
+if TYPE_CHECKING:
+    from fuseprop._typing import FloatArray
+    from fuseprop.init import Initializer
+
+#: The shape of one sample; None: not known.
+Shape: TypeAlias = "tuple[int, ...] | None"
+
+_linear = _core.linear
+_linear_backward = _core.linear_backward
+
+
+class Layer:
+    """The protocol of a layer, and what all layers share.
+
+    A model calls `output_shape` and `initialize` once, then `bind` with the places of the parameters in its
+    flat array and of their gradients in another. From then on the parameters are read from
+    `self.parameters` and the gradients written to `self.gradients`, both dicts from the names that
+    `initialize` gave to arrays.
+    """
+
+    parameters: Mapping[str, FloatArray]
+    gradients: Mapping[str, FloatArray]
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Shape of one sample of the output; ValueError if the layer does not take such an input."""
+        raise NotImplementedError
+
+    def initialize(
+        self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]
+    ) -> dict[str, FloatArray]:
+        """Return the parameters' initial values by name; by default there are none."""
+        del input_shape, rng, dtype
+        return {}
+
+    def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
+        """Take the places of the parameters, which hold the initial values, and of their gradients."""
+        self._before_bind = dict(self.__dict__)
+        self.parameters = parameters
+        self.gradients = gradients
+
+    def forward(self, x: FloatArray, training: bool) -> FloatArray:
+        """Return the output for the batch x, of the model's dtype, shape (N, ...).
+
+        With `training` the layer keeps what `backward` needs (x itself, too) and may return an array of its
+        own that the next call overwrites. Without, it keeps nothing, and several threads may call it at
+        once.
+        """
+        raise NotImplementedError
+
+    def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
+        """Return dL/dx for the last forward pass in training and write, or add, the parameters' gradients.
+
+        `dy` is dL/dy and may be overwritten. Without `need_dx` the result is not used.
+        """
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON can hold them, for `save`."""
+        raise NotImplementedError(f"{type(self).__name__} has no config, which saving needs")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What binding added (views, buffers) belongs to the model.
+        return dict(self.__dict__.get("_before_bind", self.__dict__))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def _as_activation(activation: str | activations.Activation | dict[str, Any]) -> activations.Activation:
+    if isinstance(activation, str):
+        return activations.get(activation)
+    if isinstance(activation, dict):  # from _activation_config
+        return activations.get(**activation)
+    if not isinstance(activation, activations.Activation):
+        raise TypeError(f"activation must be an Activation or a name, found {type(activation).__name__}")
+    return activation
+
+
+def _activation_config(activation: activations.Activation | None) -> dict[str, Any] | None:
+    if activation is None:
+        return None
+    names = activation.spec.parameters
+    return {"name": activation.spec.name, **{name: getattr(activation, name) for name in names}}
+
+
+def _has_sign_of_input(activation: activations.Activation) -> bool:
+    """Whether f' depends on the sign of x alone and f(x) > 0 exactly where x > 0: then f'(f(x)) = f'(x)."""
+    if isinstance(activation, activations.LeakyReLU):
+        return bool(activation.negative_slope >= 0)
+    return isinstance(activation, activations.ReLU)
+
+
+class Dense(Layer):
+    """A fully connected layer: y = f(u), u = x W + b.
+
+    With du = dy f'(u): dW = x^T du, db = sum of the rows of du, dx = du W^T.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        The input is (N, in_features), the output (N, out_features).
+    activation : str, Activation or None
+        f; None is the identity. It is computed together with the matrix product.
+    use_bias : bool
+        Whether there is a b.
+    init : str, callable or None
+        How W, of shape (in_features, out_features), is drawn: a name of `fuseprop.init` or a function
+        called as those are. None: "he_normal" before ReLU and LeakyReLU, otherwise "glorot_uniform". The
+        bias starts at 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a number of features is no integer >= 1, or an activation or an initialiser is not known.
+
+    Notes
+    -----
+    Unlike PyTorch's `Linear`, W is (in, out), and both W and b have the initial values named above.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str | activations.Activation | None = None,
+        *,
+        use_bias: bool = True,
+        init: str | Initializer | None = None,
+    ) -> None:
+        self.in_features = integer(in_features, "in_features", least=1)
+        self.out_features = integer(out_features, "out_features", least=1)
+        self.activation = None if activation is None else _as_activation(activation)
+        self.use_bias = bool(use_bias)
+        if init is None:
+            rectified = isinstance(self.activation, activations.ReLU | activations.LeakyReLU)
+            init = "he_normal" if rectified else "glorot_uniform"
+        self.init: Initializer = initializers.get(init) if isinstance(init, str) else init
+
+    def __repr__(self) -> str:
+        options = f", activation={self.activation!r}" if self.activation is not None else ""
+        options += "" if self.use_bias else ", use_bias=False"
+        return f"Dense({self.in_features}, {self.out_features}{options})"
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """(out_features,)."""
+        if input_shape is not None and input_shape != (self.in_features,):
+            raise ValueError(f"samples of shape {input_shape}; expected ({self.in_features},)")
+        return (self.out_features,)
+
+    def initialize(
+        self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]
+    ) -> dict[str, FloatArray]:
+        """Draw "weight" (in, out); "bias" (out,) is 0."""
+        weight = self.init((self.in_features, self.out_features), rng=rng, dtype=dtype)
+        if not self.use_bias:
+            return {"weight": weight}
+        return {"weight": weight, "bias": initializers.zeros((self.out_features,), dtype=dtype)}
+
+    def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
+        """Take the places of the parameters and gradients."""
+        super().bind(parameters, gradients)
+        self.weight = parameters["weight"]
+        self.bias = parameters.get("bias")
+        self._dweight = gradients["weight"]
+        self._dbias: FloatArray | bool = gradients.get("bias", False)
+        # The identity needs no kernel, and where the output tells f' as well, u is not kept.
+        self._f = None if isinstance(self.activation, activations.Identity) else self.activation
+        keep_u = self._f is not None and not _has_sign_of_input(self._f)
+        dtype = self.weight.dtype
+        self._y_buffer = RowBuffer((self.out_features,), dtype)
+        self._u_buffer = RowBuffer((self.out_features,), dtype) if keep_u else None
+        self._dx_buffer = RowBuffer((self.in_features,), dtype)
+        self._set_rows(0)
+
+    def _set_rows(self, rows: int) -> None:
+        self._rows = rows
+        self._y = self._y_buffer.rows(rows)
+        self._u = None if self._u_buffer is None else self._u_buffer.rows(rows)
+        self._from = self._y if self._u is None else self._u
+
+    def forward(self, x: FloatArray, training: bool) -> FloatArray:
+        """Return f(x W + b)."""
+        if not training:
+            return _linear(x, self.weight, self.bias, self._f, None, None)
+        if len(x) != self._rows:
+            self._set_rows(len(x))
+        self._x = x
+        return _linear(x, self.weight, self.bias, self._f, self._u, self._y)
+
+    def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
+        """Turn dy into du = dy f'(u), write dW = x^T du and db = sum of du's rows, return dx = du W^T."""
+        if self._f is not None:
+            self._f._backward(self._from, dy, dy)
+        dx = self._dx_buffer.rows(self._rows) if need_dx else False
+        return _linear_backward(self._x, self.weight, dy, dx, self._dweight, self._dbias, accumulate)[0]
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, without the initialiser."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "activation": _activation_config(self.activation),
+            "use_bias": self.use_bias,
+        }
+
+
+class Activation(Layer):
+    """An activation as a layer of its own: y = f(x), dx = dy f'(x).
+
+    Parameters
+    ----------
+    activation : str or Activation
+        f.
+    """
+
+    def __init__(self, activation: str | activations.Activation) -> None:
+        self.activation = _as_activation(activation)
+
+    def __repr__(self) -> str:
+        return f"Activation({self.activation!r})"
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """As the activation says."""
+        return None if input_shape is None else self.activation.output_shape((1, *input_shape))[1:]
+
+    def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
+        """Prepare the buffer of the output."""
+        super().bind(parameters, gradients)
+        self._y: FloatArray | None = None
+
+    def forward(self, x: FloatArray, training: bool) -> FloatArray:
+        """Return f(x)."""
+        if not training:
+            return self.activation(x)
+        self._x = x
+        if self._y is None or self._y.shape != x.shape:
+            self._y = self.activation(x)
+            return self._y
+        return self.activation(x, out=self._y)
+
+    def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
+        """Multiply dy by f'(x), in place."""
+        return self.activation.backward(self._x, dy, out=dy) if need_dx else None
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"activation": _activation_config(self.activation)}

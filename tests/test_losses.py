@@ -1,0 +1,512 @@
+"""Losses of one prediction per target: values, gradients, Hessians, weights and reductions, for every entry."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import (
+    FLOATS,
+    LARGE,
+    LAYOUTS,
+    LOSSES,
+    TWO_VECTORS,
+    Array,
+    Out,
+    Parameters,
+    assert_same_bits,
+    assert_within,
+    each_dtype,
+    each_loss,
+    exact_truth,
+    extremes,
+    laid_out,
+    numbers,
+    seeded,
+    targets_for,
+    truth,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fuseprop as fp
+from fuseprop._registry import Spec
+
+SHAPE = (7, 19)
+REDUCTIONS = ("mean", "sum", "none")
+each_spec = pytest.mark.parametrize("spec", LOSSES, ids=lambda spec: spec.name)
+
+
+def unreduced(loss: Any, pred: Array, target: Array) -> tuple[Array, Array, Array]:
+    """(value, d1, d2) per element."""
+    return (loss(pred, target, None, "none"), *loss.grad_and_hess(pred, target))
+
+
+# --- accuracy -----------------------------------------------------------------------------------------------
+
+
+def allowed(spec: Spec, parameters: Parameters, pred: Array, target: Array, dtype: Any) -> list[Array]:
+    """How far value, d1 and d2 may be from the truth.
+
+    A formula of a few operations is backward stable if what it gives is the exact result, but for k roundings, of
+    inputs that are k roundings off: |error| <= k eps |f| + |f(p (1 +- k eps), t) - f(p, t)| + |f(p, t (1 +- k eps))
+    - f(p, t)|. k = 4 covers the operations of a formula and the ULP budgets of its elementary functions (2), and the
+    joints, where either side is right. Targets 0 and 1 of [0, 1] are not moved: t and 1 - t are exact there, so that
+    neither tail may lose its relative accuracy. One unit of the subnormal numbers comes on top.
+    """
+    eps = np.finfo(dtype).eps
+    k = 4
+    centre = truth(spec, parameters, pred, target, dtype=dtype)
+    p, t = pred.astype(np.float64), target.astype(np.float64)
+    moved = t * np.array([1 - k * eps, 1 + k * eps]).reshape(2, *[1] * t.ndim)
+    if spec.target_domain == "unit":
+        one_minus = 1 - (1 - t) * np.array([1 - k * eps, 1 + k * eps]).reshape(2, *[1] * t.ndim)
+        moved = np.where((t == 0) | (t == 1), t, np.clip(np.concatenate([moved, one_minus]), 0, 1))
+    neighbours = [(p * (1 - k * eps), t), (p * (1 + k * eps), t), *((p, m) for m in moved)]
+    bounds = [k * eps * np.abs(f) + k * float(np.finfo(dtype).smallest_subnormal) for f in centre]
+    with np.errstate(all="ignore"):
+        for arguments in neighbours:
+            for i, f in enumerate(truth(spec, parameters, *arguments, dtype=dtype)):
+                spread = np.abs(f - centre[i])
+                bounds[i] = bounds[i] + np.where(np.isfinite(spread), spread, 0.0)
+    return bounds
+
+
+def sample(spec: Spec, dtype: Any, n: int) -> tuple[Array, Array]:
+    rng = seeded(spec.name, n)
+    pred = (3 * rng.standard_normal(n)).astype(dtype)
+    pred[::3] *= dtype(8)
+    pred[::5] = rng.uniform(-150, 150, pred[::5].size).astype(dtype)
+    target = targets_for(spec, (n,), dtype, rng)
+    if spec.target_domain == "real":
+        pred[1::7] = target[1::7]  # residual 0
+    return pred, target
+
+
+@each_dtype
+@each_loss
+def test_accuracy(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+    loss = spec.cls(**parameters)
+    p, t = sample(spec, dtype, LARGE)
+    expected = truth(spec, parameters, p, t)
+    bounds = allowed(spec, parameters, p, t, dtype)
+    actual = unreduced(loss, p, t)
+    for a, e, bound, what in zip(actual, expected, bounds, ("value", "d1", "d2"), strict=True):
+        assert a.dtype == dtype
+        assert_within(a, e, bound, p, t, what=what)
+
+
+@each_loss
+def test_float64_against_many_digits(spec: Spec, parameters: Parameters, target: str) -> None:
+    p, t = sample(spec, np.float64, 300)
+    t = np.concatenate([t, t[: 2 * 101]])
+    p = np.concatenate([p, np.linspace(-40, 40, 202)])
+    expected = exact_truth(spec, parameters, p, t)
+    bounds = allowed(spec, parameters, p, t, np.float64)
+    for a, e, bound, what in zip(unreduced(spec.cls(**parameters), p, t), expected, bounds, "fgh", strict=True):
+        error = np.array([float(abs(x - y)) for x, y in zip(a.tolist(), e, strict=True)])
+        worst = np.argmax(error - bound)
+        assert np.all(error <= bound), (what, p[worst], t[worst], a[worst], e[worst], bound[worst])
+
+
+@each_dtype
+@each_loss
+def test_derivatives_are_those_of_the_value(spec: Spec, parameters: Parameters, dtype: Any) -> None:
+    """Fourth-order central differences in float64: d1 of the value, d2 of d1; away from joints."""
+    loss = spec.cls(**parameters)
+    rng = seeded(spec.name, "differences")
+    h = 1e-3
+    p = rng.uniform(-5, 5, 600).astype(dtype).astype(np.float64)
+    t = targets_for(spec, (600,), dtype, rng).astype(np.float64)
+    steps = {k: unreduced(loss, p + k * h, t) for k in (-2, -1, 0, 1, 2)}
+    grad, hess = loss.grad_and_hess(p.astype(dtype), t.astype(dtype))
+    weight = max([1.0, *map(abs, parameters.values())])
+    smooth = np.abs(steps[2][2] - steps[-2][2]) < 20 * h * weight
+    assert smooth.mean() > 0.8
+    for order, actual in ((0, grad), (1, hess)):
+        f = {k: step[order] for k, step in steps.items()}
+        difference = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
+        # Truncation h^4 |f^(5)| / 30 with |f^(5)| < 100; rounding 1.5 eps |f| / h; and what dtype itself rounds.
+        bound = weight * h**4 * 100 / 30 + 2 * np.finfo(np.float64).eps * np.abs(f[0]) / h
+        bound = bound + allowed(spec, parameters, p, t, dtype)[order + 1]
+        assert_within(actual[smooth].astype(np.float64), difference[smooth], bound[smooth], p[smooth], t[smooth])
+
+
+# --- special values -----------------------------------------------------------------------------------------
+
+
+@each_dtype
+@each_loss
+def test_special_predictions(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+    """NaN gives NaN; nothing else does, nothing overflows or vanishes where the truth does not."""
+    loss = spec.cls(**parameters)
+    edges = extremes(dtype)
+    goals = {"real": [0.0, -0.0, 1.0, -2.5], "unit": [0.0, 1.0, 0.5]}[spec.target_domain]
+    p, t = (a.ravel() for a in np.meshgrid(edges, np.array(goals, dtype)))
+    with np.errstate(all="ignore"):
+        expected = spec.reference(p.astype(np.longdouble), t.astype(np.longdouble), **parameters)
+    info = np.finfo(dtype)
+    for actual, true, what in zip(unreduced(loss, p, t), expected, ("value", "d1", "d2"), strict=True):
+        assert np.all(np.isnan(actual[np.isnan(p)])), what
+        assert not np.any(np.isnan(actual) & ~np.isnan(true.astype(np.float64))), what
+        overflow = np.isinf(actual) & (np.abs(true) < 0.9999 * float(info.max))
+        assert not overflow.any(), f"{what} overflows at {p[overflow]}, {t[overflow]}"
+        lost = (actual == 0) & (np.abs(true) > 4 * float(info.smallest_subnormal))
+        assert not lost.any(), f"{what} is zero at {p[lost]}, {t[lost]}"
+        infinite = np.isinf(p) & ~np.isnan(true)
+        assert_same_bits(actual[infinite] + 0, true[infinite].astype(dtype) + 0, what)
+
+
+@each_dtype
+@each_spec
+def test_a_nan_stays_in_its_element(spec: Spec, dtype: Any, target: str) -> None:
+    loss = spec.cls()
+    rng = seeded("nan")
+    p = rng.standard_normal(TWO_VECTORS).astype(dtype)
+    t = targets_for(spec, p.shape, dtype, rng)
+    without = unreduced(loss, p, t)
+    for i in range(TWO_VECTORS):
+        q = p.copy()
+        q[i] = np.nan
+        for actual, clean in zip(unreduced(loss, q, t), without, strict=True):
+            assert np.isnan(actual[i])
+            assert_same_bits(np.delete(actual, i), np.delete(clean, i))
+        assert math.isnan(loss(q, t))
+
+
+# --- reductions and weights ---------------------------------------------------------------------------------
+
+
+def sum_bound(values: Array) -> float:
+    """Rounding of a sum in float64 of n numbers: n 2^-53 sum|v|, whatever the order."""
+    return float(values.size * 2.0**-53 * np.abs(values.astype(np.float64)).sum())
+
+
+def exact_sum(values: Array) -> float:
+    return math.fsum(values.ravel().tolist())
+
+
+def weights_of(kind: str, shape: tuple[int, ...], dtype: Any, rng: np.random.Generator) -> Array | None:
+    sizes = {"none": None, "per sample": shape[:1], "per element": shape}[kind]
+    return None if sizes is None else (rng.random(sizes) * rng.choice([0.0, 1.0, 2.0], sizes)).astype(dtype)
+
+
+@pytest.mark.parametrize("weighted", ["none", "per sample", "per element"])
+@pytest.mark.parametrize("shape", [(1,), (5,), (33, 3), (3, 4, 5), (50_001, 2), (2, 50_001), (LARGE,)], ids=str)
+@each_dtype
+@each_spec
+def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, ...], weighted: str, target: str) -> None:
+    loss = spec.cls(**(spec.examples[-1] if spec.examples else {}))
+    rng = seeded(spec.name, shape, weighted)
+    p = (3 * rng.standard_normal(shape)).astype(dtype)
+    t = targets_for(spec, shape, dtype, rng)
+    w = weights_of(weighted, shape, dtype, rng)
+    value, d1, d2 = unreduced(loss, p, t)
+    full = np.ones(shape, dtype)
+    if w is not None:
+        full *= w.reshape(w.shape + (1,) * (p.ndim - w.ndim))
+    eps = float(np.finfo(dtype).eps)
+
+    none = loss(p, t, w, "none")
+    assert isinstance(none, np.ndarray)
+    assert_same_bits(none, value * full)  # one rounding in dtype
+    total = loss(p, t, w, "sum")
+    assert type(total) is float
+    # Values are rounded to dtype once, weighted, and summed in float64.
+    assert abs(total - exact_sum(none)) <= sum_bound(none)
+    denominator = exact_sum(full)
+    mean = loss(p, t, w, "mean")
+    assert type(mean) is float
+    assert abs(mean - exact_sum(none) / denominator) <= (sum_bound(none) + 4 * 2.0**-53 * abs(total)) / denominator + (
+        abs(mean) * sum_bound(full) / denominator
+    )
+    assert loss(p, t, w) == mean
+
+    # The gradient: of the sum, then divided as the value is; roundings of d1 w and of its factor, in dtype.
+    assert_same_bits(loss.gradient(p, t, w, "sum"), d1 * full)
+    assert_same_bits(loss.gradient(p, t, w, "none"), d1 * full)
+    expected = d1.astype(np.float64) * full.astype(np.float64) / denominator
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    assert_within(loss.gradient(p, t, w, "mean"), expected, 2 * eps * np.abs(expected) + tiny)
+    assert_same_bits(loss.gradient(p, t, w), loss.gradient(p, t, w, "mean"))
+    for reduction in REDUCTIONS:
+        both = loss.value_and_grad(p, t, w, reduction)
+        assert_same_bits(both, (loss(p, t, w, reduction), loss.gradient(p, t, w, reduction)), reduction)
+    assert_same_bits(loss.value_and_grad(p, t, w), loss.value_and_grad(p, t, w, "mean"))
+    assert_same_bits(loss.grad_and_hess(p, t, w), (d1 * full, d2 * full))
+
+
+@each_dtype
+@each_spec
+def test_broadcast_weights_are_weights_per_element(spec: Spec, dtype: Any) -> None:
+    loss = spec.cls()
+    rng = seeded("broadcast")
+    p = rng.standard_normal((6, 4)).astype(dtype)
+    t = targets_for(spec, p.shape, dtype, rng)
+    w = rng.random(6).astype(dtype)
+    wide = np.repeat(w[:, None], 4, axis=1)
+    for reduction in ("sum", "none"):
+        assert_same_bits(loss.value_and_grad(p, t, w, reduction), loss.value_and_grad(p, t, wide, reduction))
+    assert_same_bits(loss.grad_and_hess(p, t, w), loss.grad_and_hess(p, t, wide))
+    # Stride 0 is a layout like any other.
+    assert_same_bits(
+        loss.value_and_grad(p, t, np.broadcast_to(w[:, None], (6, 4))), loss.value_and_grad(p, t, wide)
+    )
+
+
+@each_dtype
+@each_spec
+def test_weights_of_sum_zero(spec: Spec, dtype: Any) -> None:
+    """A batch in which nothing counts has value 0 and gradient 0, not NaN."""
+    loss = spec.cls()
+    p = np.array([2.0, -1.0, 0.5], dtype)
+    t = targets_for(spec, p.shape, dtype, seeded(0))
+    value, gradient = loss.value_and_grad(p, t, np.zeros(3, dtype))
+    assert value == 0.0
+    assert_same_bits(np.abs(gradient), np.zeros(3, dtype))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)], ids=str)
+@each_dtype
+@each_spec
+def test_empty(spec: Spec, dtype: Any, shape: tuple[int, ...]) -> None:
+    loss = spec.cls()
+    p = np.empty(shape, dtype)
+    for weight in (None, np.ones(shape[0]), np.ones(shape)):
+        for reduction in ("mean", "sum"):
+            value, gradient = loss.value_and_grad(p, p, weight, reduction)
+            assert value == 0.0
+            assert type(value) is float
+            assert_same_bits(gradient, p)
+        assert_same_bits(loss(p, p, weight, "none"), p)
+        assert_same_bits(loss.grad_and_hess(p, p, weight), (p, p))
+
+
+@each_dtype
+@each_spec
+def test_zero_dimensions(spec: Spec, dtype: Any) -> None:
+    loss = spec.cls()
+    p, t = np.array(1.7, dtype), np.array(1.0, dtype)
+    value, gradient = loss.value_and_grad(p, t)
+    assert type(value) is float
+    assert np.shape(gradient) == ()
+    flat_value, flat_gradient = loss.value_and_grad(p[None], t[None])
+    assert (value, gradient) == (flat_value, flat_gradient[0])
+    assert loss(p, t, None, "none") == loss(p[None], t[None], None, "none")[0]
+
+
+@each_dtype
+@each_spec
+def test_hess_floor(spec: Spec, dtype: Any) -> None:
+    """max(d2, floor), then the weight; a NaN stays NaN."""
+    loss = spec.cls()
+    rng = seeded("floor")
+    p = (4 * rng.standard_normal(200)).astype(dtype)
+    t = targets_for(spec, p.shape, dtype, rng)
+    p[7] = np.nan
+    w = rng.random(200).astype(dtype)
+    grad, hess = loss.grad_and_hess(p, t)
+    for floor in (0.0, 0.125, 2.0, -1.0, 1):
+        raised = np.where(np.isnan(hess), hess, np.maximum(hess, dtype(floor)))
+        assert_same_bits(loss.grad_and_hess(p, t, None, floor), (grad, raised))
+        assert_same_bits(loss.grad_and_hess(p, t, sample_weight=w, hess_floor=floor), (grad * w, raised * w))
+
+
+# --- layouts, outputs, dtypes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+@each_spec
+def test_layouts(spec: Spec, dtype: Any, layout: str) -> None:
+    loss = spec.cls()
+    rng = seeded(spec.name, "layouts")
+    p = (3 * rng.standard_normal(SHAPE)).astype(dtype)
+    t = targets_for(spec, SHAPE, dtype, rng)
+    w = rng.random(SHAPE).astype(dtype)
+    expected = unreduced(loss, p, t)
+    assert_same_bits(unreduced(loss, laid_out(p, layout), laid_out(t, layout)), expected)
+    for weight in (None, w, w[:, 0].copy()):
+        value, gradient = loss.value_and_grad(p, t, weight)
+        for other in LAYOUTS:
+            arguments = laid_out(p, layout), laid_out(t, other), weight
+            if weight is w:
+                arguments = laid_out(p, layout), t, laid_out(w, other)
+            same_order = layout == other and layout.startswith("f")  # the sum takes another order then
+            found = loss.gradient(*arguments, "sum")
+            assert_same_bits(np.ascontiguousarray(found), loss.gradient(p, t, weight, "sum"))
+            out = Out(other, SHAPE, dtype)
+            again, returned = loss.value_and_grad(*arguments, out=out.array)
+            if same_order:
+                assert math.isclose(again, value, rel_tol=1e-14)
+            elif not layout.startswith("f"):
+                assert again == value
+            if weight is None:  # else the sum of the weights may be taken in another order
+                out.assert_received(returned, gradient, other)
+            out = Out(other, SHAPE, dtype)
+            out.assert_received(
+                loss.gradient(*arguments, "sum", out=out.array), loss.gradient(p, t, weight, "sum"), other
+            )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+@each_spec
+def test_in_place(spec: Spec, dtype: Any, layout: str) -> None:
+    """out may be pred, target, or weights of pred's shape."""
+    loss = spec.cls()
+    rng = seeded(spec.name, "in place")
+    p = (3 * rng.standard_normal(SHAPE)).astype(dtype)
+    inputs = [p, targets_for(spec, SHAPE, dtype, rng), rng.random(SHAPE).astype(dtype)]
+    value, gradient = loss.value_and_grad(*inputs, "none")
+    for i in range(3):
+        out = Out(layout, SHAPE, dtype)
+        out.array[...] = inputs[i]
+        arguments = [out.array if j == i else x for j, x in enumerate(inputs)]
+        found, returned = loss.value_and_grad(*arguments, "none", out=out.array)
+        assert_same_bits(np.ascontiguousarray(found), value)
+        out.assert_received(returned, gradient, f"argument {i}")
+
+
+@each_spec
+def test_pred_rules_the_dtype(spec: Spec) -> None:
+    """target and weights are cast to pred's dtype; lists, integers and booleans are float64."""
+    loss = spec.cls()
+    p = np.array([[0.5, -1.25, 2.0], [3.0, 0.0, -0.75]])
+    t = np.array([[1, 0, 1], [0, 0, 1]])
+    w = np.array([1.0, 2.5])
+    expected = loss.value_and_grad(p, t.astype(np.float64), w)
+    for target in (t, t.astype(bool), t.astype(np.uint8), t.astype(np.float32), t.tolist(), t.astype(">i2")):
+        for weight in (w, w.astype(np.float32), w.tolist(), w.astype(">f8")):
+            assert_same_bits(loss.value_and_grad(p, target, weight), expected)
+    assert_same_bits(loss.value_and_grad(p.tolist(), t.tolist(), w.tolist()), expected)
+    single = p.astype(np.float32)
+    expected = loss.value_and_grad(single, t.astype(np.float32), w.astype(np.float32))
+    assert expected[1].dtype == np.float32
+    assert_same_bits(loss.value_and_grad(single, t, w), expected)
+    whole = np.array([1, -2, 3])
+    assert_same_bits(loss.grad_and_hess(whole, [1, 0, 1]), loss.grad_and_hess(whole.astype(float), [1.0, 0.0, 1.0]))
+    assert_same_bits(loss(np.ma.masked_array(p), t, None, "none"), loss(p, t, None, "none"))
+    assert loss(pred=p, target=t, sample_weight=w, reduction="sum") == loss(p, t, w, "sum")
+
+
+@each_dtype
+@each_spec
+def test_every_size(spec: Spec, dtype: Any, target: str) -> None:
+    loss = spec.cls()
+    p, t = sample(spec, dtype, TWO_VECTORS)
+    whole = unreduced(loss, p, t)
+    for n in range(TWO_VECTORS + 1):
+        assert_same_bits(unreduced(loss, p[:n], t[:n]), tuple(a[:n] for a in whole), str(n))
+        assert abs(loss(p[:n], t[:n], None, "sum") - exact_sum(whole[0][:n])) <= sum_bound(whole[0][:n])
+
+
+@each_dtype
+@each_spec
+def test_out_beyond_the_caches(spec: Spec, dtype: Any, threads: int) -> None:
+    """Gradients of 8 MiB and more are written around the caches; the start is not aligned."""
+    loss = spec.cls()
+    n = (9 << 20) // np.dtype(dtype).itemsize
+    small = sample(spec, dtype, 5003)
+    p, t = (np.resize(a, n) for a in small)
+    memory = np.full(n + 2, 7.0, dtype)
+    out = memory[1:-1]
+    grad, hess = loss.grad_and_hess(*small)
+    assert loss.gradient(p, t, None, "sum", out=out) is out
+    assert_same_bits(out, np.resize(grad, n))
+    assert memory[0] == memory[-1] == 7.0
+    assert_same_bits(loss.grad_and_hess(p, t), (np.resize(grad, n), np.resize(hess, n)))
+
+
+@given(data=st.data())
+def test_any_shape_and_strides(data: st.DataObject) -> None:
+    spec = data.draw(st.sampled_from(LOSSES))
+    dtype = data.draw(st.sampled_from(FLOATS))
+    loss = spec.cls()
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    shape = tuple(data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=3)))
+
+    def strided(x: Array) -> Array:
+        order = data.draw(st.permutations(range(x.ndim)))
+        back = np.argsort(order)
+        step = data.draw(st.sampled_from([1, 2, -1]))
+        memory = np.repeat(x.transpose(order), abs(step), axis=-1)
+        return (memory[..., ::-1].copy()[..., ::-1] if step < 0 else memory[..., ::step]).transpose(back)
+
+    p = numbers(math.prod(shape), dtype, rng).reshape(shape)
+    t = targets_for(spec, shape, dtype, rng)
+    w = rng.random(shape[:1] if data.draw(st.booleans()) else shape).astype(dtype)
+    with np.errstate(all="ignore"):
+        expected = loss.gradient(p, t, w, "sum"), *loss.grad_and_hess(p, t, w)
+    weights = strided(w) if w.ndim > 1 else w
+    found = loss.gradient(strided(p), strided(t), weights, "sum"), *loss.grad_and_hess(strided(p), strided(t), weights)
+    assert_same_bits(tuple(map(np.ascontiguousarray, found)), tuple(map(np.ascontiguousarray, expected)))
+
+
+# --- peers --------------------------------------------------------------------------------------------------
+
+TORCH = {
+    "half_squared_error": lambda f, p, t: 0.5 * f.mse_loss(p, t, reduction="none"),
+    "huber": lambda f, p, t: f.huber_loss(p, t, reduction="none"),
+    "binary_cross_entropy_with_logits": lambda f, p, t: f.binary_cross_entropy_with_logits(p, t, reduction="none"),
+}
+
+
+@pytest.mark.parametrize("spec", [s for s in LOSSES if s.name in TORCH], ids=lambda spec: spec.name)
+def test_equal_to_torch(spec: Spec) -> None:
+    torch = pytest.importorskip("torch")
+    rng = seeded("torch")
+    p = 3 * rng.standard_normal((30, 4))
+    t = targets_for(spec, p.shape, np.float64, rng)
+    p_torch = torch.tensor(p, requires_grad=True)
+    peer = TORCH[spec.name](torch.nn.functional, p_torch, torch.tensor(t))
+    loss = spec.cls()
+    np.testing.assert_allclose(loss(p, t, None, "none"), peer.detach().numpy(), rtol=1e-13, atol=1e-15)
+    peer.mean().backward()
+    value, gradient = loss.value_and_grad(p, t)
+    assert math.isclose(value, peer.mean().item(), rel_tol=1e-13)
+    # torch's s(z) - y loses eps / p.size; the tolerance is that.
+    np.testing.assert_allclose(gradient, p_torch.grad.numpy(), rtol=1e-13, atol=4e-16 / p.size * 4)
+    assert loss(torch.tensor(p), torch.tensor(t)) == value
+
+
+def test_huber_and_cross_entropy_equal_to_torch_with_parameters() -> None:
+    torch = pytest.importorskip("torch")
+    rng = seeded("torch")
+    p, y = 3 * rng.standard_normal(200), rng.random(200)
+    functional = torch.nn.functional
+    peer = functional.huber_loss(torch.tensor(p), torch.tensor(y), delta=0.4)
+    assert math.isclose(fp.losses.Huber(delta=0.4)(p, y), peer.item(), rel_tol=1e-13)
+    peer = functional.binary_cross_entropy_with_logits(
+        torch.tensor(p), torch.tensor(y), pos_weight=torch.tensor(3.0, dtype=torch.float64)
+    )
+    assert math.isclose(fp.losses.BinaryCrossEntropyWithLogits(pos_weight=3)(p, y), peer.item(), rel_tol=1e-13)
+
+
+def test_equal_to_scipy_and_sklearn() -> None:
+    special = pytest.importorskip("scipy.special")
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = seeded("sklearn")
+    p, t = 3 * rng.standard_normal(500), rng.standard_normal(500)
+    w = rng.random(500)
+    huber = fp.losses.Huber(delta=1.35)
+    np.testing.assert_allclose(huber(p, t, None, "none"), special.huber(1.35, p - t), rtol=1e-14)
+    assert math.isclose(
+        2 * fp.losses.HalfSquaredError()(p, t, w), metrics.mean_squared_error(t, p, sample_weight=w), rel_tol=1e-13
+    )
+    labels = t > 0
+    bce = fp.losses.BinaryCrossEntropyWithLogits()
+    expected = metrics.log_loss(labels, special.expit(p), sample_weight=w)
+    assert math.isclose(bce(p, labels, w), expected, rel_tol=1e-10)  # log_loss goes through probabilities
+
+
+def test_worked_numbers() -> None:
+    """SPEC 7: binary cross-entropy of p = 0.6 and 0.7; squared sums of two predictions."""
+    bce = fp.losses.BinaryCrossEntropyWithLogits()
+    for p, digits in ((0.6, 0.51), (0.7, 0.36)):
+        assert round(bce([math.log(p / (1 - p))], [1.0]), 2) == digits
+    squared = fp.losses.HalfSquaredError()
+    sums = [2 * squared([1.0, *rest], [1.0, 1.0, 1.0], reduction="sum") for rest in ((2.0, 3.0), (3.0, 3.0))]
+    assert sums == [5.0, 8.0]

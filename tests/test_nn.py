@@ -1,0 +1,778 @@
+"""Networks: gradients by finite differences, the training loop, saving, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import sys
+import threading
+import tracemalloc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits, check_output, each_dtype
+from numpy.typing import NDArray
+
+import fuseprop as fp
+from fuseprop import nn
+from fuseprop.nn.layers import Shape
+
+Array = NDArray[Any]
+
+
+def small(dtype: Any = np.float64, rng: Any = 0) -> nn.Sequential:
+    """A network with a layer of each kind."""
+    return nn.Sequential(
+        [
+            nn.Dense(5, 7, "tanh"),
+            nn.Dense(7, 6, use_bias=False),
+            nn.Activation("softplus"),
+            nn.Dense(6, 6, fp.activations.LeakyReLU(0.2), init="glorot_normal"),
+            nn.Dense(6, 4, "relu"),
+            nn.Dense(4, 3, "identity"),
+        ],
+        rng=rng,
+        dtype=dtype,
+    )
+
+
+def samples(n: int = 8, seed: int = 0) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, 5)), rng.integers(0, 3, n)
+
+
+class Scale(nn.Layer):
+    """The example of fuseprop.nn.layers: a layer of one's own in plain NumPy."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def initialize(
+        self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]
+    ) -> dict[str, Any]:
+        assert input_shape is not None
+        return {"factor": rng.uniform(0.5, 1.5, input_shape).astype(dtype)}
+
+    def forward(self, x: Any, training: bool) -> Any:
+        if training:
+            self.x = x
+        return x * self.parameters["factor"]
+
+    def backward(self, dy: Any, accumulate: bool = False, need_dx: bool = True) -> Any:
+        dfactor = (dy * self.x).sum(axis=0)
+        if accumulate:
+            self.gradients["factor"][...] += dfactor
+        else:
+            self.gradients["factor"][...] = dfactor
+        return dy * self.parameters["factor"]
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+# --- structure ----------------------------------------------------------------------------------------------
+
+
+@each_dtype
+def test_flat_buffers(dtype: Any) -> None:
+    model = small(dtype)
+    parameters, gradients = model.parameters(), model.gradients()
+    weights_and_biases = [f"{i}.{name}" for i in (0, 1, 3, 4, 5) for name in ("weight", "bias")]
+    weights_and_biases.remove("1.bias")
+    assert list(parameters) == weights_and_biases
+    assert list(gradients) == list(parameters)
+    for views, flat in ((parameters, model.flat_parameters), (gradients, model.flat_gradients)):
+        assert flat.dtype == dtype
+        assert flat.flags.c_contiguous
+        assert flat.ctypes.data % 64 == 0
+        assert flat.shape == (sum(view.size for view in views.values()),)
+        flat[:] = np.arange(flat.size)
+        assert_same_bits(
+            np.concatenate([view.ravel() for view in views.values()]), np.arange(flat.size, dtype=dtype)
+        )
+    assert model.flat_parameters is model.flat_parameters
+    model.parameters().clear()
+    assert model.parameters()
+
+
+def test_initial_values() -> None:
+    assert_same_bits(small(rng=3).flat_parameters, small(rng=np.random.default_rng(3)).flat_parameters)
+    assert not np.array_equal(small(rng=3).flat_parameters, small(rng=4).flat_parameters)
+    assert not np.array_equal(small(rng=None).flat_parameters, small(rng=None).flat_parameters)
+    model = small()
+    assert not model.parameters()["0.bias"].any()
+    assert not model.flat_gradients.any()
+    rng = np.random.default_rng(3)
+    one = nn.Sequential([nn.Dense(4, 5, "relu")], rng=3).parameters()["0.weight"]
+    assert_same_bits(one, fp.init.he_normal((4, 5), rng=rng))
+    one = nn.Sequential([nn.Dense(4, 5, "tanh")], rng=3).parameters()["0.weight"]
+    assert_same_bits(one, fp.init.glorot_uniform((4, 5), rng=3))
+    own = nn.Dense(4, 5, init=lambda shape, rng, dtype: np.full(shape, 2.0, dtype))
+    assert (nn.Sequential([own]).parameters()["0.weight"] == 2).all()
+
+
+def test_forward_is_the_formula() -> None:
+    model = small()
+    p = model.parameters()
+    x = samples()[0]
+    h = np.tanh(x @ p["0.weight"] + p["0.bias"])
+    h = np.log1p(np.exp(h @ p["1.weight"])) @ p["3.weight"] + p["3.bias"]
+    h = np.maximum(np.where(h > 0, h, 0.2 * h) @ p["4.weight"] + p["4.bias"], 0)
+    expected = h @ p["5.weight"] + p["5.bias"]
+    np.testing.assert_allclose(model(x), expected, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(model(x, training=True), expected, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(model.predict(x, batch_size=3), expected, rtol=1e-13, atol=1e-14)
+    assert model(x[:0]).shape == (0, 3)
+
+
+def test_repr() -> None:
+    text = repr(
+        nn.Sequential([nn.Dense(2, 3, fp.activations.LeakyReLU(0.2), use_bias=False), nn.Activation("tanh")])
+    )
+    assert text == (
+        "Sequential([\n    Dense(2, 3, activation=LeakyReLU(negative_slope=0.2), use_bias=False),\n"
+        "    Activation(Tanh()),\n], dtype=float32)  # 6 parameters"
+    )
+
+
+# --- gradients ----------------------------------------------------------------------------------------------
+
+
+def numeric_gradient(function: Any, array: Array, h: float = 1e-3) -> Array:
+    """Central differences of fourth order."""
+    result = np.empty_like(array)
+    for i in np.ndindex(array.shape):
+        keep, values = array[i], []
+        for step in (-2, -1, 1, 2):
+            array[i] = keep + step * h
+            values.append(function())
+        array[i] = keep
+        result[i] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
+    return result
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "half_squared_error"])
+def test_gradients_by_finite_differences(loss: str) -> None:
+    layers = [
+        nn.Dense(5, 7, "tanh"),
+        nn.Dense(7, 6, use_bias=False),
+        Scale(),
+        nn.Activation("softplus"),
+        nn.Dense(6, 4, "sigmoid"),
+        nn.Dense(4, 3),
+    ]
+    model = nn.Sequential(layers, rng=0, dtype=np.float64)
+    x, labels = samples()
+    target: Array = (
+        labels if loss == "softmax_cross_entropy" else np.random.default_rng(1).standard_normal((8, 3))
+    )
+    function = fp.losses.get(loss)
+    dx = model.backward(function.gradient(model(x, training=True), target))
+    for name, parameter in model.parameters().items():
+        numeric = numeric_gradient(lambda: function(model(x), target), parameter)
+        np.testing.assert_allclose(model.gradients()[name], numeric, rtol=1e-7, atol=1e-9, err_msg=name)
+    np.testing.assert_allclose(
+        dx, numeric_gradient(lambda: function(model(x), target), x), rtol=1e-7, atol=1e-9
+    )
+
+
+def test_gradients_of_piecewise_activations() -> None:
+    # relu and leaky_relu take their derivative from the output.
+    model = small()
+    x, labels = samples(20)
+    loss = fp.losses.SoftmaxCrossEntropy()
+    model.backward(loss.gradient(model(x, training=True), labels))
+    found = model.flat_gradients.copy()
+    numeric = numeric_gradient(lambda: loss(model(x), labels), model.flat_parameters, h=1e-5)
+    np.testing.assert_allclose(found, numeric, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("slope", [-0.5, 0.0, 2.5])
+def test_leaky_relu_of_any_slope(slope: float) -> None:
+    x = np.array([[-2.0, -1.0, 0.0, 1.0, np.nan]])
+    activation = fp.activations.LeakyReLU(slope)
+    dense = nn.Dense(5, 5, activation, use_bias=False, init=lambda shape, rng, dtype: np.eye(5, dtype=dtype))
+    model = nn.Sequential([dense, nn.Dense(5, 1)], dtype=np.float64)
+    x[0, 4] = 3.0
+    model(x, training=True)
+    model.layers[1].parameters["weight"][...] = 1.0
+    np.testing.assert_array_equal(model.backward(np.ones((1, 1))), activation.derivative(x))
+
+
+def test_accumulate() -> None:
+    model = small()
+    (x1, y1), (x2, y2) = samples(6, 1), samples(9, 2)
+    loss = fp.losses.SoftmaxCrossEntropy()
+
+    def gradient(x: Array, y: Array, accumulate: bool = False) -> Array:
+        model.backward(loss.gradient(model(x, training=True), y), accumulate=accumulate)
+        return model.flat_gradients.copy()
+
+    first, second = gradient(x1, y1), gradient(x2, y2)
+    gradient(x1, y1)
+    np.testing.assert_allclose(gradient(x2, y2, accumulate=True), first + second, rtol=1e-13, atol=1e-15)
+
+
+def test_backward_twice_and_what_stays_untouched() -> None:
+    model = small()
+    x, _ = samples()
+    y = model(x, training=True)
+    dy = np.random.default_rng(1).standard_normal(y.shape)
+    kept_x, kept_dy, kept_y = x.copy(), dy.copy(), y.copy()
+    dx = model.backward(dy)
+    grads, kept_dx = model.flat_gradients.copy(), dx.copy()
+    model(samples(3, 5)[0])  # evaluation in between does not disturb
+    assert_same_bits(model.backward(dy), dx)
+    assert_same_bits(model.flat_gradients, grads)
+    model(samples(8, 6)[0], training=True)
+    for array, kept in ((x, kept_x), (dy, kept_dy), (y, kept_y), (dx, kept_dx)):
+        assert_same_bits(array, kept)
+
+
+def test_backward_needs_a_training_call() -> None:
+    model = small()
+    x, labels = samples()
+    with pytest.raises(RuntimeError, match="training=True"):
+        model.backward(np.ones((8, 3)))
+    model(x)
+    with pytest.raises(RuntimeError, match="training=True"):
+        model.backward(np.ones((8, 3)))
+    model(x, training=True)
+    model.backward(np.ones((8, 3)))
+    model.train_step(x, labels, fp.losses.SoftmaxCrossEntropy(), fp.optim.SGD(model))
+    with pytest.raises(RuntimeError, match="training=True"):
+        model.backward(np.ones((8, 3)))
+
+
+# --- a step -------------------------------------------------------------------------------------------------
+
+
+@each_dtype
+def test_train_step_is_its_parts(dtype: Any) -> None:
+    a, b = small(dtype), small(dtype)
+    loss = fp.losses.SoftmaxCrossEntropy()
+    step_optimizer, optimizer = fp.optim.Adam(a, max_norm=1.0), fp.optim.Adam(b, max_norm=1.0)
+    for n in (8, 8, 5, 16, 8):
+        x, y = samples(n, n)
+        x = x.astype(dtype)
+        weight = np.random.default_rng(n).uniform(0, 2, n)
+        found = a.train_step(x, y, loss, step_optimizer, weight)
+        value, dy = loss.value_and_grad(b(x, training=True), y, weight)
+        b.backward(dy)
+        optimizer.step()
+        assert type(found) is float
+        assert found == value
+        assert_same_bits(a.flat_parameters, b.flat_parameters)
+
+
+def test_losses_by_name_and_of_ones_own() -> None:
+    x, _ = samples()
+    target = np.random.default_rng(1).standard_normal((8, 3))
+
+    def own(pred: Array, target: Array, weight: Array | None = None) -> tuple[float, Array]:
+        w = np.ones(len(pred)) if weight is None else weight
+        r = (pred - target) * w[:, np.newaxis]
+        return float((r * (pred - target)).sum() / 2 / (3 * w.sum())), (r / (3 * w.sum())).astype(np.float32)
+
+    weight = np.arange(8.0)
+    models = []
+    for loss in ("half_squared_error", fp.losses.HalfSquaredError(), own):
+        model = small()
+        optimizer = fp.optim.SGD(model, lr=0.1)
+        values = [model.train_step(x, target, loss, optimizer) for _ in range(3)]
+        values.append(model.train_step(x, target, loss, optimizer, weight))
+        models.append((values, model.flat_parameters))
+    assert_same_bits(models[1][1], models[0][1])
+    np.testing.assert_allclose(models[2][0], models[0][0], rtol=1e-6)
+    np.testing.assert_allclose(models[2][1], models[0][1], rtol=1e-5, atol=1e-7)
+
+
+def test_one_output_takes_flat_targets() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((10, 4)), rng.integers(0, 2, 10)
+    results = []
+    for target in (y, y[:, np.newaxis], y.astype(bool), y.astype(np.float32)):
+        model = nn.Sequential([nn.Dense(4, 3, "tanh"), nn.Dense(3, 1)], rng=0)
+        optimizer = fp.optim.Adam(model)
+        loss = fp.losses.BinaryCrossEntropyWithLogits()
+        values = [model.train_step(x, target, loss, optimizer)]
+        values += model.fit(x, target, loss=loss, epochs=2, batch_size=4, progress=False)["loss"]
+        results.append(values)
+    assert results[1:] == results[:1] * 3
+
+
+def test_inputs_are_cast() -> None:
+    model = small(np.float32)
+    x, _ = samples()
+    expected = model(x.astype(np.float32))
+    assert expected.dtype == np.float32
+    assert_same_bits(model(x), expected)
+    assert_same_bits(model(x.tolist()), expected)
+    assert_same_bits(model(np.asfortranarray(x)), expected)
+    assert model(np.ones((2, 5), np.int8)).dtype == np.float32
+
+
+def test_a_steady_step_allocates_nothing() -> None:
+    model = nn.Sequential([nn.Dense(64, 128, "relu"), nn.Dense(128, 128, "tanh"), nn.Dense(128, 10)], rng=0)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((64, 64)).astype(np.float32), rng.integers(0, 10, 64)
+    loss, optimizer = fp.losses.SoftmaxCrossEntropy(), fp.optim.Adam(model)
+    for _ in range(3):
+        model.train_step(x, y, loss, optimizer)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        for _ in range(5):
+            model.train_step(x, y, loss, optimizer)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert peak < 4096  # a few Python objects; the smallest array, the output, has 2560 bytes
+
+
+def test_evaluation_in_several_threads() -> None:
+    model = small()
+    data = [samples(50, i)[0] for i in range(8)]
+    expected = [model(x) for x in data]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        wrong.extend(i for _ in range(50) if not np.array_equal(model(data[i]), expected[i]))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+def used() -> nn.Dense:
+    layer = nn.Dense(2, 2)
+    nn.Sequential([layer])
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: nn.Sequential([]), ValueError, "layers is empty"),
+        (lambda: nn.Sequential([nn.Dense(2, 3), "relu"]), TypeError, "layers[1] must be a Layer, found str"),
+        (lambda: nn.Sequential([nn.Dense(2, 3), nn.Dense(4, 2)]), ValueError, "layers[1], Dense(4, 2), gets"),
+        (lambda: nn.Sequential([nn.Dense(2, 3), nn.Dense(4, 2)]), ValueError, "shape (3,); expected (4,)"),
+        (lambda: nn.Sequential([used()]), ValueError, "is part of a model already"),
+        (lambda: nn.Sequential([nn.Dense(2, 2)] * 2), ValueError, "is part of a model already"),
+        (lambda: nn.Sequential([nn.Dense(2, 2)], dtype=np.float16), TypeError, "dtype is float16"),
+        (lambda: nn.Dense(0, 3), ValueError, "in_features is 0; expected an integer >= 1"),
+        (lambda: nn.Dense(3, 2.5), TypeError, "out_features must be an integer, found float"),
+        (lambda: nn.Dense(3, 2, "rleu"), ValueError, "unknown activation 'rleu'"),
+        (lambda: nn.Dense(3, 2, 5), TypeError, "activation must be an Activation or a name, found int"),
+        (lambda: nn.Dense(3, 2, init="best"), ValueError, "unknown initialiser 'best'"),
+    ],
+)
+def test_construction_errors(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        make()
+
+
+X, LABELS = samples()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": X[:, :4]}, ValueError, "x has samples of shape (4,); expected (5,)"),
+        ({"x": X[0]}, ValueError, "x has samples of shape (); expected (5,)"),
+        ({"x": 3.0}, ValueError, "x has shape (); expected samples along the first axis"),
+        ({"x": X + 1j}, TypeError, "x has dtype complex128"),
+        ({"x": X.astype(str)}, TypeError, "x has dtype <U"),
+        ({"target": LABELS[:-1]}, ValueError, "target"),
+        ({"target": LABELS + 1}, ValueError, "3"),
+        ({"loss": "softmax"}, ValueError, "unknown loss 'softmax'"),
+        ({"loss": 3}, TypeError, "loss must be a loss, its name, or a function"),
+        (
+            {"loss": lambda pred, target: (0.0, np.ones(3))},
+            ValueError,
+            "a gradient of shape (3,); expected pred's",
+        ),
+        ({"optimizer": "adam"}, TypeError, "optimizer must be an Optimizer, found str"),
+        (
+            {"optimizer": fp.optim.SGD(np.ones(3))},
+            ValueError,
+            "optimizer updates other arrays than this model's",
+        ),
+        (
+            {"optimizer": fp.optim.SGD(small())},
+            ValueError,
+            "optimizer updates other arrays than this model's",
+        ),
+    ],
+)
+def test_a_failed_step_changes_nothing(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    model = small()
+    optimizer = fp.optim.Adam(model)
+    arguments: dict[str, Any] = {
+        "x": X, "target": LABELS, "loss": fp.losses.SoftmaxCrossEntropy(), "optimizer": optimizer,
+    }  # fmt: skip
+    model.train_step(**arguments)
+    parameters, state = model.flat_parameters.copy(), optimizer.state_dict()
+    with pytest.raises(error, match=re.escape(message)):
+        model.train_step(**(arguments | change))
+    assert_same_bits(model.flat_parameters, parameters)
+    np.testing.assert_equal(optimizer.state_dict(), state)
+    assert model.train_step(**arguments) > 0
+
+
+def test_backward_errors() -> None:
+    model = small()
+    model(X, training=True)
+    with pytest.raises(
+        ValueError, match=re.escape("dy has shape (8, 2); expected that of the output, (8, 3)")
+    ):
+        model.backward(np.ones((8, 2)))
+    with pytest.raises(TypeError, match="dy has dtype complex128"):
+        model.backward(np.ones((8, 3), complex))
+
+
+# --- state, copies, files -----------------------------------------------------------------------------------
+
+
+def test_state_dict() -> None:
+    a, b = small(rng=1), small(rng=2)
+    state = a.state_dict()
+    a.flat_parameters[:] += 1
+    b.load_state_dict(state)
+    np.testing.assert_allclose(b.flat_parameters + 1, a.flat_parameters)
+    before = b.flat_parameters.copy()
+    for change, error, message in (
+        ({"0.weight": np.ones((7, 5))}, ValueError, "state['0.weight'] has shape (7, 5); expected (5, 7)"),
+        (
+            {"5.bias": np.ones(3, np.float32)},
+            TypeError,
+            "state['5.bias'] has dtype float32; expected float64",
+        ),
+        ({"6.bias": np.ones(3)}, ValueError, "missing are [], unknown are ['6.bias']"),
+    ):
+        with pytest.raises(error, match=re.escape(message)):
+            b.load_state_dict(a.state_dict() | change)
+        assert_same_bits(b.flat_parameters, before)
+    with pytest.raises(ValueError, match=re.escape("missing are ['0.weight'")):
+        b.load_state_dict({})
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_stand_alone(duplicate: Any) -> None:
+    model = small()
+    model.fit(X, LABELS, loss="softmax_cross_entropy", epochs=1, batch_size=4, progress=False)
+    other = duplicate(model)
+    assert_same_bits(other.flat_parameters, model.flat_parameters)
+    histories = [
+        m.fit(X, LABELS, loss="softmax_cross_entropy", epochs=3, batch_size=3, progress=False)
+        for m in (model, other)
+    ]
+    assert histories[0] == histories[1]  # the generator is copied, too
+    assert_same_bits(other.flat_parameters, model.flat_parameters)
+    assert not np.shares_memory(other.flat_parameters, model.flat_parameters)
+
+
+@each_dtype
+def test_save_and_load(dtype: Any, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    model = small(dtype)
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    loaded = nn.load(str(path))
+    assert repr(loaded) == repr(model)
+    assert_same_bits(loaded.flat_parameters, model.flat_parameters)
+    assert_same_bits(loaded(X), model(X))
+    loaded.fit(X, LABELS, loss="softmax_cross_entropy", epochs=1, progress=False)
+
+
+def test_save_and_load_layers_of_ones_own(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    model = nn.Sequential([nn.Dense(5, 3), Scale()], rng=0)
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    with pytest.raises(ValueError, match=re.escape("layers[1] is a Scale, which is not known")):
+        nn.load(path)
+    assert_same_bits(nn.load(path, layers=[Scale])(X), model(X))
+
+
+def test_load_refuses_other_files(tmp_path: Path) -> None:
+    numpy_files = pytest.importorskip("safetensors.numpy")
+    with pytest.raises(FileNotFoundError):
+        nn.load(tmp_path / "nothing")
+    (tmp_path / "text").write_text("no tensors in here")
+    with pytest.raises(ValueError, match="text is not a safetensors file"):
+        nn.load(tmp_path / "text")
+    numpy_files.save_file({"a": np.ones(3)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="other has the format None; expected 'fuseprop 1'"):
+        nn.load(tmp_path / "other")
+
+
+def test_without_the_extras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in ("safetensors", "safetensors.numpy", "tqdm"):
+        monkeypatch.setitem(sys.modules, module, None)
+    model = small()
+    for call in (lambda: model.save(tmp_path / "x"), lambda: nn.load(tmp_path / "x")):
+        with pytest.raises(ImportError, match=re.escape('pip install "fuseprop[save]"')):
+            call()
+    assert model.fit(X, LABELS, loss="softmax_cross_entropy", epochs=1)["loss"]  # silently without a bar
+
+
+# --- fit ----------------------------------------------------------------------------------------------------
+
+
+def fitted(model: nn.Sequential, x: Any = X, y: Any = LABELS, **options: Any) -> dict[str, list[float]]:
+    options = {"loss": "softmax_cross_entropy", "epochs": 3, "batch_size": 3, "progress": False} | options
+    return model.fit(x, y, **options)
+
+
+def test_fit_is_its_steps() -> None:
+    # Eight samples in batches of three: the last has two.
+    a, b = small(), small()
+    optimizer = fp.optim.SGD(a, lr=0.1, momentum=0.5)
+    history = fitted(a, optimizer=optimizer, epochs=2, rng=5)
+    rng, optimizer = np.random.default_rng(5), fp.optim.SGD(b, lr=0.1, momentum=0.5)
+    expected = []
+    for _ in range(2):
+        order, total = rng.permutation(8), 0.0
+        for rows in (order[:3], order[3:6], order[6:]):
+            total += len(rows) * b.train_step(
+                X[rows], LABELS[rows], fp.losses.SoftmaxCrossEntropy(), optimizer
+            )
+        expected.append(total / 8)
+    assert_same_bits(a.flat_parameters, b.flat_parameters)
+    assert history == {"loss": pytest.approx(expected, rel=1e-14)}
+
+
+def test_fit_is_reproducible() -> None:
+    a, b, c, d = small(), small(), small(), small()
+    assert fitted(a) == fitted(b)
+    assert_same_bits(a.flat_parameters, b.flat_parameters)
+    fitted(c, rng=9)
+    assert not np.array_equal(a.flat_parameters, c.flat_parameters)
+    fitted(d, shuffle=False)
+    assert not np.array_equal(a.flat_parameters, d.flat_parameters)
+
+
+def test_fit_learns() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 5))
+    y = (x[:, 0] * x[:, 1] > 0).astype(int)
+    model = nn.Sequential([nn.Dense(5, 32, "relu"), nn.Dense(32, 2)], rng=0)
+    optimizer = fp.optim.Adam(model, lr=0.01)
+    history = fitted(model, x, y, optimizer=optimizer, epochs=60, batch_size=32, metrics=["accuracy"])
+    assert history["loss"][-1] < 0.1 * history["loss"][0]
+    assert history["accuracy"][-1] > 0.97
+    assert nn.accuracy(model.predict(x), y) > 0.97
+
+
+def every_second(x: Array) -> Array:
+    return np.repeat(x, 2, axis=0)[::2]
+
+
+@pytest.mark.parametrize("convert", [np.float32, np.asfortranarray, every_second, np.ndarray.tolist])
+def test_fit_takes_arrays_of_all_kinds(convert: Any) -> None:
+    a, b = small(np.float32), small(np.float32)
+    assert fitted(a, convert(X)) == fitted(b, X)
+    assert_same_bits(a.flat_parameters, b.flat_parameters)
+
+
+def test_fit_takes_memory_mapped_arrays(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X.astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    a, b = small(np.float32), small(np.float32)
+    assert fitted(a, mapped) == fitted(b, X)
+
+
+def test_fit_does_not_copy_the_data() -> None:
+    x, y = np.zeros((200_000, 5), np.float32), np.zeros(200_000, np.int64)
+    model = nn.Sequential([nn.Dense(5, 3)], rng=0)
+    tracemalloc.start()
+    try:
+        for data in (x, x.astype(np.float64), np.asfortranarray(x)):
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            fitted(model, data, y, epochs=1, batch_size=10_000)
+            peak = tracemalloc.get_traced_memory()[1] - before
+            order = 8 * len(x)  # the permutation
+            assert peak - order < 0.5 * x.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_fit_validates() -> None:
+    model = small()
+    xv, yv = samples(20, 3)
+    weight = np.arange(20.0)
+    history = fitted(model, validation_data=(xv, yv, weight), metrics=["accuracy", len_of_target])
+    assert list(history) == [
+        "loss", "accuracy", "len_of_target", "val_loss", "val_accuracy", "val_len_of_target",
+    ]  # fmt: skip
+    assert all(len(values) == 3 for values in history.values())
+    assert history["val_loss"][-1] == fp.losses.SoftmaxCrossEntropy()(model(xv), yv, weight)
+    assert history["val_accuracy"][-1] == (model(xv).argmax(axis=1) == yv).mean()
+    assert history["val_len_of_target"] == [20.0] * 3
+    assert history["len_of_target"] == pytest.approx([(9 + 9 + 4) / 8] * 3)
+
+
+def len_of_target(pred: Array, target: Array) -> float:
+    assert len(pred) == len(target)
+    return float(len(target))
+
+
+def test_validation_of_a_loss_of_ones_own_and_one_output() -> None:
+    def own(pred: Array, target: Array) -> tuple[float, Array]:
+        return float(((pred - target) ** 2).mean()), 2 * (pred - target) / pred.size
+
+    y = X.sum(axis=1)
+    model = nn.Sequential([nn.Dense(5, 1)], rng=0)
+    history = fitted(model, X, y, loss=own, validation_data=(X, y))
+    assert history["val_loss"][-1] == pytest.approx(float(((model(X)[:, 0] - y) ** 2).mean()), rel=1e-5)
+
+
+def test_accuracy() -> None:
+    scores = np.array([[1.0, 2.0], [3.0, 0.0]])
+    assert nn.accuracy(scores, np.array([1, 1])) == 0.5
+    assert nn.accuracy(scores, np.array([[0.2, 0.8], [0.9, 0.1]])) == 1.0
+    assert nn.accuracy(scores[:, :1] - 2, np.array([0, 1])) == 1.0
+    assert nn.accuracy(scores[:, :1] - 2, np.array([[-1.0], [-1.0]])) == 0.5
+    with pytest.raises(ValueError, match="accuracy needs"):
+        nn.accuracy(scores, np.zeros(3))
+
+
+def test_sample_weights() -> None:
+    a, b = small(), small()
+    weight = np.array([0, 1, 2, 0, 1, 1, 0, 3])
+    repeated = np.repeat(np.arange(8), weight)
+    optimizer = {m: fp.optim.SGD(m, lr=0.1) for m in (a, b)}
+    ha = fitted(a, sample_weight=weight, optimizer=optimizer[a], batch_size=8)
+    hb = fitted(b, X[repeated], LABELS[repeated], optimizer=optimizer[b], batch_size=8)
+    np.testing.assert_allclose(ha["loss"], hb["loss"], rtol=1e-12)
+    np.testing.assert_allclose(a.flat_parameters, b.flat_parameters, rtol=1e-10, atol=1e-12)
+
+
+def test_callbacks() -> None:
+    calls: list[tuple[str, int, list[str]]] = []
+    model = small()
+
+    def first(epoch: int, logs: Mapping[str, float], m: nn.Sequential) -> None:
+        assert m is model
+        calls.append(("first", epoch, list(logs)))
+
+    def second(epoch: int, logs: Mapping[str, float], m: nn.Sequential) -> bool:
+        calls.append(("second", epoch, list(logs)))
+        return epoch == 1
+
+    history = fitted(model, epochs=5, callbacks=[second, first], validation_data=(X, LABELS))
+    assert [call[:2] for call in calls] == [("second", 0), ("first", 0), ("second", 1), ("first", 1)]
+    assert calls[0][2] == ["loss", "val_loss"]
+    assert len(history["loss"]) == 2
+
+
+def test_interrupt_leaves_a_usable_model() -> None:
+    model = small()
+    seen = []
+
+    def interrupt(epoch: int, logs: Mapping[str, float], m: nn.Sequential) -> None:
+        seen.append(m.flat_parameters.copy())
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(model, epochs=5, callbacks=[interrupt])
+    assert_same_bits(model.flat_parameters, seen[1])
+    assert model.predict(X).shape == (8, 3)
+    fitted(model)
+
+
+def test_ctrl_c_in_the_midst_of_training() -> None:
+    script = """
+import signal, threading, os, numpy as np
+import fuseprop as fp
+from fuseprop import nn
+model = nn.Sequential([nn.Dense(64, 128, "relu"), nn.Dense(128, 10)], rng=0)
+optimizer = fp.optim.Adam(model)
+x, y = np.random.default_rng(0).standard_normal((6400, 64)), np.zeros(6400, int)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    model.fit(x, y, loss="softmax_cross_entropy", optimizer=optimizer, epochs=10**6, progress=False)
+except KeyboardInterrupt:
+    steps = optimizer.steps
+    assert steps > 0
+    assert np.isfinite(model.predict(x)).all()
+    model.fit(x, y, loss="softmax_cross_entropy", optimizer=optimizer, epochs=1, progress=False)
+    assert optimizer.steps == steps + 200
+    print("usable")
+"""
+    assert check_output(script) == "usable"
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    fitted(small(), progress=True, epochs=2, validation_data=(X, LABELS))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "6/6" in err
+    assert "val_loss=" in err
+    fitted(small(), progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": X[:, :4]}, ValueError, "x has samples of shape (4,); expected (5,)"),
+        ({"x": X[:0], "y": LABELS[:0]}, ValueError, "x has shape (0, 5); expected at least one sample"),
+        ({"x": X + 1j}, TypeError, "x has dtype complex128"),
+        ({"y": LABELS[:5]}, ValueError, "y has shape (5,); expected 8 samples, as x has"),
+        ({"y": LABELS.astype(str)}, TypeError, "target"),
+        ({"epochs": 0}, ValueError, "epochs is 0; expected an integer >= 1"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an integer, found float"),
+        ({"sample_weight": np.ones(7)}, ValueError, "sample_weight has shape (7,); expected 8 samples"),
+        ({"sample_weight": np.ones((8, 3))}, ValueError, "sample_weight has shape (8, 3) and dtype float64"),
+        ({"validation_data": X}, TypeError, "validation_data must be (x, y) or (x, y, sample_weight)"),
+        ({"validation_data": (X, LABELS[:5])}, ValueError, "y of validation_data has shape (5,); expected 8"),
+        ({"validation_data": (X[:, :3], LABELS)}, ValueError, "x has samples of shape (3,)"),
+        ({"metrics": ["accurcy"]}, ValueError, "unknown metric 'accurcy'; known: accuracy"),
+        ({"metrics": [3]}, TypeError, "metrics[0] must be a name or a function"),
+        ({"optimizer": "adm"}, ValueError, "unknown optimizer 'adm'"),
+        ({"loss": "softmx_cross_entropy"}, ValueError, "did you mean 'softmax_cross_entropy'?"),
+    ],
+)
+def test_fit_errors(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    model = small()
+    before = model.flat_parameters.copy()
+    with pytest.raises(error, match=re.escape(message)):
+        fitted(model, **({"x": X, "y": LABELS} | change))
+    assert_same_bits(model.flat_parameters, before)
+
+
+@each_dtype
+def test_threads_give_the_same_bits(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((600, 200)), rng.integers(0, 10, 600)
+    results = []
+    for threads in (1, 2, 3):
+        with fp.num_threads(threads):
+            model = nn.Sequential(
+                [nn.Dense(200, 300, "relu"), nn.Dense(300, 100, "tanh"), nn.Dense(100, 10)],
+                rng=0,
+                dtype=dtype,
+            )
+            optimizer = fp.optim.Adam(model, max_norm=1.0)
+            history = fitted(
+                model, x, y, optimizer=optimizer, batch_size=256, epochs=2, validation_data=(x, y)
+            )
+            results.append((model.flat_parameters, np.array([*history["loss"], *history["val_loss"]])))
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])

@@ -1,0 +1,176 @@
+"""The registry: tables, Specs and references match one to one; objects are immutable values."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ACTIVATIONS, CLASS_LOSSES, LOSSES, cases
+
+import fuseprop as fp
+from fuseprop import _core, _registry, reference
+from fuseprop._registry import Spec
+
+ALL = [*ACTIVATIONS, *LOSSES, *CLASS_LOSSES]
+each_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+MODULES = {"activation": fp.activations, "loss": fp.losses}
+
+
+def snake_case(name: str) -> str:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return words.lower()
+
+
+def test_core_has_the_registered_activations() -> None:
+    assert sorted(_core.activation_names()) == sorted(spec.name for spec in ACTIVATIONS)
+
+
+def test_core_has_the_registered_losses() -> None:
+    """Losses over classes are types of the core of their own; all others are rows of its table."""
+    assert sorted(_core.loss_names()) == sorted(spec.name for spec in LOSSES)
+    for spec in CLASS_LOSSES:
+        assert hasattr(_core, spec.cls.__name__)
+
+
+def test_references_are_those_of_the_registry() -> None:
+    # log_softmax is an operation, not a formula of the registry.
+    public = {n for n, f in vars(reference).items() if inspect.isfunction(f) and not n.startswith("_")}
+    assert public - {"log_softmax"} == {spec.name for spec in ALL}
+
+
+@each_spec
+def test_spec_fits_class_and_reference(spec: Spec) -> None:
+    assert spec.cls.spec is spec
+    assert spec.name == snake_case(spec.cls.__name__).replace("re_lu", "relu")
+    constructor = inspect.signature(spec.cls).parameters
+    assert {name: p.default for name, p in constructor.items()} == dict(spec.parameters)
+    arrays = ["x"] if spec.kind == "activation" else ["pred", "target"]
+    assert list(inspect.signature(spec.reference).parameters) == [*arrays, *spec.parameters]
+    for example in spec.examples:
+        assert example.keys() <= spec.parameters.keys()
+        assert example != spec.parameters
+    assert spec.examples or not spec.parameters, "parameters without examples are not tested"
+
+
+@pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
+def test_activation_spec_has_its_properties(spec: Spec) -> None:
+    assert set(spec.properties) == {"range", "monotone", "saturating", "zero_centred", "near_identity"}
+    low, high = spec.properties["range"]
+    assert low < high
+    assert all(0 <= budget <= 4 for budget in spec.ulp), "beyond what DESIGN 5 allows"
+
+
+@each_spec
+def test_docstring_states_the_error_budget_and_every_parameter(spec: Spec) -> None:
+    text = inspect.getdoc(spec.cls) or ""
+    for name in spec.parameters:
+        assert re.search(rf"^{name}$", text, re.MULTILINE), f"{name} is not described"
+    if spec.kind == "activation":
+        assert "ULP" in text or "Exact" in text
+
+
+@each_spec
+def test_class_is_public_and_get_finds_it(spec: Spec) -> None:
+    module = MODULES[spec.kind]
+    assert getattr(module, spec.cls.__name__) is spec.cls
+    assert spec.cls.__name__ in module.__all__
+    assert spec.name in module.names()
+    expected = spec.cls(**spec.parameters)
+    for name in (spec.name, *spec.aliases, spec.name.upper(), spec.name.replace("_", "-")):
+        assert module.get(name) == expected
+    for example in spec.examples:
+        assert module.get(spec.name, **example) == spec.cls(**example)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_get_refuses(kind: str) -> None:
+    get = MODULES[kind].get
+    for name in MODULES[kind].names():
+        wrong = name[:-1] + "x"
+        with pytest.raises(ValueError, match=f"unknown {kind} '{wrong}'; did you mean .*'{name}'"):
+            get(wrong)
+    with pytest.raises(ValueError, match="known are " + ", ".join(MODULES[kind].names())):
+        get("qqqqqqqqqq")
+    with pytest.raises(TypeError, match="name must be a string, found int"):
+        get(3)
+    with pytest.raises(TypeError, match="wrong_parameter"):
+        get(MODULES[kind].names()[0], wrong_parameter=1.0)
+
+
+def test_a_name_cannot_be_registered_twice() -> None:
+    with pytest.raises(ValueError, match="'logistic' is registered twice"):
+        _registry.register("activation", "tests_own", aliases=("logistic",))(type("TestsOwn", (), {}))
+    for table in (_registry._specs, _registry._names):
+        table["activation"].pop("tests_own", None)
+
+
+@pytest.mark.parametrize(("spec", "parameters"), cases(ALL))
+def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) -> None:
+    formula = spec.cls(**parameters)
+    same = spec.cls(**parameters)
+    assert formula == same
+    assert hash(formula) == hash(same)
+    assert formula is not same
+    for other in (pickle.loads(pickle.dumps(formula)), copy.copy(formula), copy.deepcopy(formula)):
+        assert other == formula
+        assert type(other) is spec.cls
+    assert eval(repr(formula), {spec.cls.__name__: spec.cls}) == formula
+    for name, value in parameters.items():
+        assert getattr(formula, name) == value
+        assert isinstance(getattr(formula, name), float)
+        with pytest.raises(AttributeError, match=f"immutable.*{name}"):
+            setattr(formula, name, 2.0)
+        assert getattr(formula, name) == value
+    with pytest.raises(AttributeError):
+        formula.new_attribute = 1
+    with pytest.raises(AttributeError, match=f"{spec.cls.__name__} has no attribute 'nonsense'"):
+        _ = formula.nonsense
+    for example in spec.examples:
+        assert (spec.cls(**example) == formula) == (dict(example) == dict(parameters))
+    assert all(formula != o.cls(**o.parameters) for o in ALL if o is not spec)
+    assert formula != spec.name
+
+
+@each_spec
+def test_a_pickled_copy_computes_the_same(spec: Spec) -> None:
+    formula = spec.cls(**(spec.examples[-1] if spec.examples else {}))
+    again = pickle.loads(pickle.dumps(formula))
+    x = np.linspace(-3, 3, 12).reshape(4, 3)
+    arguments: tuple[Any, ...] = (x,)
+    if spec.kind == "loss":
+        arguments = (x, np.array([0, 1, 2, 1]) if spec.target_domain == "classes" else np.full((4, 3), 0.25))
+    assert np.array_equal(formula(*arguments), again(*arguments))
+
+
+PUBLIC_MODULES = ["fuseprop", "fuseprop.activations", "fuseprop.losses", "fuseprop.ops", "fuseprop.reference"]
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_everything_public_is_documented_and_exported(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__
+    own = {
+        n
+        for n, value in vars(module).items()
+        if not n.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__.startswith("fuseprop")
+        and (value.__module__ == name or name == "fuseprop")
+    }
+    exported = set(getattr(module, "__all__", own))
+    assert own <= exported, f"not in __all__: {own - exported}"
+    for entry in exported:
+        value = getattr(module, entry) if hasattr(module, entry) else importlib.import_module(f"{name}.{entry}")
+        if not (inspect.isclass(value) or inspect.isfunction(value) or inspect.ismodule(value)):
+            continue
+        assert inspect.getdoc(value), entry
+        if inspect.isclass(value):
+            for method, function in vars(value).items():
+                if inspect.isfunction(function) and not method.startswith("_"):
+                    assert inspect.getdoc(function), f"{entry}.{method}"
