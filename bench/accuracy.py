@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import itertools
 import os
 import sys
 import time
@@ -112,7 +113,7 @@ def main() -> int:
             starts = [-(-edge // options.stride) * options.stride for edge in edges]
             jobs = [
                 pool.submit(sweep, name, start, min(stop, 1 << 32), options.stride, options.targets)
-                for start, stop in zip(starts, starts[1:], strict=False)
+                for start, stop in itertools.pairwise(starts)
             ]
             total: dict[tuple[str, str], tuple[Worst, Worst]] = {}
             for job in jobs:
@@ -122,7 +123,7 @@ def main() -> int:
                         a.update(b)
             for verb, budget in zip(("value", "derivative"), spec.ulp[:2], strict=True):
                 normal = [total[verb, target][0] for target in options.targets]
-                subnormal = max((total[verb, target][1].error for target in options.targets))
+                subnormal = max(total[verb, target][1].error for target in options.targets)
                 worst = max(normal, key=lambda w: w.error)
                 failed |= worst.error > budget or subnormal > max(budget, 1.0)
                 title = name if verb == "value" else f"{name}, derivative"

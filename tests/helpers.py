@@ -68,6 +68,11 @@ def rounded(parameters: Parameters, dtype: DTypeLike) -> dict[str, float]:
     return {name: float(np.dtype(dtype).type(value)) for name, value in parameters.items()}
 
 
+def widened(x: Array) -> Array:
+    """float64 in extended precision, where the machine has it, so that a reference is exact to dtype; or x."""
+    return x.astype(np.longdouble) if x.dtype == np.float64 else x
+
+
 def truth(spec: Spec, parameters: Parameters, *arrays: Array, dtype: DTypeLike | None = None) -> tuple[Array, ...]:
     """The reference in float64 (or wider, as the arrays are), for arrays and parameters of `dtype`."""
     dtype = arrays[0].dtype if dtype is None else dtype

@@ -703,7 +703,7 @@ from fuseprop import nn
 model = nn.Sequential([nn.Dense(64, 128, "relu"), nn.Dense(128, 10)], rng=0)
 optimizer = fp.optim.Adam(model)
 x, y = np.random.default_rng(0).standard_normal((6400, 64)), np.zeros(6400, int)
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     model.fit(x, y, loss="softmax_cross_entropy", optimizer=optimizer, epochs=10**6, progress=False)
 except KeyboardInterrupt:
@@ -742,11 +742,21 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
         ({"sample_weight": np.ones((8, 3))}, ValueError, "sample_weight has shape (8, 3) and dtype float64"),
         ({"validation_data": X}, TypeError, "validation_data must be (x, y) or (x, y, sample_weight)"),
         ({"validation_data": (X, LABELS[:5])}, ValueError, "y of validation_data has shape (5,); expected 8"),
-        ({"validation_data": (X[:, :3], LABELS)}, ValueError, "x has samples of shape (3,)"),
+        ({"validation_data": (X[:, :3], LABELS)}, ValueError, "x of validation_data has samples"),
         ({"metrics": ["accurcy"]}, ValueError, "unknown metric 'accurcy'; known: accuracy"),
         ({"metrics": [3]}, TypeError, "metrics[0] must be a name or a function"),
         ({"optimizer": "adm"}, ValueError, "unknown optimizer 'adm'"),
+        (
+            {"optimizer": fp.optim.SGD(small())},
+            ValueError,
+            "optimizer updates other arrays than this model's",
+        ),
         ({"loss": "softmx_cross_entropy"}, ValueError, "did you mean 'softmax_cross_entropy'?"),
+        (
+            {"loss": 3, "validation_data": (X, LABELS)},
+            TypeError,
+            "loss must be a loss, its name, or a function",
+        ),
     ],
 )
 def test_fit_errors(change: dict[str, Any], error: type[Exception], message: str) -> None:

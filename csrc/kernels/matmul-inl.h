@@ -166,6 +166,27 @@ void CopyRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to, s
   }
 }
 
+// Copies a (rows, cols) matrix to panels of `width` columns, one after the other; width is in whole vectors. Reads
+// row by row, as that is what processors fetch ahead of.
+template <class T>
+void CopyPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t width) {
+  const hn::ScalableTag<T> d;
+  const size_t lanes = hn::Lanes(d);
+  constexpr size_t kRowsAhead = 8;
+  for (size_t r = 0; r < rows; ++r, from += from_row, to += width) {
+    const T* ahead = from + HWY_MIN(kRowsAhead, rows - 1 - r) * from_row;
+    T* panel = to;
+    for (size_t begin = 0; begin < cols; begin += width, panel += rows * width) {
+      const size_t end = HWY_MIN(cols, begin + width);
+      for (size_t c = begin; c < end; c += lanes) {
+        __builtin_prefetch(ahead + c);
+        hn::Store(end - c < lanes ? LoadPartial(d, from + c, end - c) : hn::LoadU(d, from + c), d,
+                  panel + (c - begin));
+      }
+    }
+  }
+}
+
 // A vector of the 128-bit blocks that start `stride` elements from each other.
 template <class D, class T = hn::TFromD<D>>
 HWY_INLINE hn::Vec<D> LoadBlocks(D d, const T* from, size_t stride) {

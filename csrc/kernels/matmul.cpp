@@ -75,11 +75,19 @@ namespace {
 
 // Below this many multiply-adds a second thread costs more than it saves.
 constexpr size_t kParallelWork = size_t{1} << 20;
-// k of one block: a panel of A stays in the first cache.
+// Bounds of a block of B: what a thread copies, keeps in its second cache, and multiplies with all rows of A.
 constexpr size_t kBlockK = 512;
+constexpr size_t kBlockBytes = 2048;  // of a row
+// A matrix B of this size is copied, as it would fall out of the second cache between two panels of A.
+constexpr size_t kInPlaceBytes = size_t{1} << 20;
+// A copied panel of B that stays in the first cache.
+constexpr size_t kPanelBytes = size_t{32} << 10;
+// Rows of B to be read at the same time if each is read once.
+constexpr size_t kStreams = 32;
+// Rows of a block that keeps sums.
+constexpr size_t kSumsRows = 256;
 // Elements between the rows of a copied panel of A, beyond its columns: keeps them out of each other's cache sets.
 constexpr size_t kPadding = 16;
-
 // With at least this much of k in a tile, prefetching pays.
 constexpr size_t kPrefetchK = 128;
 
@@ -108,45 +116,43 @@ struct Plan {
 template <class T>
 Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
+  const bool few_rows = args.m <= kTileRows;
   Plan plan;
   plan.vectors = args.m <= kWideRows && args.n > kTileVectors * lanes ? kWideVectors : kTileVectors;
   const size_t width = plan.vectors * lanes;
-  const bool few_rows = args.m <= kTileRows;
-  const size_t threads = args.m * args.n * args.k < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
-  plan.threads = threads;
+  plan.threads = args.m * args.n * args.k < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
 
-  plan.block_k = HWY_MAX(size_t{1}, args.k);
-  if (args.k > kBlockK) plan.block_k = CeilDiv(args.k, CeilDiv(args.k, kBlockK));
-  plan.copy_b = args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) > (size_t{3} << 19));
-  plan.block_cols = args.n;
-  plan.block_rows = args.m;
-  if (plan.copy_b && few_rows) {
-    // B is read once: transpose as much as fits the first cache, and use it.
-    plan.block_k = HWY_MIN(plan.block_k, size_t{8192} / sizeof(T) * 4 / width);
-    plan.block_cols = width;
-  } else if (threads > 1 || plan.copy_b) {
-    plan.block_cols = HWY_MIN(RoundUp(CeilDiv(args.n, threads), width), size_t{1024} / sizeof(T));
-  }
-  plan.col_blocks = CeilDiv(args.n, plan.block_cols);
-  plan.row_blocks = 1;
-  if (threads > 1 && plan.col_blocks % threads != 0 && args.m > kTileRows) {
-    plan.row_blocks = HWY_MIN(threads, CeilDiv(args.m, kTileRows));
-  }
-  plan.block_rows = CeilDiv(args.m, plan.row_blocks);
-  plan.copy_a = plan.block_cols >= 4 * width && (args.transpose_a || args.lda * sizeof(T) % 2048 == 0);
+  // Columns are cut first, as then B is copied once; but not so finely that threads have unequal shares.
+  const size_t panels = CeilDiv(args.n, width);
+  size_t col_threads = HWY_MIN(plan.threads, few_rows ? panels : CeilDiv(panels, 2));
+  if (CeilDiv(panels, col_threads) * col_threads * 8 > panels * 9 && !few_rows) col_threads = 1;
+  const size_t max_cols = kBlockBytes / sizeof(T);
+  plan.col_blocks = CeilDiv(CeilDiv(args.n, col_threads), max_cols) * col_threads;
+  plan.row_blocks = few_rows ? 1 : CeilDiv(plan.threads, col_threads);
+  plan.block_k = HWY_MAX(size_t{1}, CeilDiv(args.k, CeilDiv(HWY_MAX(size_t{1}, args.k), kBlockK)));
 
+  plan.copy_b = args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes);
+  plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % 4096 == 0;
+  if (few_rows && plan.copy_b) {
+    // What is copied of B is read once: keep it in the first cache.
+    plan.block_k = HWY_MIN(plan.block_k, kPanelBytes / sizeof(T) / width);
+    plan.col_blocks = panels;
+  } else if (few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes) {
+    // B comes from afar: read few rows of it side by side.
+    plan.block_k = HWY_MIN(plan.block_k, kStreams);
+  }
+  // Sums cannot wait in C if it is needed to the end, or is not row-major.
   plan.through_sums = transpose_c || (args.accumulate && plan.block_k < args.k);
-  if (plan.through_sums) {
-    plan.block_rows = HWY_MIN(plan.block_rows, size_t{256});
-    plan.block_cols = HWY_MIN(plan.block_cols, size_t{2048} / sizeof(T));
-    plan.col_blocks = CeilDiv(args.n, plan.block_cols);
-    plan.row_blocks = CeilDiv(args.m, plan.block_rows);
-  }
-  plan.b_size = plan.block_k * (plan.copy_b ? RoundUp(plan.block_cols, width) : width);
-  plan.a_size = plan.copy_a ? kTileRows * (RoundUp(plan.block_k, lanes) + kPadding) + kTileRows * plan.block_k : 0;
-  plan.a_size = RoundUp(plan.a_size, kAlignment);
-  plan.b_size = RoundUp(plan.b_size, kAlignment);
-  plan.sums_size = plan.through_sums ? RoundUp(plan.block_rows * plan.block_cols, kAlignment) : 0;
+  if (plan.through_sums) plan.row_blocks = HWY_MAX(plan.row_blocks, CeilDiv(args.m, kSumsRows));
+
+  plan.block_rows = CeilDiv(args.m, plan.row_blocks);
+  plan.row_blocks = CeilDiv(args.m, plan.block_rows);
+  plan.block_cols = RoundUp(CeilDiv(args.n, plan.col_blocks), width);
+  plan.col_blocks = CeilDiv(args.n, plan.block_cols);
+
+  plan.b_size = plan.block_k * (plan.copy_b ? plan.block_cols : width);
+  plan.a_size = plan.copy_a ? RoundUp(kTileRows, lanes) * (RoundUp(plan.block_k, lanes) + kPadding) : 0;
+  plan.sums_size = plan.through_sums ? plan.block_rows * plan.block_cols : 0;
   return plan;
 }
 
@@ -178,15 +184,12 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
     const bool last_k = k_begin + k == args.k;
 
     const T* b = args.b + (args.transpose_b ? col_begin * args.ldb + k_begin : k_begin * args.ldb + col_begin);
-    if (plan.copy_b) {
+    if (plan.copy_b && args.transpose_b) {
       for (size_t col = 0; col < cols; col += width) {
-        const size_t panel = HWY_MIN(width, cols - col);
-        if (args.transpose_b) {
-          CopyTransposed(b + col * args.ldb, args.ldb, panel, k, b_copy + col * k, width);
-        } else {
-          CopyRows(b + col, args.ldb, k, panel, b_copy + col * k, width);
-        }
+        CopyTransposed(b + col * args.ldb, args.ldb, HWY_MIN(width, cols - col), k, b_copy + col * k, width);
       }
+    } else if (plan.copy_b) {
+      CopyPanels(b, args.ldb, k, cols, b_copy, width);
     } else if (copy_tail) {
       CopyRows(b + tail, args.ldb, k, cols - tail, b_copy, tail_width);
     }

@@ -39,30 +39,33 @@ template <>
 struct Constants<float> {
   static constexpr int kMantissaBits = 23;
   static constexpr int kBias = 127;
-  static constexpr float kRound = 0x1.8p23f;  // adding it rounds to an integer and leaves that in the low bits
+  static constexpr float kRound = 0x1.8p23f;  // adding it rounds to an integer, left in the low bits
 
   static constexpr float kLog2E = 0x1.715476p+0f;
+  static constexpr float kLn2 = 0x1.62e43p-1f;
   static constexpr float kLn2Hi = 0x1.62e4p-1f;  // 15 bits, so that its product with an exponent is exact
   static constexpr float kLn2Lo = 0x1.7f7d1cp-20f;
 
-  // Outside [kExpMin, kExpMax] e^x rounds to 0 or infinity; below kExpm1Min e^x-1 rounds to -1.
-  static constexpr float kExpMin = -104.0f;
+  // Outside [kExpMin, kExpMax] e^x, and even 4 e^x, round to 0 or infinity; below kExpm1Min e^x-1 rounds to -1.
+  static constexpr float kExpMin = -106.0f;
   static constexpr float kExpMax = 89.0f;
   static constexpr float kExpm1Min = -18.0f;
-  static constexpr float kTiny = 0x1p-26f;  // below it e^x-1 rounds to x
-  static constexpr int kDownScale = 64;     // e^kExpMin * 2^kDownScale is normal
-
-  // (e^r - 1 - r) / r^2 on |r| <= ln(2)/2: 2^-26.1
-  static constexpr float kExp[] = {0x1.fffffep-2f, 0x1.5554aap-3f, 0x1.55579ep-5f, 0x1.122c58p-7f, 0x1.6ab682p-10f};
-  // (log(1+f) - f) / f^2 on [-1/4, 1/2]: 2^-27.3
-  static constexpr float kLog[] = {-0.5f,          0x1.5555a4p-2f,  -0x1.00002cp-2f, 0x1.9968c6p-3f, -0x1.54f5bcp-3f,
-                                   0x1.28a23p-3f,  -0x1.0d6e52p-3f, 0x1.aa9548p-4f,  -0x1.6d09f6p-5f};
-  // (log(1+e) - e) / e^2 on [0, 1]: 2^-27.5
-  static constexpr float kLog1pUnit[] = {-0x1.ffffd2p-2f, 0x1.554ddp-2f,  -0x1.ff23e8p-3f, 0x1.934b6cp-3f, -0x1.3a43d2p-3f,
-                                         0x1.b4b042p-4f,  -0x1.d6b668p-5f, 0x1.491faap-6f,  -0x1.af5aaep-9f};
-  // (tanh(x)/x - 1) / x^2, as a function of x^2, on |x| <= kTanhSmall: 2^-27.7
+  static constexpr float kTiny = 0x1p-26f;    // e^x-1 rounds to x for smaller |x|
+  static constexpr float kTanhMax = 9.5f;     // tanh rounds to 1 beyond
   static constexpr float kTanhSmall = 0.625f;
-  static constexpr float kTanhMax = 9.5f;  // tanh rounds to 1 beyond
+
+  // e^kExpMin / kDownScale is normal.
+  static constexpr int kUpScaleExponent = 64;  // 1/kDownScale is 2 to this
+  static constexpr float kDownScale = 0x1p-64f;
+
+  // (e^r - 1 - r)/r^2 on |r| <= ln(2)/2, for an error of 2^-28.2 relative to e^r
+  static constexpr float kExp[] = {0x1.fffffcp-2f, 0x1.55548cp-3f, 0x1.555858p-5f, 0x1.123de2p-7f, 0x1.6ac778p-10f};
+  // (e^r - 1 - r - r^2/2)/r^3 on |r| <= ln(2)/2, for an error of 2^-28.1 relative to e^r - 1
+  static constexpr float kExpm1[] = {0x1.55552cp-3f, 0x1.555502p-5f, 0x1.1155a8p-7f, 0x1.6d2e4ap-10f, 0x1.3b8ap-13f};
+  // 2 (atanh(s)/s - 1)/z, z = s^2, for |s| <= 1/5 (2^-28.4) and |s| <= 1/3 (2^-27.7), relative to atanh(s)
+  static constexpr float kLog[] = {0x1.5555b4p-1f, 0x1.992a9ap-2f, 0x1.36eeb4p-2f};
+  static constexpr float kLogWide[] = {0x1.555502p-1f, 0x1.99d1ccp-2f, 0x1.1ec03ap-2f, 0x1.1eca5ep-2f};
+  // (tanh(x)/x - 1)/z, z = x^2, for |x| <= kTanhSmall: 2^-27.7
   static constexpr float kTanh[] = {-0x1.555532p-2f, 0x1.1106f6p-3f, -0x1.b835a4p-5f, 0x1.51f8cep-6f, -0x1.750ce2p-8f};
 };
 
@@ -73,73 +76,51 @@ struct Constants<double> {
   static constexpr double kRound = 0x1.8p52;
 
   static constexpr double kLog2E = 0x1.71547652b82fep+0;
+  static constexpr double kLn2 = 0x1.62e42fefa39efp-1;
   static constexpr double kLn2Hi = 0x1.62e42fefa38p-1;  // 41 bits
   static constexpr double kLn2Lo = 0x1.ef35793c7673p-45;
 
-  static constexpr double kExpMin = -746.0;
+  static constexpr double kExpMin = -748.0;
   static constexpr double kExpMax = 710.0;
   static constexpr double kExpm1Min = -38.0;
   static constexpr double kTiny = 0x1p-55;
-  static constexpr int kDownScale = 128;
-
-  // 2^-59.9
-  static constexpr double kExp[] = {0.5,
-                                    0x1.5555555555559p-3,
-                                    0x1.555555555553fp-5,
-                                    0x1.111111110f6d5p-7,
-                                    0x1.6c16c16c1f097p-10,
-                                    0x1.a01a01afd6503p-13,
-                                    0x1.a01a017bbfd96p-16,
-                                    0x1.71ddf877ec9eep-19,
-                                    0x1.27e536340f701p-22,
-                                    0x1.af5e81f57d4e1p-26,
-                                    0x1.1ee88545c8143p-29};
-  // 2^-56.3
-  static constexpr double kLog[] = {-0.5,
-                                    0x1.55555555555a0p-2,
-                                    -0x1.0000000000772p-2,
-                                    0x1.999999998c6bdp-3,
-                                    -0x1.55555554591d5p-3,
-                                    0x1.24924929753c5p-3,
-                                    -0x1.00000063e13b8p-3,
-                                    0x1.c71c70de96071p-4,
-                                    -0x1.999972c9d0a7ep-4,
-                                    0x1.745cec1f14b16p-4,
-                                    -0x1.555939696eb20p-4,
-                                    0x1.3b1f035588c33p-4,
-                                    -0x1.2465759e4c0f2p-4,
-                                    0x1.101cae71e3ce1p-4,
-                                    -0x1.fffcdb3af8cf4p-5,
-                                    0x1.f252b473ac1c3p-5,
-                                    -0x1.e8e810d0ea0fbp-5,
-                                    0x1.9f4c55fa1a271p-5,
-                                    -0x1.e1816dab7fa52p-6,
-                                    0x1.091f2bd44d865p-7};
-  // 2^-54.5
-  static constexpr double kLog1pUnit[] = {-0x1.fffffffffffeep-2,
-                                          0x1.55555555547b1p-2,
-                                          -0x1.ffffffff87a69p-3,
-                                          0x1.9999998891b97p-3,
-                                          -0x1.555553df824a6p-3,
-                                          0x1.249233ca08b0fp-3,
-                                          -0x1.fffe45ae140b1p-4,
-                                          0x1.c70f38c38ad54p-4,
-                                          -0x1.994c7eab8ea8dp-4,
-                                          0x1.72fe7d2a14c18p-4,
-                                          -0x1.5063c165ed76dp-4,
-                                          0x1.2cb4421ec079cp-4,
-                                          -0x1.027ee59e8e168p-4,
-                                          0x1.9ccc96ee3932ap-5,
-                                          -0x1.25e7eaeca935dp-5,
-                                          0x1.654e814895ca2p-6,
-                                          -0x1.6227bd71615b5p-7,
-                                          0x1.0f4f365730139p-8,
-                                          -0x1.2ac0abc514234p-10,
-                                          0x1.a245f0516bb1bp-13,
-                                          -0x1.167c0e0674c5ap-16};
-  // 2^-55.9
-  static constexpr double kTanhSmall = 0.625;
   static constexpr double kTanhMax = 20.0;
+  static constexpr double kTanhSmall = 0.625;
+
+  static constexpr int kUpScaleExponent = 128;
+  static constexpr double kDownScale = 0x1p-128;
+
+  // 2^-60.3
+  static constexpr double kExp[] = {0.5,
+                                    0x1.555555555555bp-3,
+                                    0x1.5555555555503p-5,
+                                    0x1.111111110ec55p-7,
+                                    0x1.6c16c16c304f2p-10,
+                                    0x1.a01a01b38156cp-13,
+                                    0x1.a01a01367a425p-16,
+                                    0x1.71ddf018e2094p-19,
+                                    0x1.27e5b46304684p-22,
+                                    0x1.af6bf5e8ee0ccp-26,
+                                    0x1.1e3d1608147a3p-29};
+  // 2^-59.9
+  static constexpr double kExpm1[] = {0x1.5555555555559p-3,
+                                      0x1.555555555553fp-5,
+                                      0x1.111111110f6d5p-7,
+                                      0x1.6c16c16c1f097p-10,
+                                      0x1.a01a01afd6503p-13,
+                                      0x1.a01a017bbfd96p-16,
+                                      0x1.71ddf877ec9eep-19,
+                                      0x1.27e536340f701p-22,
+                                      0x1.af5e81f57d4e1p-26,
+                                      0x1.1ee88545c8143p-29};
+  // 2^-62.4
+  static constexpr double kLog[] = {0x1.555555555554fp-1, 0x1.999999999c182p-2, 0x1.24924921e3cf2p-2, 0x1.c71c749030157p-3,
+                                    0x1.745c4ac04ef08p-3, 0x1.3b35c476f449ep-3, 0x1.0dcb545db1248p-3, 0x1.1b83687191df0p-3};
+  // 2^-58.6
+  static constexpr double kLogWide[] = {0x1.5555555555535p-1, 0x1.99999999a06dcp-2, 0x1.24924920902fdp-2, 0x1.c71c741a79a49p-3,
+                                        0x1.745cb44930a21p-3, 0x1.3b1dd519bdaa5p-3, 0x1.10681b7afbe97p-3, 0x1.efd2c96487dadp-4,
+                                        0x1.55c9ca498117cp-4, 0x1.5c616d3075398p-3};
+  // 2^-55.9
   static constexpr double kTanh[] = {-0x1.55555555554ffp-2,
                                      0x1.111111110accep-3,
                                      -0x1.ba1ba1b50652ep-5,
@@ -158,99 +139,117 @@ using C = Constants<hn::TFromD<D>>;
 
 // -------------------------------------------------------------------------------------------- building blocks
 
-// c[kFirst] + c[kFirst+2] x2 + c[kFirst+4] x2^2 + ...
-template <size_t kFirst, class D, class V, typename T, size_t N>
-HWY_INLINE V EveryOther(D d, V x2, const T (&c)[N]) {
-  if constexpr (kFirst + 2 < N) {
-    return hn::MulAdd(EveryOther<kFirst + 2>(d, x2, c), x2, hn::Set(d, c[kFirst]));
-  } else {
-    return hn::Set(d, c[kFirst]);
-  }
-}
-
-// c[0] + c[1] x + c[2] x^2 + ..., as two interleaved chains; x2 = x*x.
-template <class D, class V, typename T, size_t N>
-HWY_INLINE V Polynomial(D d, V x, V x2, const T (&c)[N]) {
-  return hn::MulAdd(EveryOther<1>(d, x2, c), x, EveryOther<0>(d, x2, c));
-}
-
-// c[0] + c[1] x + c[2] x^2 + ..., as one chain.
-template <size_t kFirst = 0, class D, class V, typename T, size_t N>
+// c[kFirst] + c[kFirst+kStep] x + c[kFirst+2 kStep] x^2 + ...
+template <size_t kFirst, size_t kStep, class D, class V, typename T, size_t N>
 HWY_INLINE V Horner(D d, V x, const T (&c)[N]) {
-  if constexpr (kFirst + 1 < N) {
-    return hn::MulAdd(Horner<kFirst + 1>(d, x, c), x, hn::Set(d, c[kFirst]));
+  if constexpr (kFirst + kStep < N) {
+    return hn::MulAdd(Horner<kFirst + kStep, kStep>(d, x, c), x, hn::Set(d, c[kFirst]));
   } else {
     return hn::Set(d, c[kFirst]);
   }
+}
+
+// c[0] + c[1] x + c[2] x^2 + ... The processor overlaps the chains of successive vectors; a long one is halved first.
+template <class D, class V, typename T, size_t N>
+HWY_INLINE V Polynomial(D d, V x, const T (&c)[N]) {
+  if constexpr (N < 8) {
+    return Horner<0, 1>(d, x, c);
+  } else {
+    const V x2 = hn::Mul(x, x);
+    return hn::MulAdd(Horner<1, 2>(d, x2, c), x, Horner<0, 2>(d, x2, c));
+  }
+}
+
+// -|x|
+template <class D, class V>
+HWY_INLINE V NegAbs(D d, V x) {
+  return hn::Or(x, hn::SignBit(d));
+}
+
+// The one of x and bound that is nearer to zero; both have the same sign, NaN counts as far away. One integer
+// instruction on most targets, for where the NaN is brought back by other means.
+template <class D, class V>
+HWY_INLINE V NearerZero(D d, V x, V bound) {
+  const hn::RebindToSigned<D> di;
+  return hn::BitCast(d, hn::Min(hn::BitCast(di, x), hn::BitCast(di, bound)));
 }
 
 // x = n ln(2) + r with an integer n and |r| <= ln(2)/2.
 template <class D>
 struct Reduced {
-  hn::Vec<D> n;
   hn::Vec<D> r;
-  hn::Vec<D> r_error;                       // the exact r is r + r_error; computed only where it is used
-  hn::Vec<hn::RebindToUnsigned<D>> biased;  // n + bias in the low bits
+  hn::Vec<D> r_error;                       // a more exact r is r + r_error; costs nothing where it is not used
+  hn::Vec<hn::RebindToUnsigned<D>> biased;  // n + kOffset in the low bits
 };
 
-template <int kBias, class D, class V>
+template <int kOffset, class D, class V>
 HWY_INLINE Reduced<D> ReduceExp(D d, V x) {
-  using T = hn::TFromD<D>;
   const hn::RebindToUnsigned<D> du;
-  const V round = hn::Set(d, C<D>::kRound + static_cast<T>(kBias));
+  const V round = hn::Set(d, C<D>::kRound + static_cast<hn::TFromD<D>>(kOffset));
   const V shifted = hn::MulAdd(x, hn::Set(d, C<D>::kLog2E), round);
   const V n = hn::Sub(shifted, round);
   const V ln2_lo = hn::Set(d, C<D>::kLn2Lo);
   const V r_hi = hn::NegMulAdd(n, hn::Set(d, C<D>::kLn2Hi), x);  // exact
   const V r = hn::NegMulAdd(n, ln2_lo, r_hi);
-  return {n, r, hn::NegMulAdd(n, ln2_lo, hn::Sub(r_hi, r)), hn::BitCast(du, shifted)};
+  return {r, hn::NegMulAdd(n, ln2_lo, hn::Sub(r_hi, r)), hn::BitCast(du, shifted)};
 }
 
-// The bits of 2^(e - bias), from e in the low bits (what is above them is shifted out).
+// The bits of 2^(e - bias), from e in the low bits; what stands above them is shifted out.
 template <class D, class VU>
 HWY_INLINE VU ToExponent(D /*d*/, VU e) {
   return hn::ShiftLeft<C<D>::kMantissaBits>(e);
 }
 
-// (e^r - 1 - r) for a reduced r.
+// scale (e^r - 1) + addend for a power of two `scale`: e^r itself is never rounded.
 template <class D, class V>
-HWY_INLINE V ExpRemainder(D d, V r) {
-  const V r2 = hn::Mul(r, r);
-  return hn::Mul(r2, Polynomial(d, r, r2, C<D>::kExp));
+HWY_INLINE V MulExpm1Add(D d, V r, V r_error, V scale, V addend) {
+  const V p = Polynomial(d, r, C<D>::kExp);
+#if FUSEPROP_HAVE_FMA
+  static_cast<void>(r_error);
+  return hn::MulAdd(hn::Mul(scale, r), hn::MulAdd(p, r, hn::Set(d, hn::TFromD<D>(1))), addend);
+#else  // two more roundings: make up for them
+  const V rest = hn::Add(hn::Mul(hn::Mul(r, r), p), r_error);
+  return hn::Add(hn::Mul(scale, hn::Add(r, rest)), addend);
+#endif
 }
 
-// e^r - 1 for a reduced r.
+// e^x / kDownScale for kExpMin <= x <= 0: always a normal number.
 template <class D, class V>
-HWY_INLINE V Expm1Reduced(D d, V r) {
-  const V r2 = hn::Mul(r, r);
-  return hn::MulAdd(r2, Polynomial(d, r, r2, C<D>::kExp), r);
-}
-
-// 2^kDownScale e^x for x <= 0: normal wherever e^x is not zero. NaN where x is.
-template <class D, class V>
-HWY_INLINE V ScaledExpNonPositive(D d, V x) {
-  const auto e = ReduceExp<C<D>::kBias + C<D>::kDownScale>(d, SelectMax(x, hn::Set(d, C<D>::kExpMin)));
+HWY_INLINE V ScaledExp(D d, V x) {
+  const auto e = ReduceExp<C<D>::kBias + C<D>::kUpScaleExponent>(d, x);
   const V scale = hn::BitCast(d, ToExponent(d, e.biased));
-  return hn::MulAdd(Expm1Reduced(d, e.r), scale, scale);
+  return MulExpm1Add(d, e.r, e.r_error, scale, scale);
 }
 
-// 2^-kDownScale
-template <class D>
-HWY_INLINE hn::Vec<D> DownScale(D d) {
+// scale e^-a / (1 + e^-a)^2 for -a <= 0; NaN where a is.
+template <class D, class V>
+HWY_INLINE V Bell(D d, V minus_a, hn::TFromD<D> scale) {
   using T = hn::TFromD<D>;
-  return hn::Set(d, T(1) / static_cast<T>(sizeof(T) == 4 ? 0x1p64 : 0x1p128));
+  const V e = ScaledExp(d, ClampLowOrNaN(minus_a, hn::Set(d, C<D>::kExpMin)));
+  const V t = hn::Mul(e, hn::Set(d, C<D>::kDownScale));
+  const V square = hn::MulAdd(t, hn::Add(t, hn::Set(d, T(2))), hn::Set(d, T(1)));
+  // Scaled last, so that a subnormal result is rounded once.
+  return hn::Mul(hn::Div(e, square), hn::Set(d, scale * C<D>::kDownScale));
 }
 
-// k ln(2) + log(1+f) for an integer k and f in [-1/4, 1/2]. The larger terms are added without error.
+// log(1+f) - f. With s = f/(2+f), log(1+f) = 2 atanh(s) = f - f^2/2 + s (f^2/2 + z p(z)), z = s^2: the roundings in s
+// touch a small term only.
+template <class D, class V, typename T, size_t N>
+HWY_INLINE V Log1pMinus(D d, V f, const T (&p)[N]) {
+  const V s = hn::Div(f, hn::Add(f, hn::Set(d, T(2))));
+  const V z = hn::Mul(s, s);
+  const V half_square = hn::Mul(hn::Mul(f, hn::Set(d, T(0.5))), f);
+  return hn::MulSub(s, hn::MulAdd(z, Polynomial(d, z, p), half_square), half_square);
+}
+
+// k ln(2) + log(1+f) for an integer k and f in [-1/4, 1/2]. The sum of the two large terms is kept to the last bit.
 template <class D, class V>
 HWY_INLINE V LogSum(D d, V k, V f) {
   const V k_hi = hn::Mul(k, hn::Set(d, C<D>::kLn2Hi));  // exact
-  const V k_lo = hn::Mul(k, hn::Set(d, C<D>::kLn2Lo));
   const V sum = hn::Add(k_hi, f);
-  const V error = hn::Sub(f, hn::Sub(sum, k_hi));
-  const V f2 = hn::Mul(f, f);
-  const V rest = hn::MulAdd(f2, Polynomial(d, f, f2, C<D>::kLog), k_lo);
-  return hn::Add(sum, hn::Add(error, rest));
+  const V lost = hn::Sub(f, hn::Sub(sum, k_hi));
+  const V rest = hn::MulAdd(k, hn::Set(d, C<D>::kLn2Lo), Log1pMinus(d, f, C<D>::kLog));
+  return hn::Add(sum, hn::Add(lost, rest));
 }
 
 // For a positive, normal x = 2^k m with 3/4 <= m < 3/2: the bits of x that stand for k, that is, k shifted left by
@@ -278,14 +277,14 @@ HWY_INLINE hn::Vec<D> ExponentValue(D d, VU exponent_bits) {
                  hn::Set(d, static_cast<T>(TU(1) << kBits) + static_cast<T>(C<D>::kBias)));
 }
 
-// Log and Log1p at the edges: y where x is inside the domain; -inf at `pole`, NaN below it, x itself for NaN and inf.
+// Log and Log1p at the edges: -inf at `pole`, NaN below it, x itself if it is NaN or inf; elsewhere y.
 template <class D, class V>
 HWY_INLINE V LogEdges(D d, V x, V pole, V y) {
   using T = hn::TFromD<D>;
   const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
-  const V outside = hn::IfThenElse(hn::Eq(x, pole), hn::Neg(inf), hn::Set(d, std::numeric_limits<T>::quiet_NaN()));
+  const V nan = hn::Set(d, std::numeric_limits<T>::quiet_NaN());
   y = hn::IfThenElse(hn::Lt(x, inf), y, x);
-  return hn::IfThenElse(hn::Le(x, pole), outside, y);
+  return hn::IfThenElse(hn::Le(x, pole), hn::IfThenElse(hn::Eq(x, pole), hn::Neg(inf), nan), y);
 }
 
 }  // namespace math
@@ -296,19 +295,20 @@ HWY_INLINE V LogEdges(D d, V x, V pole, V y) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp(D d, V x) {
   using math::C;
-  x = SelectMax(SelectMin(x, hn::Set(d, C<D>::kExpMax)), hn::Set(d, C<D>::kExpMin));
-  // 2^n in two factors, 2^(n/2) and the rest, so that the one rounding of a subnormal result, or overflow, is last.
+  x = ClampOrNaN(x, hn::Set(d, C<D>::kExpMin), hn::Set(d, C<D>::kExpMax));
+  // 2^n in two factors, 2^(n/2) and the rest: overflow, and the rounding of a subnormal result, come last.
   const auto e = math::ReduceExp<2 * C<D>::kBias>(d, x);
   const auto half_bits = math::ToExponent(d, hn::ShiftRight<1>(e.biased));
   const V half = hn::BitCast(d, half_bits);
   const V rest = hn::BitCast(d, hn::Sub(math::ToExponent(d, e.biased), half_bits));
-  return hn::Mul(hn::MulAdd(math::Expm1Reduced(d, e.r), half, half), rest);
+  return hn::Mul(math::MulExpm1Add(d, e.r, e.r_error, half, half), rest);
 }
 
-// e^x for x <= 0: cheaper.
+// e^x for x <= 0, with fewer instructions. NaN where x is.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ExpNonPositive(D d, V x) {
-  return hn::Mul(math::ScaledExpNonPositive(d, x), math::DownScale(d));
+  using math::C;
+  return hn::Mul(math::ScaledExp(d, ClampLowOrNaN(x, hn::Set(d, C<D>::kExpMin))), hn::Set(d, C<D>::kDownScale));
 }
 
 // e^x - 1.
@@ -316,15 +316,17 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Expm1(D d, V x) {
   using math::C;
   using T = hn::TFromD<D>;
-  const V clamped = SelectMax(SelectMin(x, hn::Set(d, C<D>::kExpMax)), hn::Set(d, C<D>::kExpm1Min));
-  // (e^x - 1)/2 = (s - 1/2) + s r + s (e^r - 1 - r), s = 2^(n-1); what the first two additions lose joins the last term.
+  const V clamped = ClampOrNaN(x, hn::Set(d, C<D>::kExpm1Min), hn::Set(d, C<D>::kExpMax));
+  // (e^x - 1)/2 = (s - 1/2) + s r + s (e^r - 1 - r), s = 2^(n-1). What the first two additions lose joins the last term.
   const auto e = math::ReduceExp<C<D>::kBias - 1>(d, clamped);
   const V s = hn::BitCast(d, math::ToExponent(d, e.biased));
   const V one_half = hn::Set(d, T(0.5));
   const V s_less = hn::Sub(s, one_half);
   const V sum = hn::MulAdd(s, e.r, s_less);
   const V lost = hn::Add(hn::Sub(hn::Sub(s, s_less), one_half), hn::MulSub(s, e.r, hn::Sub(sum, s_less)));
-  const V rest = hn::Add(math::ExpRemainder(d, e.r), e.r_error);
+  const V r2 = hn::Mul(e.r, e.r);
+  const V cubic = hn::MulAdd(hn::Mul(r2, e.r), math::Polynomial(d, e.r, C<D>::kExpm1), e.r_error);
+  const V rest = hn::MulAdd(r2, one_half, cubic);
   const V y = hn::Add(sum, hn::MulAdd(s, rest, lost));
   return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, C<D>::kTiny)), x, hn::Add(y, y));
 }
@@ -335,14 +337,22 @@ HWY_INLINE V Log(D d, V x) {
   using math::C;
   using T = hn::TFromD<D>;
   const hn::RebindToUnsigned<D> du;
-  constexpr T kUp = static_cast<T>(hn::TFromD<decltype(du)>(1) << (C<D>::kMantissaBits + 1));
-  const auto subnormal = hn::Lt(x, hn::Set(d, std::numeric_limits<T>::min()));
-  const V u = hn::IfThenElse(subnormal, hn::Mul(x, hn::Set(d, kUp)), x);
+  const V min_normal = hn::Set(d, std::numeric_limits<T>::min());
+  const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
+  const bool ordinary = hn::AllTrue(d, hn::And(hn::Le(min_normal, x), hn::Lt(x, inf)));
+  V u = x;
+  V adjust = hn::Zero(d);
+  if (HWY_UNLIKELY(!ordinary)) {
+    constexpr int kUp = C<D>::kMantissaBits + 1;
+    const auto subnormal = hn::Lt(x, min_normal);
+    u = hn::IfThenElse(subnormal, hn::Mul(x, hn::Set(d, static_cast<T>(int64_t{1} << kUp))), x);
+    adjust = hn::IfThenElseZero(subnormal, hn::Set(d, static_cast<T>(kUp)));
+  }
   const auto exponent_bits = math::ExponentBits(d, u);
   const V m = hn::BitCast(d, hn::Sub(hn::BitCast(du, u), exponent_bits));
-  const V adjust = hn::IfThenElseZero(subnormal, hn::Set(d, static_cast<T>(C<D>::kMantissaBits + 1)));
   const V k = hn::Sub(math::ExponentValue(d, exponent_bits), adjust);
-  return math::LogEdges(d, x, hn::Zero(d), math::LogSum(d, k, hn::Sub(m, hn::Set(d, T(1)))));
+  const V y = math::LogSum(d, k, hn::Sub(m, hn::Set(d, T(1))));
+  return HWY_LIKELY(ordinary) ? y : math::LogEdges(d, x, hn::Zero(d), y);
 }
 
 // log(1 + x).
@@ -351,13 +361,17 @@ HWY_INLINE V Log1p(D d, V x) {
   using T = hn::TFromD<D>;
   const hn::RebindToUnsigned<D> du;
   const V one = hn::Set(d, T(1));
+  const V minus_one = hn::Set(d, T(-1));
+  const V big = hn::Set(d, std::numeric_limits<T>::max() / 4);
+  const bool ordinary = hn::AllTrue(d, hn::And(hn::Lt(minus_one, x), hn::Lt(x, big)));
   // k from 1+x; then 1+f = 2^-k (1+x) is formed from x itself: f = 2^-k x + (2^-k - 1).
   const auto exponent_bits = math::ExponentBits(d, hn::Add(one, x));
   const V scaled_x = hn::BitCast(d, hn::Sub(hn::BitCast(du, x), exponent_bits));
-  const V scaled_1 = hn::ZeroIfNegative(hn::BitCast(d, hn::Sub(hn::BitCast(du, one), exponent_bits)));
+  V scaled_1 = hn::BitCast(d, hn::Sub(hn::BitCast(du, one), exponent_bits));
+  if (HWY_UNLIKELY(!ordinary)) scaled_1 = hn::ZeroIfNegative(scaled_1);  // k may be one too many for 2^-k
   const V f = hn::Add(scaled_x, hn::Sub(scaled_1, one));
-  const V y = hn::CopySign(math::LogSum(d, math::ExponentValue(d, exponent_bits), f), x);
-  return math::LogEdges(d, x, hn::Neg(one), y);
+  const V y = hn::CopySign(math::LogSum(d, math::ExponentValue(d, exponent_bits), f), x);  // for -0
+  return HWY_LIKELY(ordinary) ? y : math::LogEdges(d, x, minus_one, y);
 }
 
 // tanh x.
@@ -365,29 +379,27 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Tanh(D d, V x) {
   using math::C;
   using T = hn::TFromD<D>;
+  const hn::RebindToUnsigned<D> du;
   const V one = hn::Set(d, T(1));
-  const V two = hn::Set(d, T(2));
   const V magnitude = hn::Abs(x);
-  // large: 1 - 2/(e^2|x| + 1)
-  const V a = SelectMin(magnitude, hn::Set(d, C<D>::kTanhMax));
-  const auto e = math::ReduceExp<C<D>::kBias>(d, hn::Add(a, a));
-  const V s = hn::BitCast(d, math::ToExponent(d, e.biased));
-  const V large = hn::Sub(one, hn::Div(two, hn::MulAdd(math::Expm1Reduced(d, e.r), s, hn::Add(s, one))));
-  // small: x + x^3 p(x^2)
+  // Large: 1 - 2/(e^2|x| + 1). Errors in e^2|x| hardly matter, so that a plain ln(2) will do.
+  const V a = math::NearerZero(d, magnitude, hn::Set(d, C<D>::kTanhMax));
+  const V a2 = hn::Add(a, a);
+  const V round = hn::Set(d, C<D>::kRound + static_cast<T>(C<D>::kBias));
+  const V shifted = hn::MulAdd(a2, hn::Set(d, C<D>::kLog2E), round);
+  const V r = hn::NegMulAdd(hn::Sub(shifted, round), hn::Set(d, C<D>::kLn2), a2);
+  const V s = hn::BitCast(d, math::ToExponent(d, hn::BitCast(du, shifted)));
+  const V large = hn::Sub(one, hn::Div(hn::Set(d, T(2)), math::MulExpm1Add(d, r, hn::Zero(d), s, hn::Add(s, one))));
+  // Small, and NaN: x + x^3 p(x^2).
   const V z = hn::Mul(magnitude, magnitude);
-  const V small = hn::MulAdd(hn::Mul(magnitude, z), math::Horner(d, z, C<D>::kTanh), magnitude);
-  return hn::CopySign(hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, C<D>::kTanhSmall)), small, large), x);
+  const V small = hn::MulAdd(hn::Mul(magnitude, z), math::Polynomial(d, z, C<D>::kTanh), magnitude);
+  return hn::CopySign(hn::IfThenElse(hn::Ge(magnitude, hn::Set(d, C<D>::kTanhSmall)), large, small), x);
 }
 
-// 1 / cosh^2 x.
+// 1 / cosh^2 x = 4 e^-2|x| / (1 + e^-2|x|)^2.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V TanhDerivative(D d, V x) {
-  using T = hn::TFromD<D>;
-  const V a = hn::Abs(x);
-  const V e = math::ScaledExpNonPositive(d, hn::Neg(hn::Add(a, a)));
-  const V down = math::DownScale(d);
-  const V one_plus = hn::MulAdd(e, down, hn::Set(d, T(1)));
-  return hn::Mul(hn::Div(e, hn::Mul(one_plus, one_plus)), hn::Mul(down, hn::Set(d, T(4))));
+  return math::Bell(d, math::NegAbs(d, hn::Add(x, x)), 4);
 }
 
 // 1 / (1 + e^-x).
@@ -396,35 +408,31 @@ HWY_INLINE V Sigmoid(D d, V x) {
   using math::C;
   const hn::RebindToUnsigned<D> du;
   using TU = hn::TFromD<decltype(du)>;
-  // e^-x = b/a (1+p) with a and b powers of two of about the same size, so that neither overflows:
-  // s = a / (a + b + b p).
   const V limit = hn::Set(d, C<D>::kExpMin);
-  const V negated = SelectMax(SelectMin(hn::Neg(x), hn::Neg(limit)), limit);
-  const auto e = math::ReduceExp<2 * C<D>::kBias>(d, negated);
+  const V minus_x = ClampOrNaN(hn::Neg(x), limit, hn::Neg(limit));
+  // e^-x = (b/a) e^r with powers of two a and b of about the same distance from 1, so that neither overflows. Then
+  // s = a / (a + b + b (e^r - 1)), adding the larger of a and b last.
+  const auto e = math::ReduceExp<2 * C<D>::kBias>(d, minus_x);
   const auto inverse_a = math::ToExponent(d, hn::ShiftRight<1>(e.biased));
   const V a = hn::BitCast(d, hn::Sub(hn::Set(du, static_cast<TU>(2 * C<D>::kBias) << C<D>::kMantissaBits), inverse_a));
   const V b = hn::BitCast(d, hn::Sub(math::ToExponent(d, e.biased), inverse_a));
-  return hn::Div(a, hn::MulAdd(math::Expm1Reduced(d, e.r), b, hn::Add(a, b)));
+  return hn::Div(a, hn::Add(hn::Max(a, b), math::MulExpm1Add(d, e.r, e.r_error, b, hn::Min(a, b))));
 }
 
 // s(x) s(-x) = e^-|x| / (1 + e^-|x|)^2, s = Sigmoid.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V SigmoidDerivative(D d, V x) {
-  using T = hn::TFromD<D>;
-  const V e = math::ScaledExpNonPositive(d, hn::Neg(hn::Abs(x)));
-  const V down = math::DownScale(d);
-  const V one_plus = hn::MulAdd(e, down, hn::Set(d, T(1)));
-  return hn::Mul(hn::Div(e, hn::Mul(one_plus, one_plus)), down);
+  return math::Bell(d, math::NegAbs(d, x), 1);
 }
 
-// log(1 + e^x).
+// log(1 + e^x) = max(x, 0) + log(1 + e^-|x|).
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Softplus(D d, V x) {
   using math::C;
-  const V e = ExpNonPositive(d, hn::Neg(hn::Abs(x)));
-  const V e2 = hn::Mul(e, e);
-  const V tail = hn::MulAdd(e2, math::Polynomial(d, e, e2, C<D>::kLog1pUnit), e);
-  return hn::Add(SelectMax(x, hn::Zero(d)), tail);
+  const V minus_a = math::NearerZero(d, math::NegAbs(d, x), hn::Set(d, C<D>::kExpMin));
+  const V e = hn::Mul(math::ScaledExp(d, minus_a), hn::Set(d, C<D>::kDownScale));
+  // The largest term last. A NaN comes through the maximum.
+  return hn::Add(e, hn::Add(SelectMax(x, hn::Zero(d)), math::Log1pMinus(d, e, C<D>::kLogWide)));
 }
 
 }  // namespace HWY_NAMESPACE

@@ -131,10 +131,9 @@ class Updater:
     def __init__(
         self, rule: str, parameters: Sequence[FloatArray], states: Sequence[tuple[FloatArray, ...]]
     ) -> None: ...
-    # Checks every gradient against its parameter (name `grads[i]` in errors), then updates all tensors in one
-    # parallel pass. `scale` multiplies every gradient (clipping, maximize); `hyper` are the rule's numbers:
-    #   "sgd":  (lr, momentum, dampening, nesterov, weight_decay, first)      one state (velocity) if momentum
-    #   "adam": (lr, beta1, beta2, eps, eps_root, weight_decay, 1-beta1^t, 1-beta2^t)      two states
+    # Checks every gradient against its parameter (`grads[i]` in errors), then updates all tensors in one parallel pass.
+    # `scale` multiplies every gradient as it is read; `hyper` are the rule's numbers, named at its functor in
+    # csrc/kernels/optimizers.cpp.
     def step(self, grads: Sequence[ArrayLike], scale: float, hyper: tuple[float, ...], /) -> None: ...
     # sqrt of the sum of squares of all gradients, in float64, same bits on any number of threads.
     def global_norm(self, grads: Sequence[ArrayLike], /) -> float: ...

@@ -10,7 +10,7 @@ from fuseprop import _core
 
 
 def build_info() -> dict[str, Any]:
-    """What this build contains and uses.
+    """Return what this build contains and uses.
 
     Returns
     -------
@@ -23,7 +23,7 @@ def build_info() -> dict[str, Any]:
 
 
 def get_num_threads() -> int:
-    """Number of threads that a call from this thread may use."""
+    """Return the number of threads that a call from this thread may use."""
     return _core.get_num_threads()
 
 

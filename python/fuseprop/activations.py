@@ -227,12 +227,12 @@ class Softplus(Activation):
 
 
 def names() -> list[str]:
-    """Names of all activations, for `get`."""
+    """Return the names of all activations, for `get`."""
     return list(_registry.activations())
 
 
 def get(name: str, **parameters: float) -> Activation:
-    """The activation of this name, or alias, with these parameters.
+    """Return the activation of this name, or alias, with these parameters.
 
     Raises
     ------

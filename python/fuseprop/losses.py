@@ -163,13 +163,13 @@ class SoftmaxCrossEntropy(Loss, _core.SoftmaxCrossEntropy):
     """-sum_j q_j log softmax(z)_j for logits z = pred of shape (N, C).
 
     target is labels, integers of any width and shape (N,), or distributions q of shape (N, C) with entries in [0, 1].
-    With A = sum_j q_j (1 for labels) and p = softmax(z), the gradient is A p - q and the Hessian's diagonal A p (1 - p);
-    p_y - 1 is formed as minus the sum of the other classes, so nothing cancels. The softmax, the loss and the gradient
-    are fused: one read of the logits, one write of the gradient.
+    With A = sum_j q_j (1 for labels) and p = softmax(z), the gradient is A p - q and the Hessian's diagonal
+    A p (1 - p); p_y - 1 is formed as minus the sum of the other classes, so nothing cancels. The softmax, the loss and
+    the gradient are fused: one read of the logits, one write of the gradient.
 
     sample_weight has shape (N,); "mean" divides by N or the sum of the weights, "none" gives (N,). Equal to PyTorch's
-    CrossEntropyLoss, except that an empty batch gives 0 rather than NaN. A row with a NaN, a +inf, or nothing but -inf is
-    NaN throughout.
+    CrossEntropyLoss, except that an empty batch gives 0 rather than NaN. A row with a NaN, a +inf, or nothing but
+    -inf is NaN throughout.
     """
 
     __slots__ = ()
@@ -194,12 +194,12 @@ class SoftmaxCrossEntropy(Loss, _core.SoftmaxCrossEntropy):
 
 
 def names() -> list[str]:
-    """Names of all losses, for `get`."""
+    """Return the names of all losses, for `get`."""
     return list(_registry.losses())
 
 
 def get(name: str, **parameters: float) -> Loss:
-    """The loss of this name, or alias, with these parameters.
+    """Return the loss of this name, or alias, with these parameters.
 
     Raises
     ------

@@ -11,8 +11,8 @@ from typing import Literal, overload
 from numpy.typing import ArrayLike
 
 from fuseprop import _core
-from fuseprop.activations import Activation, get
 from fuseprop._typing import FloatArray
+from fuseprop.activations import Activation, get
 
 __all__ = ["linear", "linear_backward", "log_softmax", "logsumexp", "matmul", "softmax"]
 

@@ -75,27 +75,28 @@ def _describe(value: object) -> str:
 class _Structure:
     """How the arrays of `params` are arranged; finds the gradients in an equal arrangement."""
 
-    __slots__ = ("_model", "arrays", "keys", "names")
+    __slots__ = ("_model", "_places", "arrays", "keys", "names")
 
     def __init__(self, params: Arrays, name: str) -> None:
         self._model: Model | None = None
         self.keys: list[str] | int | None = None
         if isinstance(params, np.ndarray):
-            self.arrays, self.names = [params], [name]
+            self.arrays, self._places = [params], [""]
         elif isinstance(params, Mapping):
             self.keys = list(params)
-            self.arrays, self.names = list(params.values()), [f"{name}[{key!r}]" for key in self.keys]
+            self.arrays, self._places = list(params.values()), [f"[{key!r}]" for key in self.keys]
         elif isinstance(params, list | tuple):
             self.keys = len(params)
-            self.arrays, self.names = list(params), [f"{name}[{i}]" for i in range(len(params))]
+            self.arrays, self._places = list(params), [f"[{i}]" for i in range(len(params))]
         elif isinstance(params, Model):
             self._model = params
-            self.arrays, self.names = [params.flat_parameters], [f"{name}.flat_parameters"]
+            self.arrays, self._places = [params.flat_parameters], [""]
         else:
             raise TypeError(
                 f"{name} must be a model, an array, a list or a dict of arrays, or a list of groups, "
                 f"found {_describe(params)}"
             )
+        self.names = [name + place for place in self._places]
         for array, array_name in zip(self.arrays, self.names, strict=True):
             _check_parameter(array, array_name)
 
@@ -128,8 +129,8 @@ class _Structure:
 
     def check(self, grads: Sequence[FloatArray], name: str) -> None:
         """Check each gradient against its parameter."""
-        for parameter, parameter_name, grad in zip(self.arrays, self.names, grads, strict=True):
-            grad_name = name + parameter_name[len("params") :].replace(".flat_parameters", "")
+        for parameter, place, grad in zip(self.arrays, self._places, grads, strict=True):
+            grad_name = name + place
             if not isinstance(grad, np.ndarray):
                 raise TypeError(f"{grad_name} must be a NumPy array, found {_describe(grad)}")
             if grad.dtype != parameter.dtype:
@@ -149,10 +150,10 @@ def _check_parameter(array: object, name: str) -> None:
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} has dtype {array.dtype}; expected float32 or float64")
     flags = array.flags
-    if not (flags.c_contiguous and flags.aligned and array.dtype.isnative):
+    if not (flags.c_contiguous and flags.aligned):
         raise ValueError(
             f"{name} has shape {array.shape} and strides {array.strides}; it is updated in place and must be "
-            "C-contiguous, aligned and in native byte order"
+            "C-contiguous and aligned"
         )
     if not flags.writeable:
         raise ValueError(f"{name} is read-only; it is updated in place")
@@ -249,7 +250,8 @@ class Optimizer:
         self._sign = -1.0 if maximize else 1.0
         self._steps = 0
         self.groups = self._make_groups(params, weight_decay)
-        self._only = self.groups[0] if len(self.groups) == 1 else None
+        # Without groups given there is one; its gradients come as they are, not in a list.
+        self._only = None if _is_groups(params) else self.groups[0]
         structures = [group._structure for group in self.groups]
         _check_apart([a for s in structures for a in s.arrays], [n for s in structures for n in s.names])
         self._state_names = state_names
@@ -377,8 +379,12 @@ class Optimizer:
         step = self._steps + 1
         hypers = [self._hyper(group, step) for group in groups]
         self._steps = step
-        # As one call into the interpreter's C code: an interrupt cannot fall between two groups.
-        list(map(_core.Updater.step, updaters, arrays, [scale] * len(groups), hypers))
+        try:
+            # One call for the interpreter: an interrupt cannot fall between two groups.
+            list(map(_core.Updater.step, updaters, arrays, [scale] * len(groups), hypers))
+        except Exception:
+            self._steps = step - 1
+            raise
 
     # --- state ----------------------------------------------------------------------------------------------
 

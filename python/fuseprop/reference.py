@@ -95,12 +95,13 @@ def binary_cross_entropy_with_logits(pred: F64, target: F64, pos_weight: float) 
 
 
 def log_softmax(x: F64) -> F64:
-    """X - logsumexp, over the last axis; the largest term stands outside of the sum for its relative accuracy."""
+    """Return x - logsumexp, over the last axis; the largest term stands outside of the sum for its relative accuracy."""
     top = np.argmax(x, axis=-1, keepdims=True)
     shifted = x - np.take_along_axis(x, top, axis=-1)
     e = np.exp(shifted)
     np.put_along_axis(e, top, 0.0, axis=-1)
-    return shifted - np.log1p(e.sum(axis=-1, keepdims=True))
+    result: F64 = shifted - np.log1p(e.sum(axis=-1, keepdims=True))
+    return result
 
 
 def softmax_cross_entropy(pred: F64, target: F64) -> tuple[F64, F64, F64]:
@@ -110,9 +111,12 @@ def softmax_cross_entropy(pred: F64, target: F64) -> tuple[F64, F64, F64]:
     with np.errstate(invalid="ignore"):  # 0 * -inf, which stands for 0
         value = -np.where(target == 0, 0.0, target * log_p).sum(axis=-1)
     total = target.sum(axis=-1, keepdims=True)
-    # A p - q, where q is one-hot: p_y - 1 = -(sum of the others).
-    gradient = total * p - target
+    # 1 - p, as the sum of the others where p may be near 1.
+    top = np.argmax(pred, axis=-1, keepdims=True)
+    others = p.copy()
+    np.put_along_axis(others, top, 0.0, axis=-1)
+    rest = 1.0 - p
+    np.put_along_axis(rest, top, others.sum(axis=-1, keepdims=True), axis=-1)
     one_hot = (target == total) & (target > 0)
-    others = np.where(one_hot, 0.0, p).sum(axis=-1, keepdims=True)
-    gradient = np.where(one_hot, -total * others, gradient)
-    return value, gradient, total * p * np.where(p > 0.5, np.where(one_hot, others, 1.0 - p), 1.0 - p)
+    gradient = np.where(one_hot, -total * rest, total * p - target)
+    return value, gradient, total * p * rest

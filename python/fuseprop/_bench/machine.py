@@ -84,4 +84,3 @@ class Limits:
                 result[f"fma_gflops_{n}"] = max(self.flops(n, 0.02) for _ in range(7)) / 1e9
                 result[f"copy_gbytes_{n}"] = 1e-9 / min(self.copy_seconds(1.0) for _ in range(15))
         return result
-

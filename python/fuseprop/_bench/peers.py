@@ -1,8 +1,8 @@
 """What a user of NumPy, PyTorch, JAX or scikit-learn would write instead.
 
-A formula's counterpart in PyTorch and JAX is looked up by its name, which is theirs wherever they have it; the tables
-hold what cannot be found that way. A formula without an entry is compared with its reference in float32 NumPy.
-Whether a counterpart computes the same is not taken on trust: every answer is checked before it is timed.
+A formula's counterpart in PyTorch and JAX is looked up by its name, which is theirs wherever they have it;
+the tables hold what cannot be found that way. A formula without an entry is compared with its reference in
+float32 NumPy. Whether a counterpart computes the same is not taken on trust: every answer is checked.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def _numpy_half_squared_error(p: Array, y: Array) -> tuple[Any, Array]:
 def _numpy_huber(p: Array, y: Array, delta: float) -> tuple[Any, Array]:
     r = p - y
     a = np.abs(r)
-    return np.mean(np.where(a <= delta, 0.5 * r * r, delta * (a - 0.5 * delta))), np.clip(r, -delta, delta) / r.size
+    return np.mean(np.where(a <= delta, 0.5 * r * r, delta * (a - 0.5 * delta))), np.clip(
+        r, -delta, delta
+    ) / r.size
 
 
 def _numpy_bce_with_logits(p: Array, y: Array, pos_weight: float) -> tuple[Any, Array]:
@@ -134,7 +136,9 @@ def torch_loss(torch: Any, name: str, parameters: Parameters) -> Callable[[Any, 
     if name == "binary_cross_entropy_with_logits":
         weight = torch.tensor(parameters["pos_weight"])
         plain = parameters["pos_weight"] == 1
-        return lambda p, y: functional.binary_cross_entropy_with_logits(p, y, pos_weight=None if plain else weight)
+        return lambda p, y: functional.binary_cross_entropy_with_logits(
+            p, y, pos_weight=None if plain else weight
+        )
     known = {"absolute_error": "l1_loss", "squared_error": "mse_loss"}
     function = getattr(functional, known.get(name, f"{name}_loss"), None)
     return None if function is None else lambda p, y: function(p, y, **parameters)

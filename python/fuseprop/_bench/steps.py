@@ -67,11 +67,9 @@ def numpy_step(sizes: Sequence[int], x: Array, y: Array) -> Step:
                 delta = (delta @ weights[i].T) * (inputs[i] > 0)
         rate, correction = LEARNING_RATE / (1 - 0.9**t), 1 / (1 - 0.999**t)
         for param, g, m, v in zip(parameters, grads, first, second, strict=True):
-            m *= 0.9
-            m += 0.1 * g
-            v *= 0.999
-            v += 0.001 * g * g
-            param -= rate * m / (np.sqrt(v * correction) + 1e-8)
+            m[...] = 0.9 * m + 0.1 * g
+            v[...] = 0.999 * v + 0.001 * g * g
+            param[...] -= rate * m / (np.sqrt(v * correction) + 1e-8)
         return value
 
     return step
@@ -123,9 +121,7 @@ def jax_step(jax: Any, sizes: Sequence[int], x: Array, y: Array) -> Step:
         first = tree(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
         second = tree(lambda v, g: 0.999 * v + 0.001 * g * g, second, grads)
         rate, correction = LEARNING_RATE / (1 - 0.9**t), 1 / (1 - 0.999**t)
-        params = tree(
-            lambda p, m, v: p - rate * m / (jnp.sqrt(v * correction) + 1e-8), params, first, second
-        )
+        params = tree(lambda p, m, v: p - rate * m / (jnp.sqrt(v * correction) + 1e-8), params, first, second)
         return (params, first, second, t), value
 
     compiled = jax.jit(update, donate_argnums=0)

@@ -1,4 +1,4 @@
-"""Interleaved measurement: candidates take turns, so that whatever disturbs the machine disturbs all of them."""
+"""Interleaved measurement: candidates take turns, so that what disturbs the machine disturbs all of them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _loop(num_args: int, keywords: tuple[str, ...]) -> Callable[..., float]:
 
 
 def sampler(what: Call) -> Sampler:
-    """Return the timed loop around a call. The loop itself costs some 10 ns per turn, which is not subtracted."""
+    """Return the timed loop around a call. The loop itself, some 10 ns per turn, is not subtracted."""
     loop = _loop(len(what.args), tuple(key for key, _ in what.kwargs))
     given = (what.function, *what.args, *(value for _, value in what.kwargs))
     return lambda n: loop(n, *given)
@@ -72,8 +72,8 @@ def sampler(what: Call) -> Sampler:
 def settle(limit: float = 0.05) -> None:
     """Wait until the other threads of this process rest.
 
-    Workers of OpenMP and OpenBLAS spin for some milliseconds after their last call; the next candidate should not
-    pay for that.
+    Workers of OpenMP and OpenBLAS spin for some milliseconds after their last call; the next candidate should
+    not pay for that.
     """
     end = time.perf_counter() + limit
     while True:

@@ -101,6 +101,8 @@ def fit(
     if isinstance(optimizer, str):
         optimizer = optim.get(optimizer, model)
     epochs, batch_size = integer(epochs, "epochs", least=1), integer(batch_size, "batch_size", least=1)
+    model._set_loss(loss)
+    model._set_optimizer(optimizer)
     named_metrics = _named_metrics(metrics)
     data = _Batches(model, x, y, sample_weight, loss)
     validation = None if validation_data is None else _Validation(model, validation_data, loss, named_metrics)
@@ -232,18 +234,22 @@ class _Validation:
                     f"{name} of validation_data has shape {array.shape}; expected {len(self.x)} samples, as "
                     "x has"
                 )
+        model._check_shape(self.x.shape, "x of validation_data")
         self.loss: Any = losses.get(loss) if isinstance(loss, str) else loss
+        self(slice(1))  # better an error now than behind the first epoch
 
-    def __call__(self) -> dict[str, float]:
-        pred = self.model.predict(self.x, _VALIDATION_ROWS)
-        target = self.y
+    def __call__(self, rows: slice = slice(None)) -> dict[str, float]:
+        pred = self.model.predict(self.x[rows], _VALIDATION_ROWS)
+        target = self.y[rows]
         if pred.shape[1:] == (1,) and target.ndim == 1:
             target = target[:, np.newaxis]
-        weights = () if self.weight is None else (self.weight,)
+        weights = () if self.weight is None else (self.weight[rows],)
         value = self.loss(pred, target, *weights)
         # A user's function returns the gradient as well.
         logs = {"val_loss": float(value[0] if isinstance(value, tuple) else value)}
-        logs.update({f"val_{name}": float(metric(pred, self.y)) for name, metric in self.metrics.items()})
+        logs.update(
+            {f"val_{name}": float(metric(pred, self.y[rows])) for name, metric in self.metrics.items()}
+        )
         return logs
 
 

@@ -87,13 +87,13 @@ class Sequential:
             if hasattr(layer, "_before_bind") or any(layer is other for other in self.layers[:i]):
                 raise ValueError(f"layers[{i}], {layer!r}, is part of a model already; make a new one")
 
-    def _output_shape(self, shape: Shape) -> Shape:
+    def _output_shape(self, shape: Shape, name: str = "x") -> Shape:
         """Follow the shape of one sample through the layers."""
         for i, layer in enumerate(self.layers):
             try:
                 shape = layer.output_shape(shape)
             except ValueError as error:
-                what = "x has" if i == 0 else f"layers[{i}], {layer!r}, gets"
+                what = f"{name} has" if i == 0 else f"layers[{i}], {layer!r}, gets"
                 raise ValueError(f"{what} {error}") from None
         return shape
 
@@ -190,10 +190,10 @@ class Sequential:
             array = array.astype(self.dtype)
         return array
 
-    def _check_shape(self, shape: tuple[int, ...]) -> Shape:
+    def _check_shape(self, shape: tuple[int, ...], name: str = "x") -> Shape:
         if not shape:
-            raise ValueError(f"x has shape {shape}; expected samples along the first axis")
-        return self._output_shape(shape[1:])
+            raise ValueError(f"{name} has shape {shape}; expected samples along the first axis")
+        return self._output_shape(shape[1:], name)
 
     def __call__(self, x: ArrayLike, training: bool = False) -> FloatArray:
         """Return the output for x.

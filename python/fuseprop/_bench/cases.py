@@ -1,0 +1,673 @@
+"""All cases: each entry of the registry, the functions of ops, the optimizers, training steps, and import."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fuseprop as fp
+from fuseprop import _registry
+from fuseprop._bench import peers as other
+from fuseprop._bench import steps
+from fuseprop._bench.problem import (
+    EPS,
+    OURS,
+    Candidate,
+    Case,
+    Expected,
+    Peers,
+    Problem,
+    as_arrays,
+    expect,
+)
+from fuseprop._bench.timing import call
+from fuseprop._registry import Spec
+
+Array = NDArray[Any]
+
+#: Elements of the elementwise cases: a call's overhead, the first cache, both threads, the memory.
+SIZES = ("128", "1000", "100k", "16M")
+CLASS_SHAPES = ((64, 10), (128, 1000), (2048, 50257))
+
+
+def parse_size(text: str) -> int:
+    """Return 100000 for "100k" and 16777216 for "16M": k counts thousands, M 2^20."""
+    factor = {"k": 1000, "M": 1 << 20}.get(text[-1:], 1)
+    return int(text if factor == 1 else text[:-1]) * factor
+
+
+def _normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
+    x = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    x *= np.float32(scale)
+    return x
+
+
+def _numpy(
+    function: Callable[..., Any], *args: Any, outputs: Any = as_arrays, variant: str = "", **kw: Any
+) -> Candidate:
+    return Candidate("NumPy", call(function, *args, **kw), variant, outputs)
+
+
+def _jax(peers: Peers, function: Callable[..., Any], *args: Array, outputs: Any = as_arrays) -> Candidate:
+    """Compile a function of arrays; the call waits for its result."""
+    compiled = peers.jax.jit(function)
+    given = [peers.jax.numpy.asarray(a) for a in args]
+    wait = peers.jax.block_until_ready
+    return Candidate("JAX", call(lambda: wait(compiled(*given))), outputs=outputs)
+
+
+def _torch(peers: Peers, function: Callable[..., Any], *args: Any, variant: str = "", **kw: Any) -> Candidate:
+    """Call PyTorch without recording gradients."""
+    return Candidate("PyTorch", call(function, *args, **kw), variant, context=peers.torch.inference_mode)
+
+
+# --- activations --------------------------------------------------------------------------------------------
+
+
+def _activation_forward(spec: Spec, n: int, peers: Peers) -> Problem:
+    parameters = dict(spec.parameters)
+    act, x = spec.cls(**parameters), _normal(n, scale=2)
+    out = np.empty(act.output_shape(x.shape), np.float32)
+    candidates = [Candidate(OURS, call(act, x, out=out))]
+    if peers.numpy:
+        if spec.name in other.NUMPY_ACTIVATIONS:
+            forward = partial(other.NUMPY_ACTIVATIONS[spec.name][0], x, np.empty_like(out), **parameters)
+            candidates.append(_numpy(forward))
+        else:
+            candidates.append(_numpy(lambda: spec.reference(x, **parameters)[0], variant="reference"))
+    if peers.torch and (function := other.torch_activation(peers.torch, spec.name)):
+        xt = peers.torch.from_numpy(x)
+        candidates.append(_torch(peers, function, xt, **parameters))
+        if n >= 100_000 and (function := other.torch_activation_out(peers.torch, spec.name)):
+            out_t = peers.torch.empty(out.shape)
+            candidates.append(_torch(peers, function, xt, **parameters, out=out_t, variant="out="))
+    if peers.jax and (jax_function := other.jax_activation(peers.jax, spec.name)):
+        candidates.append(_jax(peers, _with_defaults(jax_function, parameters), x))
+    value = spec.reference(x.astype(np.float64), **parameters)[0]
+    return Problem(candidates, [expect(value)], elements=n, num_bytes=8 * n)
+
+
+def _activation_backward(spec: Spec, n: int, peers: Peers) -> Problem:
+    parameters = dict(spec.parameters)
+    act, x = spec.cls(**parameters), _normal(n, scale=2)
+    dy = _normal(*act.output_shape(x.shape), seed=1)
+    candidates = [Candidate(OURS, call(act.backward, x, dy, out=np.empty_like(x)))]
+    if peers.numpy:
+        if spec.name in other.NUMPY_ACTIVATIONS:
+            backward = partial(other.NUMPY_ACTIVATIONS[spec.name][1], x, dy, np.empty_like(x), **parameters)
+            candidates.append(_numpy(backward))
+        else:
+            candidates.append(_numpy(lambda: dy * spec.reference(x, **parameters)[1], variant="reference"))
+    if peers.torch and (function := other.torch_activation(peers.torch, spec.name)):
+        xt = peers.torch.from_numpy(x).requires_grad_()
+        y, dy_t = function(xt, **parameters), peers.torch.from_numpy(dy)
+        candidates.append(
+            Candidate("PyTorch", call(peers.torch.autograd.grad, y, xt, dy_t, retain_graph=True))
+        )
+    if peers.jax and (jax_function := other.jax_activation(peers.jax, spec.name)):
+        f = _with_defaults(jax_function, parameters)
+        candidates.append(_jax(peers, lambda x, dy: peers.jax.vjp(f, x)[1](dy)[0], x, dy))
+    derivative = spec.reference(x.astype(np.float64), **parameters)[1]
+    return Problem(candidates, [expect(dy * derivative)], elements=n, num_bytes=12 * n)
+
+
+def _with_defaults(function: Callable[..., Any], parameters: Mapping[str, float]) -> Callable[[Any], Any]:
+    """Give the parameters to a function that takes them; one that does not has the defaults built in."""
+
+    def apply(x: Any) -> Any:
+        try:
+            return function(x, **parameters)
+        except TypeError:
+            return function(x)
+
+    return apply
+
+
+# --- losses of one prediction per target --------------------------------------------------------------------
+
+
+def _targets(spec: Spec, pred: Array) -> Array:
+    rng = np.random.default_rng(2)
+    if spec.target_domain == "unit":
+        return rng.random(pred.shape, np.float32)
+    if spec.target_domain == "real":
+        return pred + _normal(*pred.shape, seed=3, scale=1.5)
+    return np.where(rng.random(pred.shape, np.float32) < 0.5, np.float32(-1), np.float32(1))
+
+
+def _loss_value_and_grad(spec: Spec, n: int, peers: Peers) -> Problem:
+    parameters = dict(spec.parameters)
+    loss, p = spec.cls(**parameters), _normal(n, scale=2)
+    y = _targets(spec, p)
+    candidates = [Candidate(OURS, call(loss.value_and_grad, p, y, out=np.empty_like(p)))]
+    if peers.numpy:
+        if spec.name in other.NUMPY_LOSSES:
+            candidates.append(_numpy(other.NUMPY_LOSSES[spec.name], p, y, **parameters))
+        else:
+            candidates.append(_numpy(_mean_and_grad, spec.reference, p, y, parameters, variant="reference"))
+    if peers.torch and (torch_loss := other.torch_loss(peers.torch, spec.name, parameters)):
+        candidates.append(_torch_value_and_grad(peers, torch_loss, p, y))
+    if peers.jax and (jax_loss := other.jax_loss(peers.jax, spec.name, parameters)):
+        mean = peers.jax.value_and_grad(lambda p, y: jax_loss(p, y).mean())
+        candidates.append(_jax(peers, mean, p, y))
+    value, gradient, _ = spec.reference(p.astype(np.float64), y.astype(np.float64), **parameters)
+    expected = [expect(value.mean(), 4), expect(gradient / n)]
+    return Problem(candidates, expected, elements=n, num_bytes=12 * n)
+
+
+def _mean_and_grad(
+    reference: Callable[..., Any], p: Array, y: Array, parameters: Mapping[str, float]
+) -> tuple[Any, Array]:
+    value, gradient, _ = reference(p, y, **parameters)
+    return value.mean(), gradient / p.size
+
+
+def _torch_value_and_grad(peers: Peers, loss: Callable[[Any, Any], Any], p: Array, y: Array) -> Candidate:
+    """Value and gradient through autograd, as users do it."""
+    pt, yt = peers.torch.from_numpy(p).requires_grad_(), peers.torch.from_numpy(y)
+
+    def value_and_grad() -> tuple[Any, Any]:
+        pt.grad = None
+        value = loss(pt, yt)
+        value.backward()
+        return value, pt.grad
+
+    return Candidate("PyTorch", call(value_and_grad))
+
+
+def _loss_grad_and_hess(spec: Spec, n: int, peers: Peers) -> Problem:
+    parameters = dict(spec.parameters)
+    loss, p = spec.cls(**parameters), _normal(n, scale=2)
+    y = _targets(spec, p)
+    candidates = [Candidate(OURS, call(loss.grad_and_hess, p, y))]
+    if peers.numpy:
+        candidates.append(_numpy(lambda: spec.reference(p, y, **parameters)[1:], variant="reference"))
+    if peers.jax and (jax_loss := other.jax_loss(peers.jax, spec.name, parameters)):
+        grad = peers.jax.grad
+
+        def derivatives(p: Any, y: Any) -> tuple[Any, Any]:
+            first = grad(lambda p: jax_loss(p, y).sum())
+            return first(p), grad(lambda p: first(p).sum())(p)
+
+        candidates.append(_jax(peers, derivatives, p, y))
+    if peers.sklearn and (sklearn_loss := other.sklearn_loss(spec.name)):
+        given = {
+            "y_true": y,
+            "raw_prediction": p,
+            "gradient_out": np.empty_like(p),
+            "hessian_out": np.empty_like(p),
+            "n_threads": fp.get_num_threads(),
+        }
+        candidates.append(Candidate("scikit-learn", call(sklearn_loss.gradient_hessian, **given)))
+    _, gradient, hessian = spec.reference(p.astype(np.float64), y.astype(np.float64), **parameters)
+    return Problem(candidates, [expect(gradient), expect(hessian)], elements=n, num_bytes=16 * n)
+
+
+# --- losses over classes ------------------------------------------------------------------------------------
+
+
+def _edge_rows(array: Array) -> Array:
+    """Return the first and the last eight rows: enough to check of a large result."""
+    return array if len(array) <= 256 else np.concatenate([array[:8], array[-8:]])
+
+
+def _class_reference(spec: Spec, z: Array, labels: Array) -> tuple[float, Array, Array]:
+    """Return mean value, and gradient and Hessian of the edge rows, in float64, some rows at a time."""
+    parameters, classes = dict(spec.parameters), z.shape[1]
+
+    def evaluate(z: Array, labels: Array) -> Any:
+        one_hot = np.zeros(z.shape)
+        one_hot[np.arange(len(labels)), labels] = 1
+        return spec.reference(z.astype(np.float64), one_hot, **parameters)
+
+    step = max(1, (1 << 20) // classes)
+    total = sum(
+        float(evaluate(z[i : i + step], labels[i : i + step])[0].sum()) for i in range(0, len(z), step)
+    )
+    _, gradient, hessian = evaluate(_edge_rows(z), _edge_rows(labels))
+    return total / len(z), gradient, hessian
+
+
+def _class_value_and_grad(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+    loss, z = spec.cls(**spec.parameters), _normal(*shape, scale=3)
+    labels = np.random.default_rng(4).integers(0, shape[1], shape[0])
+
+    def outputs(result: Any) -> list[Array]:
+        value, gradient = as_arrays(result)
+        return [value, _edge_rows(gradient)]
+
+    def one_hot_reference() -> tuple[Any, Array]:
+        one_hot = np.zeros_like(z)
+        one_hot[np.arange(len(labels)), labels] = 1
+        return _mean_and_rows(spec.reference(z, one_hot, **spec.parameters))
+
+    candidates = [
+        Candidate(OURS, call(loss.value_and_grad, z, labels, out=np.empty_like(z)), outputs=outputs)
+    ]
+    if peers.numpy:
+        if spec.name == "softmax_cross_entropy":
+            candidates.append(_numpy(other.numpy_softmax_cross_entropy, z, labels, outputs=outputs))
+        else:
+            candidates.append(_numpy(one_hot_reference, outputs=outputs, variant="reference"))
+    if spec.name == "softmax_cross_entropy":
+        if peers.torch:
+            torch_loss = peers.torch.nn.functional.cross_entropy
+            found = _torch_value_and_grad(peers, torch_loss, z, labels)
+            candidates.append(Candidate(found.library, found.call, outputs=outputs))
+        if peers.jax:
+            jax = peers.jax
+
+            def jax_loss(z: Any, labels: Any) -> Any:
+                log_p = jax.nn.log_softmax(z)
+                return -jax.numpy.take_along_axis(log_p, labels[:, None], axis=1).mean()
+
+            candidates.append(_jax(peers, jax.value_and_grad(jax_loss), z, labels, outputs=outputs))
+    value, gradient, _ = _class_reference(spec, z, labels)
+    expected = [expect(value, 4), expect(gradient / len(z))]
+    return Problem(candidates, expected, elements=z.size, num_bytes=8 * z.size)
+
+
+def _mean_and_rows(found: Any) -> tuple[Any, Array]:
+    value, gradient, _ = found
+    return value.mean(), gradient / len(gradient)
+
+
+def _class_grad_and_hess(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+    loss, z = spec.cls(**spec.parameters), _normal(*shape, scale=3)
+    labels = np.random.default_rng(4).integers(0, shape[1], shape[0])
+    one_hot = np.zeros_like(z)
+    one_hot[np.arange(len(labels)), labels] = 1
+    candidates = [Candidate(OURS, call(loss.grad_and_hess, z, labels))]
+    if peers.numpy and spec.name == "softmax_cross_entropy":
+
+        def numpy_grad_and_hess() -> tuple[Array, Array]:
+            p = other.numpy_softmax(z)
+            return p - one_hot, p * (1 - p)
+
+        candidates.append(_numpy(numpy_grad_and_hess))
+    elif peers.numpy:
+        reference = partial(spec.reference, z, one_hot, **spec.parameters)
+        candidates.append(_numpy(lambda: reference()[1:], variant="reference"))
+    _, gradient, hessian = spec.reference(z.astype(np.float64), one_hot.astype(np.float64), **spec.parameters)
+    return Problem(candidates, [expect(gradient), expect(hessian)], elements=z.size, num_bytes=12 * z.size)
+
+
+# --- ops ----------------------------------------------------------------------------------------------------
+
+#: (m, k, n), and which factor is stored transposed: cubes, and the products of a dense layer's passes.
+MATMULS: tuple[tuple[int, int, int, str], ...] = (
+    (64, 64, 64, ""),
+    (128, 128, 128, ""),
+    (256, 256, 256, ""),
+    (512, 512, 512, ""),
+    (1024, 1024, 1024, ""),
+    (2048, 2048, 2048, ""),
+    (32, 16, 32, ""),
+    (128, 784, 256, ""),
+    (784, 128, 256, "a"),
+    (128, 256, 784, "b"),
+    (4096, 256, 1, ""),
+    (1, 1024, 1024, ""),
+)
+
+
+def _product(a: Array, b: Array, more: float = 0.0) -> Expected:
+    """Return a @ b; any order of summation in float32 stays within k eps sum(abs a abs b)."""
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    k = a.shape[1]
+    return Expected(a64 @ b64, (k + 2) * EPS / 2 * (np.abs(a64) @ np.abs(b64) + more))
+
+
+def _matmul(m: int, k: int, n: int, transposed: str, peers: Peers) -> Problem:
+    a, b = _normal(m, k), _normal(k, n, seed=1)
+    ours = a.T.copy() if transposed == "a" else a, b.T.copy() if transposed == "b" else b
+    theirs = ours[0].T if transposed == "a" else a, ours[1].T if transposed == "b" else b
+    options = {f"transpose_{transposed}": True} if transposed else {}
+    candidates = [Candidate(OURS, call(fp.ops.matmul, *ours, **options, out=np.empty((m, n), np.float32)))]
+    if peers.numpy:
+        candidates.append(_numpy(np.matmul, *theirs, out=np.empty((m, n), np.float32)))
+    if peers.torch:
+        at, bt = map(peers.torch.from_numpy, theirs)
+        candidates.append(_torch(peers, peers.torch.matmul, at, bt, out=peers.torch.empty(m, n)))
+    if peers.jax:
+        product: Callable[[Any, Any], Any] = {
+            "": lambda a, b: a @ b,
+            "a": lambda a, b: a.T @ b,
+            "b": lambda a, b: a @ b.T,
+        }[transposed]
+        candidates.append(_jax(peers, product, *ours))
+    return Problem(candidates, [_product(a, b)], flops=2.0 * m * k * n)
+
+
+LINEARS = ((64, 64, 128), (128, 784, 256))
+
+
+def _linear(n: int, inputs: int, outputs: int, peers: Peers) -> Problem:
+    x, w, b = _normal(n, inputs), _normal(inputs, outputs, seed=1), _normal(outputs, seed=2)
+    out = np.empty((n, outputs), np.float32)
+    relu = fp.activations.ReLU()
+    candidates = [Candidate(OURS, call(fp.ops.linear, x, w, b, activation=relu, out=out))]
+    if peers.numpy:
+        candidates.append(_numpy(lambda: np.maximum(x @ w + b, 0)))
+    if peers.torch:
+        torch = peers.torch
+        xt, wt, bt = torch.from_numpy(x), torch.from_numpy(w.T.copy()), torch.from_numpy(b)
+        candidates.append(_torch(peers, lambda: torch.relu_(torch.nn.functional.linear(xt, wt, bt))))
+    if peers.jax:
+        candidates.append(_jax(peers, lambda x, w, b: peers.jax.numpy.maximum(x @ w + b, 0), x, w, b))
+    product = _product(x, w, more=float(np.abs(b).max()))
+    expected = Expected(np.maximum(product.value + b, 0), product.tolerance)
+    return Problem(candidates, [expected], flops=2.0 * n * inputs * outputs)
+
+
+def _linear_backward(n: int, inputs: int, outputs: int, peers: Peers) -> Problem:
+    x, w, du = _normal(n, inputs), _normal(inputs, outputs, seed=1), _normal(n, outputs, seed=2)
+    candidates = [Candidate(OURS, call(fp.ops.linear_backward, x, w, du))]
+    if peers.numpy:
+        candidates.append(_numpy(lambda: (du @ w.T, x.T @ du, du.sum(axis=0))))
+    if peers.torch:
+        torch = peers.torch
+        xt, bt = torch.from_numpy(x).requires_grad_(), torch.zeros(outputs, requires_grad=True)
+        wt, dut = torch.from_numpy(w.T.copy()).requires_grad_(), torch.from_numpy(du)
+        y = torch.nn.functional.linear(xt, wt, bt)
+
+        def gradients(found: Any) -> list[Array]:
+            dx, dw, db = as_arrays(found)
+            return [dx, dw.T, db]
+
+        grad = call(torch.autograd.grad, y, (xt, wt, bt), dut, retain_graph=True)
+        candidates.append(Candidate("PyTorch", grad, outputs=gradients))
+    if peers.jax:
+        candidates.append(_jax(peers, lambda x, w, du: (du @ w.T, x.T @ du, du.sum(axis=0)), x, w, du))
+    expected = [_product(du, w.T), _product(x.T, du), _product(np.ones((1, n), np.float32), du)]
+    return Problem(candidates, expected, flops=4.0 * n * inputs * outputs)
+
+
+def _softmax_family(name: str, shape: tuple[int, int], peers: Peers) -> Problem:
+    x = _normal(*shape, scale=3)
+    out_shape = shape[:1] if name == "logsumexp" else shape
+    out = np.empty(out_shape, np.float32)
+
+    def outputs(result: Any) -> list[Array]:
+        return [_edge_rows(as_arrays(result)[0])]
+
+    candidates = [Candidate(OURS, call(getattr(fp.ops, name), x, out=out), outputs=outputs)]
+    if peers.numpy:
+        candidates.append(_numpy(getattr(other, f"numpy_{name}"), x, outputs=outputs))
+    if peers.torch:
+        torch = peers.torch
+        found = _torch(peers, getattr(torch, name), torch.from_numpy(x), -1, out=torch.empty(out_shape))
+        candidates.append(Candidate(found.library, found.call, outputs=outputs, context=found.context))
+    if peers.jax:
+        function = getattr(peers.jax.nn, name)
+        candidates.append(_jax(peers, lambda x: function(x, axis=-1), x, outputs=outputs))
+    value = getattr(other, f"numpy_{name}")(_edge_rows(x).astype(np.float64))
+    return Problem(candidates, [expect(value, 4)], elements=x.size, num_bytes=4 * (x.size + out.size))
+
+
+# --- optimizers ---------------------------------------------------------------------------------------------
+
+
+def _numpy_sgd(
+    p: Array, g: Array, state: list[Array], t: int, *, momentum: float = 0.0, nesterov: bool = False
+) -> None:
+    if momentum == 0:
+        p -= 1e-3 * g
+        return
+    (u,) = state
+    if t == 1:
+        u[...] = g
+    else:
+        u *= momentum
+        u += g
+    p -= 1e-3 * (g + momentum * u if nesterov else u)
+
+
+def _numpy_adam(p: Array, g: Array, state: list[Array], t: int) -> None:
+    m, v = state
+    m *= 0.9
+    m += 0.1 * g
+    v *= 0.999
+    v += 0.001 * g * g
+    p -= (1e-3 / (1 - 0.9**t)) * m / (np.sqrt(v * (1 / (1 - 0.999**t))) + 1e-8)
+
+
+#: By name: the rule in NumPy, and for each variant its options (PyTorch's too) and how many states it keeps
+#: per parameter. lr is 1e-3 throughout.
+OPTIMIZERS: dict[str, tuple[Callable[..., None], dict[str, tuple[dict[str, Any], int]]]] = {
+    "sgd": (_numpy_sgd, {"": ({}, 0), "nesterov": ({"momentum": 0.9, "nesterov": True}, 1)}),
+    "adam": (_numpy_adam, {"": ({}, 2)}),
+}
+#: How many arrays of how many elements.
+TENSORS = {"10M": (1, 10_000_000), "100x4096": (100, 4096)}
+
+
+def _optimizer(name: str, variant: str, tensors: tuple[int, int], peers: Peers) -> Problem:
+    rule, variants = OPTIMIZERS[name]
+    options, num_states = variants[variant]
+    number, length = tensors
+    start = [_normal(length, seed=2 * i) for i in range(number)]
+    grads = [_normal(length, seed=2 * i + 1) for i in range(number)]
+
+    def outputs(parameters: Iterable[Any]) -> Callable[[Any], list[Array]]:
+        found = list(parameters)
+        return lambda _: [np.concatenate(as_arrays(found))]
+
+    def in_numpy(parameters: list[Array], gradients: list[Array]) -> Callable[[], None]:
+        states = [[np.zeros_like(p) for _ in range(num_states)] for p in parameters]
+        t = 0
+
+        def step() -> None:
+            nonlocal t
+            t += 1
+            for p, g, state in zip(parameters, gradients, states, strict=True):
+                rule(p, g, state, t, **options)
+
+        return step
+
+    ours = [p.copy() for p in start]
+    optimizer = fp.optim.get(name, ours if number > 1 else ours[0], lr=1e-3, **options)
+    step = call(optimizer.step, grads if number > 1 else grads[0])
+    candidates = [Candidate(OURS, step, outputs=outputs(ours))]
+    if peers.numpy:
+        copies = [p.copy() for p in start]
+        candidates.append(_numpy(in_numpy(copies, grads), outputs=outputs(copies)))
+    if peers.torch:
+        torch = peers.torch
+        kind = getattr(torch.optim, type(optimizer).__name__)
+        for flavour in ("fused", "foreach"):
+            parameters = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in start]
+            for parameter, g in zip(parameters, grads, strict=True):
+                parameter.grad = torch.from_numpy(g)
+            torch_optimizer = kind(parameters, lr=1e-3, **options, **{flavour: True})
+            candidates.append(
+                Candidate("PyTorch", call(torch_optimizer.step), flavour, outputs=outputs(parameters))
+            )
+    if peers.jax:
+        candidates.append(_jax_optimizer(peers.jax, name, (options, num_states), start, grads))
+    wide = [p.astype(np.float64) for p in start]
+    in_numpy(wide, [g.astype(np.float64) for g in grads])()
+    size = number * length
+    num_bytes = 4 * size * (3 + 2 * num_states)  # the gradient read, parameter and states read and written
+    return Problem(candidates, [expect(np.concatenate(wide))], elements=size, num_bytes=num_bytes)
+
+
+def _jax_optimizer(
+    jax: Any, name: str, variant: tuple[dict[str, Any], int], start: list[Array], grads: list[Array]
+) -> Candidate:
+    jnp, tree_map = jax.numpy, jax.tree_util.tree_map
+    options, num_states = variant
+
+    def sgd(parameters: Any, states: Any, t: Any, gradients: Any) -> Any:
+        momentum = options.get("momentum", 0.0)
+        if not momentum:
+            return tree_map(lambda p, g: p - 1e-3 * g, parameters, gradients), states
+        (u,) = states  # starts at zero, which makes it g at the first step
+        u = tree_map(lambda u, g: momentum * u + g, u, gradients)
+        look = tree_map(lambda u, g: g + momentum * u, u, gradients) if options["nesterov"] else u
+        return tree_map(lambda p, d: p - 1e-3 * d, parameters, look), [u]
+
+    def adam(parameters: Any, states: Any, t: Any, gradients: Any) -> Any:
+        m = tree_map(lambda m, g: 0.9 * m + 0.1 * g, states[0], gradients)
+        v = tree_map(lambda v, g: 0.999 * v + 0.001 * g * g, states[1], gradients)
+        rate, correction = 1e-3 / (1 - 0.9**t), 1 / (1 - 0.999**t)
+        new = tree_map(lambda p, m, v: p - rate * m / (jnp.sqrt(v * correction) + 1e-8), parameters, m, v)
+        return new, [m, v]
+
+    rule = {"sgd": sgd, "adam": adam}[name]
+
+    def update(parameters: Any, states: Any, t: Any, gradients: Any) -> Any:
+        return *rule(parameters, states, t + 1, gradients), t + 1
+
+    compiled = jax.jit(update, donate_argnums=(0, 1, 2))
+    parameters = [jnp.array(p) for p in start]
+    state = (parameters, [tree_map(jnp.zeros_like, parameters) for _ in range(num_states)], jnp.float32(0))
+    gradients = [jnp.array(g) for g in grads]
+
+    def step() -> Any:
+        nonlocal state
+        state = compiled(*state, gradients)
+        jax.block_until_ready(state)
+        return state[0]
+
+    return Candidate("JAX", call(step), outputs=lambda found: [np.concatenate(as_arrays(found))])
+
+
+# --- training steps, import ---------------------------------------------------------------------------------
+
+TRAINING = (
+    ((16, 32, 32, 4), 32),
+    ((64, 128, 10), 64),
+    ((784, 256, 128, 10), 128),
+    ((1024, 2048, 2048, 1000), 256),
+)
+
+
+def _training(sizes: tuple[int, ...], batch: int, peers: Peers) -> Problem:
+    x = _normal(batch, sizes[0])
+    y = np.random.default_rng(1).integers(0, sizes[-1], batch)
+
+    def candidate(library: str, step: steps.Step, variant: str = "", checked: bool = True) -> Candidate:
+        # The loss of three steps: the later ones depend on the gradients and on Adam.
+        def outputs(first: Any) -> list[Array]:
+            return [np.array([float(value) for value in (first, step(), step())])]
+
+        return Candidate(library, call(step), variant, outputs if checked else None)
+
+    candidates = [candidate(OURS, steps.fuseprop_step(sizes, x, y))]
+    if peers.numpy:
+        candidates.append(candidate("NumPy", steps.numpy_step(sizes, x, y)))
+    if peers.torch:
+        candidates.append(candidate("PyTorch", steps.torch_step(peers.torch, sizes, x, y), "fused"))
+        plain = steps.torch_step(peers.torch, sizes, x, y, fused=False)
+        candidates.append(candidate("PyTorch", plain, "default"))
+    if peers.jax:
+        candidates.append(candidate("JAX", steps.jax_step(peers.jax, sizes, x, y)))
+    if peers.sklearn:
+        candidates.append(candidate("scikit-learn", steps.sklearn_step(sizes, x, y), checked=False))
+    wide = steps.numpy_step(sizes, x.astype(np.float64), y)
+    products = [a * b for a, b in itertools.pairwise(sizes)]
+    # Three products per layer; the first one needs no gradient of its input.
+    flops = 2.0 * batch * (3 * sum(products) - products[0])
+    return Problem(candidates, [expect([wide() for _ in range(3)], 32)], flops=flops)
+
+
+def _import(peers: Peers) -> Problem:
+    """Seconds of `import`, in a process of its own that has NumPy already."""
+
+    def candidate(library: str, module: str) -> Candidate:
+        first = "" if module == "numpy" else "import numpy; "
+        program = f"{first}from time import perf_counter as t; t0 = t(); import {module}; print(t() - t0)"
+        command = [sys.executable, "-c", program]
+
+        def sample(n: int) -> float:
+            outputs = (subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(n))
+            return sum(float(found.stdout) for found in outputs)
+
+        return Candidate(library, call(sample, 1), outputs=None, sample=sample)
+
+    candidates = [candidate(OURS, "fuseprop")]
+    candidates += [candidate("NumPy", "numpy")] if peers.numpy else []
+    candidates += [candidate("PyTorch", "torch")] if peers.torch else []
+    candidates += [candidate("JAX", "jax")] if peers.jax else []
+    candidates += [candidate("scikit-learn", "sklearn")] if peers.sklearn else []
+    return Problem(candidates)
+
+
+# --- all ----------------------------------------------------------------------------------------------------
+
+
+def all_cases(sizes: Sequence[str] = SIZES) -> list[Case]:
+    """Return all cases; the elementwise ones at the given sizes."""
+    elementwise = [*_activations(sizes), *_losses(sizes)]
+    return [*elementwise, *_ops(), *_optimizers(), *_training_steps(), Case("import", "", _import)]
+
+
+def _activations(sizes: Sequence[str]) -> Iterator[Case]:
+    for spec in _registry.activations().values():
+        for verb, build in (("forward", _activation_forward), ("backward", _activation_backward)):
+            for size in sizes:
+                name = f"activation/{spec.name}/{verb}/{size}"
+                yield Case(name, f"activation {spec.name}", partial(build, spec, parse_size(size)))
+
+
+def _losses(sizes: Sequence[str]) -> Iterator[Case]:
+    for spec in _registry.losses().values():
+        entry = f"loss {spec.name}"
+        if spec.target_domain == "classes":
+            for rows, classes in CLASS_SHAPES:
+                name = f"loss/{spec.name}/value_and_grad/{rows}x{classes}"
+                yield Case(name, entry, partial(_class_value_and_grad, spec, (rows, classes)))
+            for rows, classes in CLASS_SHAPES[:2]:
+                name = f"loss/{spec.name}/grad_and_hess/{rows}x{classes}"
+                yield Case(name, entry, partial(_class_grad_and_hess, spec, (rows, classes)))
+            continue
+        for verb, build in (("value_and_grad", _loss_value_and_grad), ("grad_and_hess", _loss_grad_and_hess)):
+            for size in sizes:
+                yield Case(f"loss/{spec.name}/{verb}/{size}", entry, partial(build, spec, parse_size(size)))
+
+
+def _ops() -> Iterator[Case]:
+    for m, k, n, transposed in MATMULS:
+        suffix = f"/transpose_{transposed}" if transposed else ""
+        yield Case(f"op/matmul/{m}x{k}x{n}{suffix}", "op matmul", partial(_matmul, m, k, n, transposed))
+    for shape in LINEARS:
+        size = "x".join(map(str, shape))
+        yield Case(f"op/linear/relu/{size}", "op linear", partial(_linear, *shape))
+        yield Case(f"op/linear_backward/{size}", "op linear_backward", partial(_linear_backward, *shape))
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        for shape in CLASS_SHAPES:
+            size = "x".join(map(str, shape))
+            yield Case(f"op/{name}/{size}", f"op {name}", partial(_softmax_family, name, shape))
+
+
+def _optimizers() -> Iterator[Case]:
+    for name, (_, variants) in OPTIMIZERS.items():
+        for variant in variants:
+            for label, tensors in TENSORS.items():
+                case = "/".join(filter(None, ("optimizer", name, variant, label)))
+                yield Case(case, f"optimizer {name}", partial(_optimizer, name, variant, tensors))
+
+
+def _training_steps() -> Iterator[Case]:
+    for sizes, batch in TRAINING:
+        yield Case(f"training/{'-'.join(map(str, sizes))}/batch{batch}", "", partial(_training, sizes, batch))
+
+
+def without_case(cases: Iterable[Case]) -> list[str]:
+    """Return what the library offers and no case covers, as "activation tanh" or "op softmax"."""
+    offered = [
+        *(f"activation {name}" for name in fp.activations.names()),
+        *(f"loss {name}" for name in fp.losses.names()),
+        *(f"op {name}" for name in fp.ops.__all__),
+        *(f"optimizer {name}" for name in fp.optim.names()),
+    ]
+    covered = {case.entry for case in cases}
+    return [entry for entry in offered if entry not in covered]
