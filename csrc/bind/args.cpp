@@ -11,22 +11,6 @@ bool IsF(const Ref& array) { return PyArray_CHKFLAGS(array.array(), NPY_ARRAY_F_
 
 bool IsBehaved(PyArrayObject* array) { return PyArray_ISALIGNED(array) && PyArray_ISNOTSWAPPED(array); }
 
-// Anything array-like (sequences, buffers, __array__, so torch and JAX tensors on the CPU) as an array.
-Ref AnyArray(PyObject* object, const char* name) {
-  if (PyArray_Check(object)) return Ref::Borrow(object);
-  if (object == Py_None) Raise(PyExc_TypeError, "%s is None; expected an array", name);
-  PyObject* array = PyArray_FromAny(object, nullptr, 0, 0, 0, nullptr);
-  if (array == nullptr) {
-    // NumPy's message does not say which argument it is about.
-    if (PyErr_ExceptionMatches(PyExc_ValueError) || PyErr_ExceptionMatches(PyExc_TypeError)) {
-      PyErr_Clear();
-      Raise(PyExc_TypeError, "%s of type %s cannot be made an array of numbers", name, Py_TYPE(object)->tp_name);
-    }
-    throw PythonError();
-  }
-  return Ref::Steal(array);
-}
-
 Ref Cast(const Ref& array, int typenum, int flags) {
   PyArray_Descr* descr = PyArray_DescrFromType(typenum);
   return Ref::Check(PyArray_FromArray(array.array(), descr, flags | NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST));
@@ -121,6 +105,21 @@ std::string ShapeText(PyArrayObject* array) { return ShapeText(PyArray_NDIM(arra
 bool SameShape(PyArrayObject* a, PyArrayObject* b) {
   return PyArray_NDIM(a) == PyArray_NDIM(b) &&
          PyArray_CompareLists(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a));
+}
+
+Ref AnyArray(PyObject* object, const char* name) {
+  if (PyArray_Check(object)) return Ref::Borrow(object);
+  if (object == Py_None) Raise(PyExc_TypeError, "%s is None; expected an array", name);
+  PyObject* array = PyArray_FromAny(object, nullptr, 0, 0, 0, nullptr);
+  if (array == nullptr) {
+    // NumPy's message does not say which argument it is about.
+    if (PyErr_ExceptionMatches(PyExc_ValueError) || PyErr_ExceptionMatches(PyExc_TypeError)) {
+      PyErr_Clear();
+      Raise(PyExc_TypeError, "%s of type %s cannot be made an array of numbers", name, Py_TYPE(object)->tp_name);
+    }
+    throw PythonError();
+  }
+  return Ref::Steal(array);
 }
 
 Ref FloatArray(PyObject* object, const char* name) {

@@ -115,6 +115,8 @@ inline size_t Size(const Ref& array) { return static_cast<size_t>(PyArray_SIZE(a
 inline bool IsFloat32(const Ref& array) { return PyArray_TYPE(array.array()) == NPY_FLOAT32; }
 bool SameShape(PyArrayObject* a, PyArrayObject* b);
 
+// Anything array-like (sequences, buffers, __array__, so torch and JAX tensors on the CPU) as an array of any dtype.
+Ref AnyArray(PyObject* object, const char* name);
 // An array of float32 or float64 in the machine's byte order, any strides. Integers and booleans become float64;
 // any other dtype is a TypeError. A TypeError too if `typenum` is given and differs (no silent upcast).
 Ref FloatArray(PyObject* object, const char* name);

@@ -77,7 +77,7 @@ struct Inputs {
     for (int i = 0; i < row_ndim(); ++i) rows *= static_cast<size_t>(shape()[i]);
     classes = static_cast<size_t>(shape()[row_ndim()]);
 
-    Ref target = Ref::Check(PyArray_FromAny(target_object, nullptr, 0, 0, 0, nullptr));
+    const Ref target = AnyArray(target_object, "target");
     const int ndim = PyArray_NDIM(target.array());
     if (ndim == row_ndim() && PyArray_CompareLists(PyArray_DIMS(target.array()), shape(), ndim)) {
       labels = Labels(target, array, &kind);
@@ -101,12 +101,16 @@ struct Inputs {
     if (mean) weight_sum = weight ? SumOf(weight) : static_cast<double>(rows);
   }
 
-  Output NewOutput(PyObject* out) const {
+  Output NewOutput(PyObject* out) {
     Output output(out, "out", row_ndim() + 1, shape(), typenum());
     output.CheckOverlap(given_pred, "pred");
     output.CheckOverlap(given_distribution, "target");
     output.CheckOverlap(labels, "target", false);
     output.CheckOverlap(weight, "sample_weight", false);
+    // The kernel reads a row's distribution while it writes the row's gradient.
+    if (distribution && PyArray_DATA(distribution.array()) == PyArray_DATA(output.buffer().array())) {
+      distribution = Ref::Check(PyArray_NewCopy(distribution.array(), NPY_CORDER));
+    }
     return output;
   }
 };
@@ -169,7 +173,7 @@ Ref Value(const Inputs& inputs, Reduction reduction) {
 }
 
 template <class T>
-Ref ValueAndGrad(const Inputs& inputs, Reduction reduction, PyObject* out, bool want_value) {
+Ref ValueAndGrad(Inputs& inputs, Reduction reduction, PyObject* out, bool want_value) {
   SoftmaxXentArgs<T> args;
   Output grad = inputs.NewOutput(out);
   args.grad = grad.data<T>();
@@ -186,7 +190,7 @@ Ref ValueAndGrad(const Inputs& inputs, Reduction reduction, PyObject* out, bool 
 }
 
 template <class T>
-Ref GradAndHess(const Inputs& inputs, PyObject* floor, double factor) {
+Ref GradAndHess(Inputs& inputs, PyObject* floor, double factor) {
   SoftmaxXentArgs<T> args;
   Output grad = inputs.NewOutput(nullptr);
   Output hess = inputs.NewOutput(nullptr);
@@ -213,7 +217,7 @@ PyObject* PyValue(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 
 Ref ValueAndGrad(PyObject* const* args, bool want_value) {
   const Reduction reduction = AsReduction(args[3]);
-  const Inputs inputs(args[0], args[1], args[2], reduction == Reduction::kMean);
+  Inputs inputs(args[0], args[1], args[2], reduction == Reduction::kMean);
   return inputs.typenum() == NPY_FLOAT32 ? ValueAndGrad<float>(inputs, reduction, args[4], want_value)
                                          : ValueAndGrad<double>(inputs, reduction, args[4], want_value);
 }
@@ -244,7 +248,7 @@ PyObject* PyGradAndHess(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     } else if (nargs == 5 && (!PyUnicode_Check(args[4]) || PyUnicode_CompareWithASCIIString(args[4], "diagonal") != 0)) {
       Raise(PyExc_ValueError, "hessian is %R; expected \"diagonal\" or \"upper\"", args[4]);
     }
-    const Inputs inputs(args[0], args[1], args[2], false);
+    Inputs inputs(args[0], args[1], args[2], false);
     return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(inputs, args[3], factor)
                                            : GradAndHess<double>(inputs, args[3], factor);
   });

@@ -88,8 +88,9 @@ constexpr size_t kStreams = 32;
 constexpr size_t kSumsRows = 256;
 // Elements between the rows of a copied panel of A, beyond its columns: keeps them out of each other's cache sets.
 constexpr size_t kPadding = 16;
-// With at least this much of k in a tile, prefetching pays.
-constexpr size_t kPrefetchK = 128;
+// Operands of this size altogether, which the second cache does not hold, are worth prefetching.
+constexpr size_t kMinPrefetchK = 128;
+constexpr size_t kPrefetchBytes = size_t{1} << 20;
 
 template <class T>
 HWY_INLINE void PrefetchTile(const T* c, size_t row, size_t rows, size_t vectors) {
@@ -105,7 +106,7 @@ struct Plan {
   size_t block_rows, block_cols, block_k;
   size_t threads;
   size_t row_blocks, col_blocks;
-  bool copy_a, copy_b;
+  bool copy_a, copy_b, prefetch;
   // Per thread, in elements: the copies of B and A, and the sums that cannot wait in C.
   size_t b_size, a_size, sums_size;
   bool through_sums;
@@ -141,6 +142,8 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
     // B comes from afar: read few rows of it side by side.
     plan.block_k = HWY_MIN(plan.block_k, kStreams);
   }
+  plan.prefetch = plan.block_k >= kMinPrefetchK &&
+                  (args.m * args.k + args.k * args.n + args.m * args.n) * sizeof(T) >= kPrefetchBytes;
   // Sums cannot wait in C if it is needed to the end, or is not row-major.
   plan.through_sums = transpose_c || (args.accumulate && plan.block_k < args.k);
   if (plan.through_sums) plan.row_blocks = HWY_MAX(plan.row_blocks, CeilDiv(args.m, kSumsRows));
@@ -242,7 +245,7 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
         tile.from = k_begin == 0 ? nullptr : (plan.through_sums ? c_sums : c) + col;
         tile.to = (to_sums ? c_sums : c) + col;
         tile.bias = args.bias != nullptr && last_k && !transpose_c ? args.bias + col_begin + col : nullptr;
-        if (k >= kPrefetchK) {
+        if (plan.prefetch) {
           // What the end of this tile and the next panel of rows will ask for.
           PrefetchTile(tile.to, tile.to_row, rows, vectors);
           if (next_rows != 0) {

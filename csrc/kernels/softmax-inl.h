@@ -46,10 +46,67 @@ HWY_INLINE V WithoutLane(D d, V v, hn::TFromD<D> lane) {
   return hn::IfThenZeroElse(hn::Eq(hn::Iota(d, hn::TFromD<D>(0)), hn::Set(d, lane)), v);
 }
 
+// Exponentials are computed and stored times 2^kRaise, so that those that are not zero are normal numbers: the
+// processor is several times slower at subnormal ones, and those are common here.
 template <class T>
-HWY_INLINE T ScalarExpNonPositive(T x) {
+constexpr int kRaise = sizeof(T) == 4 ? 23 : 52;
+template <class T>
+constexpr T kLower = sizeof(T) == 4 ? T(0x1p-23) : T(0x1p-52);  // 2^-kRaise
+
+template <class T>
+constexpr size_t kExpTerms = sizeof(math::Constants<T>::kExp) / sizeof(T);
+
+// v[k] := 2^kRaise e^v[k] for v[k] <= 0, exactly 0 where e^v[k] rounds to 0; NaN stays NaN. Less exact than
+// ExpNonPositive, as the difference in v[k] is: in proportion to 1 + abs v[k]. Step by step for all k: the processor
+// does not look far enough ahead to overlap one vector's chain of operations with the next one's.
+template <class D, class V, size_t N>
+HWY_INLINE void RaisedExp(D d, V (&v)[N]) {
+  using C = math::C<D>;
+  using T = hn::TFromD<D>;
+  constexpr int kOffset = C::kBias + kRaise<T>;  // n = -kOffset makes the bits of 2^(n + kRaise) those of 0
+  const V low = hn::Set(d, -static_cast<T>(kOffset) * C::kLn2);
+  const V round = hn::Set(d, C::kRound + static_cast<T>(kOffset));
+  const V log2_e = hn::Set(d, C::kLog2E);
+  const V ln2 = hn::Set(d, C::kLn2);
+  const V one = hn::Set(d, T(1));
+  V n[N], p[N], scale[N];
+  HWY_UNROLL(8)
+  for (size_t k = 0; k < N; ++k) {
+    v[k] = ClampLowOrNaN(v[k], low);
+    scale[k] = hn::MulAdd(v[k], log2_e, round);
+  }
+  HWY_UNROLL(8)
+  for (size_t k = 0; k < N; ++k) {
+    n[k] = hn::Sub(scale[k], round);
+    scale[k] = hn::BitCast(d, hn::ShiftLeft<C::kMantissaBits>(hn::BitCast(hn::RebindToUnsigned<D>(), scale[k])));
+    v[k] = hn::NegMulAdd(n[k], ln2, v[k]);
+    p[k] = hn::Set(d, C::kExp[kExpTerms<T> - 1]);
+  }
+  HWY_UNROLL(16)
+  for (size_t term = 2; term <= kExpTerms<T>; ++term) {
+    const V c = hn::Set(d, C::kExp[kExpTerms<T> - term]);
+    HWY_UNROLL(8)
+    for (size_t k = 0; k < N; ++k) p[k] = hn::MulAdd(p[k], v[k], c);
+  }
+  HWY_UNROLL(8)
+  for (size_t k = 0; k < N; ++k) {
+    p[k] = hn::MulAdd(p[k], v[k], one);
+    v[k] = hn::MulAdd(hn::Mul(scale[k], v[k]), p[k], scale[k]);
+  }
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V RaisedExp(D d, V x) {
+  V v[1] = {x};
+  RaisedExp(d, v);
+  return v[0];
+}
+
+// e^x for x <= 0, as RaisedExp gives it.
+template <class T>
+HWY_INLINE T ScalarExp(T x) {
   const hn::ScalableTag<T> d;
-  return hn::GetLane(ExpNonPositive(d, hn::Set(d, x)));
+  return hn::GetLane(RaisedExp(d, hn::Set(d, x))) * kLower<T>;
 }
 
 template <class T>
@@ -99,7 +156,35 @@ HWY_INLINE size_t FindFirst(const T* HWY_RESTRICT x, size_t n, T value) {
   return 0;
 }
 
-// The sum over i != apart of exp(x[i] - max); with kStore, e[i] = exp(x[i] - max) for all i. e may be x.
+// The exponentials of a chunk of four virtual rows that has the end of the row or the element apart in it: adds them
+// to `sum`, one apart.
+template <bool kStore, class T>
+HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, T max, size_t apart, T* e, Accumulator<T>& sum) {
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  const size_t lanes = hn::Lanes(d);
+  HWY_UNROLL(4)
+  for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
+    V v[4];
+    HWY_UNROLL(4)
+    for (size_t k = 0; k < 4; ++k) {
+      const size_t i = begin + k * kRowLanes<T> + index * lanes;
+      const size_t count = HWY_MIN(lanes, HWY_MAX(i, n) - i);
+      v[k] = hn::IfThenElse(hn::FirstN(d, count), hn::Sub(LoadPartial(d, x + i, count), hn::Set(d, max)),
+                            hn::Set(d, kMinusInf<T>));
+    }
+    RaisedExp(d, v);
+    HWY_UNROLL(4)
+    for (size_t k = 0; k < 4; ++k) {
+      const size_t i = begin + k * kRowLanes<T> + index * lanes;
+      if (kStore) StorePartial(v[k], d, e + i, HWY_MIN(lanes, HWY_MAX(i, n) - i));
+      v[k] = WithoutLane(d, v[k], static_cast<T>(apart - i));
+    }
+    sum.Add(index, hn::Add(hn::Add(v[0], v[1]), hn::Add(v[2], v[3])));
+  }
+}
+
+// The sum over i != apart of exp(x[i] - max). With kStore, e[i] = 2^kRaise exp(x[i] - max) for all i; e may be x.
 // Four exponentials of a virtual lane are added in T before they go to float64: still one part in 2^23, and four
 // times fewer conversions.
 template <bool kStore, class T>
@@ -110,45 +195,28 @@ HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
   const size_t lanes = hn::Lanes(d);
   const V vmax = hn::Set(d, max);
   Accumulator<T> sum;
-  // A chunk with the end of the row or the element apart in it.
-  const auto edge = [&](size_t begin) HWY_ATTR {
-    for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
-      V v[4];
-      for (size_t k = 0; k < 4; ++k) {
-        v[k] = hn::Zero(d);
-        const size_t i = begin + k * kRowLanes<T> + index * lanes;
-        if (i >= n) continue;
-        const size_t count = HWY_MIN(lanes, n - i);
-        v[k] = hn::IfThenElseZero(hn::FirstN(d, count), ExpNonPositive(d, hn::Sub(LoadPartial(d, x + i, count), vmax)));
-        if (kStore) StorePartial(v[k], d, e + i, count);
-        v[k] = WithoutLane(d, v[k], static_cast<T>(apart - i));
+  size_t edge = apart < n ? apart / kChunk * kChunk : n;
+  for (size_t i = 0; i < n;) {
+    const size_t stop = i <= edge ? HWY_MIN(edge, n / kChunk * kChunk) : n / kChunk * kChunk;
+    for (; i < stop; i += kChunk) {
+      HWY_UNROLL(4)
+      for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
+        V v[4];
+        HWY_UNROLL(4)
+        for (size_t k = 0; k < 4; ++k) v[k] = hn::Sub(hn::LoadU(d, x + i + k * kRowLanes<T> + index * lanes), vmax);
+        RaisedExp(d, v);
+        HWY_UNROLL(4)
+        for (size_t k = 0; k < 4; ++k) {
+          if (kStore) hn::StoreU(v[k], d, e + i + k * kRowLanes<T> + index * lanes);
+        }
+        sum.Add(index, hn::Add(hn::Add(v[0], v[1]), hn::Add(v[2], v[3])));
       }
-      sum.Add(index, hn::Add(hn::Add(v[0], v[1]), hn::Add(v[2], v[3])));
     }
-  };
-  size_t i = 0;
-  for (; i + kChunk <= n; i += kChunk) {
-    if (HWY_UNLIKELY(apart - i < kChunk)) {
-      edge(i);
-      continue;
-    }
-    for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
-      const size_t at = i + index * lanes;
-      const V v0 = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + at), vmax));
-      const V v1 = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + at + kRowLanes<T>), vmax));
-      const V v2 = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + at + 2 * kRowLanes<T>), vmax));
-      const V v3 = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + at + 3 * kRowLanes<T>), vmax));
-      if (kStore) {
-        hn::StoreU(v0, d, e + at);
-        hn::StoreU(v1, d, e + at + kRowLanes<T>);
-        hn::StoreU(v2, d, e + at + 2 * kRowLanes<T>);
-        hn::StoreU(v3, d, e + at + 3 * kRowLanes<T>);
-      }
-      sum.Add(index, hn::Add(hn::Add(v0, v1), hn::Add(v2, v3)));
-    }
+    if (i == n) break;
+    ExpSumEdge<kStore>(x, i, n, max, apart, e, sum);
+    i += kChunk;
   }
-  if (i < n) edge(i);
-  return sum.Total();
+  return sum.Total() * static_cast<double>(kLower<T>);
 }
 
 // -------------------------------------------------------------------------------------------------- short rows
@@ -185,6 +253,7 @@ class ShortRows {
   HWY_INLINE V Reduce(const T* HWY_RESTRICT buffer, const Op& op) const {
     const D d;
     V v[kGroup];
+    HWY_UNROLL(16)
     for (size_t row = 0; row < kGroup; ++row) {
       const T* from = buffer + row * kStride;
       v[row] = hn::Load(d, from);
@@ -201,17 +270,20 @@ class ShortRows {
     size_t n = kGroup;
     if constexpr (sizeof(V) == 64) {
       n /= 2;
+      HWY_UNROLL(16)
       for (size_t i = 0; i < n; ++i) {
         v[i] = op(hn::ConcatLowerLower(d, v[i + n], v[i]), hn::ConcatUpperUpper(d, v[i + n], v[i]));
       }
     }
     if constexpr (sizeof(V) >= 32) {
       n /= 2;
+      HWY_UNROLL(16)
       for (size_t i = 0; i < n; ++i) {
         v[i] = op(hn::OddEvenBlocks(hn::SwapAdjacentBlocks(v[i + n]), v[i]),
                   hn::OddEvenBlocks(v[i + n], hn::SwapAdjacentBlocks(v[i])));
       }
     }
+    HWY_UNROLL(16)
     for (size_t i = 0; i < n; i += 2) {
       v[i / 2] = op(hn::InterleaveLower(d, v[i], v[i + 1]), hn::InterleaveUpper(d, v[i], v[i + 1]));
     }

@@ -53,7 +53,9 @@ HWY_INLINE void Row(const T* x, size_t n, T* y, bool stream, T* exps) {
     T* e = stream ? exps : y;
     const double sum = softmax::ExpSum<true>(x, n, max, n, e);
     const V factor = hn::Set(d, static_cast<T>(1.0 / sum));
-    MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(v, factor); }, y, 0, n, stream, static_cast<const T*>(e));
+    const V lower = hn::Set(d, softmax::kLower<T>);
+    MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(hn::Mul(v, lower), factor); }, y, 0, n, stream,
+             static_cast<const T*>(e));
     return;
   }
   const size_t apart = softmax::FindFirst(x, n, max);
@@ -77,6 +79,7 @@ HWY_INLINE void ShortRowGroup(const softmax::ShortRows<T>& rows, const T* x, siz
   using V = typename Rows::V;
   const typename Rows::D d;
   const V one = hn::Set(d, T(1));
+  const V lower = hn::Set(d, softmax::kLower<T>);
   HWY_ALIGN T buffer[Rows::kGroup * Rows::kStride];
   HWY_ALIGN T max[Rows::kGroup], result[Rows::kGroup];
   rows.Load(x, count, buffer);
@@ -84,11 +87,11 @@ HWY_INLINE void ShortRowGroup(const softmax::ShortRows<T>& rows, const T* x, siz
   hn::Store(v_max, d, max);
   if constexpr (kKind == Kind::kSoftmax) {
     rows.ForEach(Rows::kGroup, [&](size_t i, size_t, size_t at) HWY_ATTR {
-      hn::Store(ExpNonPositive(d, hn::Sub(hn::Load(d, buffer + at), hn::Set(d, max[i]))), d, buffer + at);
+      hn::Store(softmax::RaisedExp(d, hn::Sub(hn::Load(d, buffer + at), hn::Set(d, max[i]))), d, buffer + at);
     });
-    hn::Store(hn::Div(one, rows.Sum(buffer)), d, result);
+    hn::Store(hn::Div(one, hn::Mul(rows.Sum(buffer), lower)), d, result);
     rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
-      const V v = hn::Mul(hn::Load(d, buffer + at), hn::Set(d, result[i]));
+      const V v = hn::Mul(hn::Mul(hn::Load(d, buffer + at), lower), hn::Set(d, result[i]));
       StorePartial(v, d, y + i * n + part * Rows::kGroup, rows.Count(part));
     });
   } else {
@@ -100,9 +103,10 @@ HWY_INLINE void ShortRowGroup(const softmax::ShortRows<T>& rows, const T* x, siz
       const V m = hn::Set(d, max[i]);
       const auto holds = hn::Eq(v, m);
       hn::Store(hn::IfThenElseZero(holds, one), d, holders + at);
-      hn::Store(hn::IfThenZeroElse(holds, ExpNonPositive(d, hn::Sub(v, m))), d, others + at);
+      hn::Store(hn::IfThenZeroElse(holds, softmax::RaisedExp(d, hn::Sub(v, m))), d, others + at);
     });
-    const V log_sum = Log1p(d, hn::Add(rows.Sum(others), hn::Sub(rows.Sum(holders), one)));
+    const V rest = hn::Mul(rows.Sum(others), lower);
+    const V log_sum = Log1p(d, hn::Add(rest, hn::Sub(rows.Sum(holders), one)));
     if constexpr (kKind == Kind::kLogSumExp) {
       StorePartial(hn::Add(v_max, log_sum), d, y, count);
     } else {

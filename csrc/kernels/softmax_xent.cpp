@@ -120,12 +120,13 @@ struct Block {
   HWY_ALIGN T rest[kMaxBlockRows];
 };
 
-// max(mass p (1 - p), floor) * weight, given e = p * sum and the sum of the exponentials without that one which is
-// more than half of it, if there is one.
+// max(mass p (1 - p), floor) * weight, given 2^kRaise e, with e = p * sum, and the sum of the exponentials without
+// that one which is more than half of it, if there is one.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V Hessian(D d, V e, V sum, V others, V mass, V floor, bool has_floor, V weight) {
+HWY_INLINE V Hessian(D d, V raised_e, V sum, V others, V mass, V floor, bool has_floor, V weight) {
   using T = hn::TFromD<D>;
   const V inverse = hn::Div(hn::Set(d, T(1)), sum);
+  const V e = hn::Mul(raised_e, hn::Set(d, softmax::kLower<T>));
   const V p = hn::Mul(e, inverse);
   const V q = hn::IfThenElse(hn::Gt(e, hn::Mul(sum, hn::Set(d, T(0.5)))), hn::Mul(others, inverse),
                              hn::Sub(hn::Set(d, T(1)), p));
@@ -134,17 +135,17 @@ HWY_INLINE V Hessian(D d, V e, V sum, V others, V mass, V floor, bool has_floor,
   return hn::Mul(h, weight);
 }
 
-// The sum of the e[i] that are at most half of `sum`.
+// The sum of the e_j that are at most half of `sum`, given 2^kRaise e_j.
 template <class T>
 HWY_INLINE double SumWithoutLargest(const T* HWY_RESTRICT e, size_t n, T sum) {
   const hn::ScalableTag<T> d;
-  const auto half = hn::Set(d, sum * T(0.5));
+  const auto half = hn::Set(d, sum * (T(0.5) / softmax::kLower<T>));
   Accumulator<T> others;
   ForEachVector<T>(0, n, [&](size_t i, size_t index, size_t count, auto full) HWY_ATTR {
     const auto v = full ? hn::LoadU(d, e + i) : LoadPartial(d, e + i, count);
     others.Add(index, hn::IfThenZeroElse(hn::Gt(v, half), v));
   });
-  return others.Total();
+  return others.Total() * static_cast<double>(softmax::kLower<T>);
 }
 
 // sum a_j (max - x_j), and the sum of a_j without j = apart. Returns whether all a_j are in [0, 1].
@@ -185,7 +186,7 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
   const T max = softmax::RowMax(x, n);
   const size_t apart = a == nullptr ? block.label[r] : softmax::FindFirst(x, n, max);
   const T gap = max - x[apart];
-  const T e_apart = softmax::ScalarExpNonPositive(x[apart] - max);
+  const T e_apart = softmax::ScalarExp(x[apart] - max);
   double base = gap, a_apart = 1, a_others = 0;
   bool valid = true;
   if (a != nullptr) {
@@ -215,16 +216,18 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
     }, hess, 0, n, block.stream, static_cast<const T*>(e));
   }
   if (grad != nullptr) {
+    const V lower = hn::Set(d, softmax::kLower<T>);
     const double unit = weight * args.scale;
     const T at_apart = static_cast<T>((a_others * e_apart - a_apart * rest) * (unit / sum));
     const V factor = hn::Set(d, static_cast<T>(mass * unit / sum));
     if (a == nullptr) {
-      MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(v, factor); }, grad, 0, n, block.stream,
+      MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(hn::Mul(v, lower), factor); }, grad, 0, n, block.stream,
                static_cast<const T*>(e));
     } else {
       const V v_unit = hn::Set(d, static_cast<T>(unit));
-      MapRange([&](auto, V v, V va) HWY_ATTR { return hn::MulSub(v, factor, hn::Mul(va, v_unit)); }, grad, 0, n,
-               block.stream, static_cast<const T*>(e), a);
+      MapRange([&](auto, V v, V va) HWY_ATTR {
+        return hn::MulSub(hn::Mul(v, lower), factor, hn::Mul(va, v_unit));
+      }, grad, 0, n, block.stream, static_cast<const T*>(e), a);
     }
     grad[apart] = at_apart;
   }
@@ -239,65 +242,75 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
   using V = typename Rows::V;
   const typename Rows::D d;
   const size_t n = args.classes;
-  const T* x = args.logits + (block.begin + r) * n;
+  const V one = hn::Set(d, T(1));
+  const V lower = hn::Set(d, softmax::kLower<T>);
   HWY_ALIGN T e[Rows::kGroup * Rows::kStride];
   HWY_ALIGN T others[Rows::kGroup * Rows::kStride];
-  HWY_ALIGN T max[Rows::kGroup], z[Rows::kGroup], label[Rows::kGroup], weight[Rows::kGroup];
-  for (size_t i = 0; i < Rows::kGroup; ++i) {
-    const size_t from = HWY_MIN(i, count - 1);
-    label[i] = static_cast<T>(block.label[r + from]);
-    z[i] = x[from * n + block.label[r + from]];
-    weight[i] = args.weight != nullptr ? args.weight[block.begin + r + from] : T(1);
-  }
-  rows.Load(x, count, e);
-  if (Rows::kGroup < Rows::kStride) {
-    for (size_t i = 0; i < Rows::kGroup * Rows::kStride; i += Rows::kGroup) hn::Store(hn::Zero(d), d, others + i);
-  }
+  HWY_ALIGN T max[Rows::kGroup];
+  const T* label = block.mass + r;  // their places until the mass, 1, is stored
+  rows.Load(args.logits + (block.begin + r) * n, count, e);
   const V v_max = rows.Max(e);
   hn::Store(v_max, d, max);
+  const V gap = hn::Sub(v_max, hn::Load(d, block.base + r));
   rows.ForEach(Rows::kGroup, [&](size_t i, size_t part, size_t at) HWY_ATTR {
-    const V v = ExpNonPositive(d, hn::Sub(hn::Load(d, e + at), hn::Set(d, max[i])));
+    const V v = softmax::RaisedExp(d, hn::Sub(hn::Load(d, e + at), hn::Set(d, max[i])));
     hn::Store(v, d, e + at);
     hn::Store(softmax::WithoutLane(d, v, label[i] - static_cast<T>(part * Rows::kGroup)), d, others + at);
   });
-  const V one = hn::Set(d, T(1));
-  const V v_z = hn::Load(d, z);
-  const V e_label = ExpNonPositive(d, hn::Sub(v_z, v_max));
-  const V rest = rows.Sum(others);
+  const V e_label = hn::Mul(softmax::RaisedExp(d, hn::Neg(gap)), lower);
+  const V rest = hn::Mul(rows.Sum(others), lower);
   const V sum = hn::Add(rest, e_label);
-  hn::Store(hn::Sub(v_max, v_z), d, block.base + r);
-  hn::Store(one, d, block.mass + r);
+  hn::Store(gap, d, block.base + r);
   hn::Store(hn::Add(rest, hn::Sub(e_label, one)), d, block.rest + r);
+  const V weight = args.weight != nullptr ? LoadPartial(d, args.weight + block.begin + r, count) : one;
 
-  if (block.hess != nullptr) {
-    HWY_ALIGN T sums[Rows::kGroup], rests[Rows::kGroup];
-    hn::Store(sum, d, sums);
-    rows.ForEach(Rows::kGroup, [&](size_t i, size_t, size_t at) HWY_ATTR {
-      const V v = hn::Load(d, e + at);
-      hn::Store(hn::IfThenZeroElse(hn::Gt(v, hn::Set(d, sums[i] * T(0.5))), v), d, others + at);
-    });
-    hn::Store(rows.Sum(others), d, rests);
-    const V mass = hn::Set(d, static_cast<T>(args.hessian_factor));
-    const V floor = hn::Set(d, static_cast<T>(args.hess_floor));
-    rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
-      const V h = Hessian(d, hn::Load(d, e + at), hn::Set(d, sums[i]), hn::Set(d, rests[i]), mass, floor,
-                          args.floor_hess, hn::Set(d, weight[i]));
-      StorePartial(h, d, block.hess + (r + i) * n + part * Rows::kGroup, rows.Count(part));
-    });
-  }
   if (block.grad != nullptr) {
     HWY_ALIGN T factor[Rows::kGroup], at_label[Rows::kGroup];
-    const V v_factor = hn::Div(hn::Mul(hn::Load(d, weight), hn::Set(d, static_cast<T>(args.scale))), sum);
+    const V v_factor = hn::Div(hn::Mul(weight, hn::Set(d, static_cast<T>(args.scale))), sum);
     hn::Store(v_factor, d, factor);
     hn::Store(hn::Neg(hn::Mul(rest, v_factor)), d, at_label);
     const V iota = hn::Iota(d, T(0));
     rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
       const V lane = hn::Set(d, label[i] - static_cast<T>(part * Rows::kGroup));
       const V g = hn::IfThenElse(hn::Eq(iota, lane), hn::Set(d, at_label[i]),
-                                 hn::Mul(hn::Load(d, e + at), hn::Set(d, factor[i])));
+                                 hn::Mul(hn::Mul(hn::Load(d, e + at), lower), hn::Set(d, factor[i])));
       StorePartial(g, d, block.grad + (r + i) * n + part * Rows::kGroup, rows.Count(part));
     });
   }
+  if (block.hess != nullptr) {
+    HWY_ALIGN T sums[Rows::kGroup], rests[Rows::kGroup], weights[Rows::kGroup];
+    hn::Store(sum, d, sums);
+    hn::Store(weight, d, weights);
+    rows.ForEach(Rows::kGroup, [&](size_t i, size_t, size_t at) HWY_ATTR {
+      const V v = hn::Load(d, e + at);
+      const V half = hn::Set(d, sums[i] * (T(0.5) / softmax::kLower<T>));
+      hn::Store(hn::IfThenZeroElse(hn::Gt(v, half), v), d, others + at);
+    });
+    hn::Store(hn::Mul(rows.Sum(others), lower), d, rests);
+    const V mass = hn::Set(d, static_cast<T>(args.hessian_factor));
+    const V floor = hn::Set(d, static_cast<T>(args.hess_floor));
+    rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
+      const V h = Hessian(d, hn::Load(d, e + at), hn::Set(d, sums[i]), hn::Set(d, rests[i]), mass, floor,
+                          args.floor_hess, hn::Set(d, weights[i]));
+      StorePartial(h, d, block.hess + (r + i) * n + part * Rows::kGroup, rows.Count(part));
+    });
+  }
+  hn::Store(one, d, block.mass + r);
+}
+
+// A block with labels and at most ShortRows::kStride classes.
+template <class T>
+HWY_INLINE void ShortBlock(const SoftmaxXentArgs<T>& args, Block<T>& block) {
+  constexpr size_t kGroup = softmax::ShortRows<T>::kGroup;
+  const softmax::ShortRows<T> short_rows(args.classes);
+  const size_t rows = block.end - block.begin;
+  // What is loaded as vectors below: in time, as a load that spans several recent stores has to wait for them all.
+  for (size_t r = 0; r < (rows + kGroup - 1) / kGroup * kGroup; ++r) {
+    const size_t from = HWY_MIN(r, rows - 1);
+    block.mass[r] = static_cast<T>(block.label[from]);
+    block.base[r] = args.logits[(block.begin + from) * args.classes + block.label[from]];
+  }
+  for (size_t r = 0; r < rows; r += kGroup) ShortRowGroup(args, short_rows, block, r, HWY_MIN(kGroup, rows - r));
 }
 
 // Sum of the weighted losses of a block; stores them if asked.
@@ -327,10 +340,7 @@ HWY_INLINE size_t BlockRows(const SoftmaxXentArgs<T>& args, Block<T>& block) {
     });
   }
   if (args.labels != nullptr && args.classes <= softmax::kRowLanes<T>) {
-    const softmax::ShortRows<T> short_rows(args.classes);
-    for (size_t r = 0; r < rows; r += short_rows.kGroup) {
-      ShortRowGroup(args, short_rows, block, r, HWY_MIN(short_rows.kGroup, rows - r));
-    }
+    ShortBlock(args, block);
     return args.rows;
   }
   size_t first_invalid = args.rows;

@@ -1,0 +1,83 @@
+#include "threads/cpus.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <climits>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <thread>
+
+namespace fuseprop {
+namespace {
+
+// The first number of the environment variable, which `rest` may follow; 0 if unset or malformed.
+int EnvThreads(const char* name, char rest) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) return 0;
+  char* end = nullptr;
+  const long n = std::strtol(text, &end, 10);
+  while (end != text && (*end == ' ' || *end == '\t')) ++end;
+  return n >= 1 && n <= INT_MAX && (*end == '\0' || *end == rest) ? static_cast<int>(n) : 0;
+}
+
+// Reads up to two numbers from a file; returns how many there were.
+int ReadNumbers(const std::string& path, double* a, double* b) {
+  std::FILE* file = std::fopen(path.c_str(), "re");
+  if (file == nullptr) return 0;
+  const int count = std::fscanf(file, "%lf %lf", a, b);
+  std::fclose(file);
+  return count;
+}
+
+// The smallest quota, in CPUs, of a control group and those above it. `path` need not exist below `mount`:
+// inside a container it is often the host's, and the container's own group is mounted at the top.
+double QuotaInHierarchy(const std::string& mount, std::string path) {
+  double cpus = INT_MAX;
+  for (;; path.resize(path.rfind('/'))) {
+    while (!path.empty() && path.back() == '/') path.pop_back();
+    double quota = 0, period = 0, unused = 0;
+    const bool v2 = ReadNumbers(mount + path + "/cpu.max", &quota, &period) == 2;
+    const bool v1 = !v2 && ReadNumbers(mount + path + "/cpu.cfs_quota_us", &quota, &unused) == 1 &&
+                    ReadNumbers(mount + path + "/cpu.cfs_period_us", &period, &unused) == 1;
+    if ((v1 || v2) && quota > 0 && period > 0) cpus = std::min(cpus, quota / period);
+    if (path.find('/') == std::string::npos) return cpus;
+  }
+}
+
+int CpusInQuota() {
+  double cpus = INT_MAX;
+  std::FILE* file = std::fopen("/proc/self/cgroup", "re");
+  if (file == nullptr) return INT_MAX;
+  char controllers[256], path[4096];
+  for (char line[4400]; std::fgets(line, sizeof(line), file) != nullptr;) {  // "4:cpu,cpuacct:/a" or "0::/a"
+    if (std::sscanf(line, "0::%4095[^\n]", path) == 1) {
+      cpus = std::min(cpus, QuotaInHierarchy("/sys/fs/cgroup", path));
+    } else if (std::sscanf(line, "%*d:%255[^:]:%4095[^\n]", controllers, path) == 2 &&
+               ("," + std::string(controllers) + ",").find(",cpu,") != std::string::npos) {
+      cpus = std::min(cpus, QuotaInHierarchy("/sys/fs/cgroup/cpu", path));
+    }
+  }
+  std::fclose(file);
+  return static_cast<int>(std::max(1.0, std::ceil(cpus)));
+}
+
+}  // namespace
+
+int CpusInAffinityMask() {
+#ifdef __linux__
+  cpu_set_t mask[8];  // 8192 CPUs
+  if (sched_getaffinity(0, sizeof(mask), mask) == 0) return std::max(1, CPU_COUNT_S(sizeof(mask), mask));
+#endif
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+int InitialThreads(int cpus) {
+  if (const int n = EnvThreads("FUSEPROP_NUM_THREADS", '\0')) return n;
+  if (const int n = EnvThreads("OMP_NUM_THREADS", ',')) return n;
+  return std::min(cpus, CpusInQuota());
+}
+
+}  // namespace fuseprop
