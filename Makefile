@@ -35,7 +35,7 @@ test: .stamps/dev ## the test suite; ARGS="-k tanh" for a part
 	@$(PYTEST) $(ARGS)
 
 lint: .stamps/dev ## ruff, mypy, clang-format
-	@$(PYTHON) -m ruff check --quiet .
+	@$(PYTHON) -m ruff check --quiet --output-format concise .
 	@$(PYTHON) -m ruff format --quiet --check .
 	@$(PYTHON) -m mypy --no-error-summary
 	@.venv/bin/clang-format --dry-run -Werror $(CXX_FILES)
@@ -94,7 +94,7 @@ define install_sanitized
 endef
 RUNTIMES = $(foreach lib,$(1),$(shell g++ -print-file-name=lib$(lib).so))
 
-# Leaks are looked for, but only those whose allocation passed through our code count: tests/sanitizers/README.
+# Leak detection is off: the interpreter itself leaks at exit, and every stack passes through it.
 sanitize-address: .stamps/dev ## the test suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(call install_sanitized,address)
 	@PYTHONPATH=build/san-address/site PYTHONMALLOC=malloc LD_PRELOAD="$(call RUNTIMES,asan ubsan stdc++)" \

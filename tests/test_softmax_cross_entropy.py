@@ -215,7 +215,7 @@ def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, int], kind: str, w
         true = d1.astype(np.float64) * rows[:, None] * factor
         # The factors are rounded with each term where the gradient is a difference, A p - q.
         size = np.abs(true) if kind == "labels" else (q + q.sum(axis=1, keepdims=True)) * rows[:, None] * factor
-        assert_within(gradient, true, 3 * eps * size + tiny)
+        assert_within(gradient, true, 8 * eps * size + tiny)
         both = loss.value_and_grad(pred, labels, w, reduction)
         assert_same_bits(both, (loss(pred, labels, w, reduction), gradient), reduction)
     assert_same_bits(loss.value_and_grad(pred, labels, w), loss.value_and_grad(pred, labels, w, "mean"))

@@ -112,19 +112,20 @@ PyObject* PyMatmul(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   });
 }
 
-// f applied to the rectangles of x @ weight + bias while they are in the cache.
+// f applied to the rectangles of x @ weight + bias while they are in the cache. The table is that of the calling
+// thread's target: the workers' own may be another.
 template <class T>
 struct ActivationEpilogue {
-  const Formula* formula;
+  const ActivationOps<T>* ops;
+  const double* parameters;
   const T* c;
   T* y;
 
   static void Run(const void* context, const MatmulRectangle<T>& r) {
     const auto& self = *static_cast<const ActivationEpilogue*>(context);
-    const ActivationOps<T>& ops = Activations().rows[self.formula->row].template Ops<T>();
     for (size_t i = 0; i < r.rows; ++i) {
       const T* from = r.c + i * r.ldc;
-      ops.forward(self.formula->parameters, from, self.y + (from - self.c), r.cols);
+      self.ops->forward(self.parameters, from, self.y + (from - self.c), r.cols);
     }
   }
 };
@@ -133,8 +134,10 @@ template <class T>
 void RunLinear(const Matrix& x, const Matrix& weight, const Ref& bias, const Formula* formula, T* u, T* y) {
   MatmulArgs<T> args = Product(x, false, weight, false, u);
   args.bias = bias ? Data<T>(bias) : nullptr;
-  const ActivationEpilogue<T> epilogue = {formula, u, y};
+  ActivationEpilogue<T> epilogue = {nullptr, nullptr, u, y};
   if (formula != nullptr) {
+    epilogue.ops = &Activations().rows[formula->row].template Ops<T>();
+    epilogue.parameters = formula->parameters;
     args.epilogue = &ActivationEpilogue<T>::Run;
     args.context = &epilogue;
   }

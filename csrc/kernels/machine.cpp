@@ -97,7 +97,8 @@ double FmaPeak(double (*multiply_adds)(T*), double seconds, int threads) {
   ParallelFor(static_cast<size_t>(threads), [&](size_t) {
     T values[12] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
     double mine = 0.0;
-    while (Clock::now() < deadline) mine += multiply_adds(values);
+    do mine += multiply_adds(values);
+    while (Clock::now() < deadline);
     double all = operations.load();
     while (!operations.compare_exchange_weak(all, all + mine)) {
     }

@@ -16,15 +16,15 @@ HWY_BEFORE_NAMESPACE();
 namespace fuseprop {
 namespace HWY_NAMESPACE {
 
-// A micro-tile is up to kTileRows x kTileVectors vectors of C, or for few rows kWideRows x kWideVectors: as many
-// accumulators as leave registers for a row of B and an element of A.
+// A micro-tile is up to kTileRows x kTileVectors vectors of C: as many accumulators as leave registers for a row of
+// B and an element of A. With few rows it is wider, to read B in longer pieces.
 #if HWY_TARGET == HWY_AVX3 || (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)  // 32 registers
-constexpr size_t kTileRows = 14, kTileVectors = 2;
-constexpr size_t kWideRows = 3, kWideVectors = 8;
+constexpr size_t kTileRows = 14, kTileVectors = 2, kWideAccumulators = 24;
 #else  // 16 registers
-constexpr size_t kTileRows = 6, kTileVectors = 2;
-constexpr size_t kWideRows = 3, kWideVectors = 4;
+constexpr size_t kTileRows = 6, kTileVectors = 2, kWideAccumulators = 12;
 #endif
+constexpr size_t kWideRows = 4;
+constexpr size_t WideVectors(size_t rows) { return HWY_MIN(kWideAccumulators / rows, size_t{16}); }
 
 // Operands of a micro-tile. Strides count elements.
 template <class T>
@@ -43,6 +43,66 @@ struct Tile {
   bool accumulate;  // adds what `to` holds
 };
 
+// Loads vector v of kVectors of a row of C or of the bias.
+template <size_t kVectors, class D, class T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> LoadInRow(D d, const T* row, size_t v, size_t last) {
+  const size_t lanes = hn::Lanes(d);
+  return v + 1 < kVectors || last == lanes ? hn::LoadU(d, row + v * lanes) : LoadPartial(d, row + v * lanes, last);
+}
+
+template <size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
+HWY_INLINE void StartTile(D d, const Tile<T>& tile, hn::Vec<D> (&acc)[kRows][kVectors]) {
+  if (tile.from == nullptr) {
+    HWY_UNROLL(16)
+    for (size_t r = 0; r < kRows; ++r) {
+      HWY_UNROLL(16)
+      for (size_t v = 0; v < kVectors; ++v) acc[r][v] = hn::Zero(d);
+    }
+  } else {
+    HWY_UNROLL(16)
+    for (size_t r = 0; r < kRows; ++r) {
+      const T* row = tile.from + r * tile.from_row;
+      HWY_UNROLL(16)
+      for (size_t v = 0; v < kVectors; ++v) acc[r][v] = LoadInRow<kVectors>(d, row, v, tile.last);
+    }
+  }
+}
+
+template <size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
+HWY_INLINE void FinishTile(D d, const Tile<T>& tile, hn::Vec<D> (&acc)[kRows][kVectors]) {
+  const size_t lanes = hn::Lanes(d);
+  if (tile.bias != nullptr) {
+    HWY_UNROLL(16)
+    for (size_t v = 0; v < kVectors; ++v) {
+      const auto bias = LoadInRow<kVectors>(d, tile.bias, v, tile.last);
+      HWY_UNROLL(16)
+      for (size_t r = 0; r < kRows; ++r) acc[r][v] = hn::Add(acc[r][v], bias);
+    }
+  }
+  if (tile.accumulate) {
+    HWY_UNROLL(16)
+    for (size_t r = 0; r < kRows; ++r) {
+      const T* row = tile.to + r * tile.to_row;
+      HWY_UNROLL(16)
+      for (size_t v = 0; v < kVectors; ++v) {
+        acc[r][v] = hn::Add(acc[r][v], LoadInRow<kVectors>(d, row, v, tile.last));
+      }
+    }
+  }
+  HWY_UNROLL(16)
+  for (size_t r = 0; r < kRows; ++r) {
+    T* row = tile.to + r * tile.to_row;
+    HWY_UNROLL(16)
+    for (size_t v = 0; v < kVectors; ++v) {
+      if (v + 1 < kVectors || tile.last == lanes) {
+        hn::StoreU(acc[r][v], d, row + v * lanes);
+      } else {
+        StorePartial(acc[r][v], d, row + v * lanes, tile.last);
+      }
+    }
+  }
+}
+
 template <size_t kRows, size_t kVectors, class T>
 void MultiplyTile(const Tile<T>& tile) {
   using D = hn::ScalableTag<T>;
@@ -50,25 +110,7 @@ void MultiplyTile(const Tile<T>& tile) {
   const D d;
   const size_t lanes = hn::Lanes(d);
   V acc[kRows][kVectors];
-
-  const bool whole = tile.last == lanes;
-  const auto load = [&](const T* row, size_t v) HWY_ATTR {
-    return v + 1 < kVectors || whole ? hn::LoadU(d, row + v * lanes)
-                                     : LoadPartial(d, row + v * lanes, tile.last);
-  };
-  const auto for_each = [&](const auto& body) HWY_ATTR {
-    HWY_UNROLL(16)
-    for (size_t r = 0; r < kRows; ++r) {
-      HWY_UNROLL(8)
-      for (size_t v = 0; v < kVectors; ++v) body(r, v, acc[r][v]);
-    }
-  };
-
-  if (tile.from == nullptr) {
-    for_each([&](size_t, size_t, V& sum) HWY_ATTR { sum = hn::Zero(d); });
-  } else {
-    for_each([&](size_t r, size_t v, V& sum) HWY_ATTR { sum = load(tile.from + r * tile.from_row, v); });
-  }
+  StartTile(d, tile, acc);
 
   // Two pointers and three strides in bytes reach 14 rows as base + scale * index: few enough for registers.
   const size_t stride = tile.a_row * sizeof(T);
@@ -86,12 +128,12 @@ void MultiplyTile(const Tile<T>& tile) {
   const size_t b_step = tile.b_k;
   for (size_t k = tile.k; k != 0; --k) {
     V b_row[kVectors];
-    HWY_UNROLL(8)
+    HWY_UNROLL(16)
     for (size_t v = 0; v < kVectors; ++v) b_row[v] = hn::LoadU(d, b + v * lanes);
     HWY_UNROLL(16)
     for (size_t r = 0; r < kRows; ++r) {
       const V a = hn::Set(d, a_element(r));
-      HWY_UNROLL(8)
+      HWY_UNROLL(16)
       for (size_t v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(a, b_row[v], acc[r][v]);
     }
     a0 += a_step;
@@ -99,59 +141,7 @@ void MultiplyTile(const Tile<T>& tile) {
     b += b_step;
   }
 
-  if (tile.bias != nullptr) {
-    for_each([&](size_t, size_t v, V& sum) HWY_ATTR { sum = hn::Add(sum, load(tile.bias, v)); });
-  }
-  if (tile.accumulate) {
-    for_each([&](size_t r, size_t v, V& sum) HWY_ATTR {
-      sum = hn::Add(sum, load(tile.to + r * tile.to_row, v));
-    });
-  }
-  for_each([&](size_t r, size_t v, const V& sum) HWY_ATTR {
-    T* to = tile.to + r * tile.to_row + v * lanes;
-    if (v + 1 < kVectors || whole) {
-      hn::StoreU(sum, d, to);
-    } else {
-      StorePartial(sum, d, to, tile.last);
-    }
-  });
-}
-
-template <class T>
-using TileFunction = void (*)(const Tile<T>&);
-
-template <class T, size_t kVectors, size_t... kRowsMinus1>
-HWY_INLINE TileFunction<T> TileFunctionForRows(size_t rows, std::index_sequence<kRowsMinus1...>) {
-  static constexpr TileFunction<T> functions[] = {MultiplyTile<kRowsMinus1 + 1, kVectors, T>...};
-  return functions[rows - 1];
-}
-
-// The kernel for a tile of 1, kTileVectors or, up to kWideRows, kWideVectors vectors.
-template <class T>
-HWY_INLINE TileFunction<T> FindTileFunction(size_t rows, size_t vectors) {
-  if (vectors == kTileVectors) {
-    return TileFunctionForRows<T, kTileVectors>(rows, std::make_index_sequence<kTileRows>());
-  }
-  if (vectors == 1) return TileFunctionForRows<T, 1>(rows, std::make_index_sequence<kTileRows>());
-  return TileFunctionForRows<T, kWideVectors>(rows, std::make_index_sequence<kWideRows>());
-}
-
-// Fetches part `part` of `parts` of a (rows, cols) matrix into the second cache.
-template <class T>
-HWY_INLINE void PrefetchRows(const T* from, size_t from_row, size_t rows, size_t cols, size_t part, size_t parts) {
-  constexpr size_t kLine = 64 / sizeof(T);
-  const size_t lines = cols / kLine + 1;  // of a row that starts anywhere
-  const size_t end = rows * lines * (part + 1) / parts;
-  size_t i = rows * lines * part / parts;
-  size_t r = i / lines;
-  size_t line = i % lines;
-  for (; i < end; ++i) {
-    __builtin_prefetch(from + r * from_row + HWY_MIN(line * kLine, cols - 1), 0, 2);
-    if (++line == lines) {
-      line = 0;
-      ++r;
-    }
-  }
+  FinishTile(d, tile, acc);
 }
 
 // Copies a (rows, cols) matrix. The rows of `to` are aligned, and filled with zeros up to whole vectors.
@@ -187,15 +177,49 @@ void CopyPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to,
   }
 }
 
-// A vector of the 128-bit blocks that start `stride` elements from each other.
-template <class D, class T = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> LoadBlocks(D d, const T* from, size_t stride) {
-  constexpr size_t kBytes = hn::MaxLanes(D()) * sizeof(T);
-  if constexpr (kBytes <= 16) {
-    return hn::LoadU(d, from);
-  } else {
-    const hn::Half<D> half;
-    return hn::Combine(d, LoadBlocks(half, from + kBytes / 32 * stride, stride), LoadBlocks(half, from, stride));
+// Transposes a square of vectors.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void TransposeSquare(D d, V (&v)[hn::MaxLanes(D())]) {
+  constexpr size_t kInBlock = 16 / sizeof(hn::TFromD<D>);  // lanes of a block of 128 bits
+  constexpr size_t kBlocks = hn::MaxLanes(D()) / kInBlock;
+  // Vector q * kInBlock + i receives the q-th blocks of the vectors i, kInBlock + i, 2 * kInBlock + i ...
+  HWY_UNROLL(4)
+  for (size_t i = 0; i < kInBlock; ++i) {
+    if constexpr (kBlocks == 2) {
+      const V low = hn::ConcatLowerLower(d, v[kInBlock + i], v[i]);
+      v[kInBlock + i] = hn::ConcatUpperUpper(d, v[kInBlock + i], v[i]);
+      v[i] = low;
+    } else if constexpr (kBlocks == 4) {
+      const V low02 = hn::ConcatLowerLower(d, v[2 * kInBlock + i], v[i]);
+      const V low13 = hn::ConcatLowerLower(d, v[3 * kInBlock + i], v[kInBlock + i]);
+      const V high02 = hn::ConcatUpperUpper(d, v[2 * kInBlock + i], v[i]);
+      const V high13 = hn::ConcatUpperUpper(d, v[3 * kInBlock + i], v[kInBlock + i]);
+      v[i] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(low13), low02);
+      v[kInBlock + i] = hn::OddEvenBlocks(low13, hn::SwapAdjacentBlocks(low02));
+      v[2 * kInBlock + i] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(high13), high02);
+      v[3 * kInBlock + i] = hn::OddEvenBlocks(high13, hn::SwapAdjacentBlocks(high02));
+    } else {
+      static_assert(kBlocks == 1, "no network for this size");
+    }
+  }
+  // Transposes within blocks.
+  HWY_UNROLL(4)
+  for (size_t q = 0; q < kBlocks; ++q) {
+    V* const w = v + q * kInBlock;
+    if constexpr (kInBlock == 2) {
+      const V low = hn::InterleaveLower(d, w[0], w[1]);
+      w[1] = hn::InterleaveUpper(d, w[0], w[1]);
+      w[0] = low;
+    } else {
+      const V low02 = hn::InterleaveLower(d, w[0], w[2]);
+      const V low13 = hn::InterleaveLower(d, w[1], w[3]);
+      const V high02 = hn::InterleaveUpper(d, w[0], w[2]);
+      const V high13 = hn::InterleaveUpper(d, w[1], w[3]);
+      w[0] = hn::InterleaveLower(d, low02, low13);
+      w[1] = hn::InterleaveUpper(d, low02, low13);
+      w[2] = hn::InterleaveLower(d, high02, high13);
+      w[3] = hn::InterleaveUpper(d, high02, high13);
+    }
   }
 }
 
@@ -203,40 +227,102 @@ HWY_INLINE hn::Vec<D> LoadBlocks(D d, const T* from, size_t stride) {
 // aligned and hold whole vectors; what fills them up is not specified.
 template <class T>
 void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t to_row) {
-  using D = hn::ScalableTag<T>;
-  const D d;
-  const size_t lanes = hn::Lanes(d);
-  constexpr size_t kBlock = 16 / sizeof(T);  // square blocks of this size are transposed within vectors
-  size_t r = 0;
-  for (; r + lanes <= rows; r += lanes) {
-    const T* source = from + r * from_row;
+  const hn::ScalableTag<T> d;
+  constexpr size_t kLanes = hn::MaxLanes(d);
+  hn::Vec<decltype(d)> square[kLanes];
+  for (size_t r = 0; r < rows; r += kLanes) {
+    const T* row[kLanes];
+    for (size_t i = 0; i < kLanes; ++i) row[i] = from + HWY_MIN(r + i, rows - 1) * from_row;
     size_t c = 0;
-    for (; c + kBlock <= cols; c += kBlock) {
-      hn::Vec<D> in[kBlock];
-      HWY_UNROLL(4)
-      for (size_t i = 0; i < kBlock; ++i) in[i] = LoadBlocks(d, source + i * from_row + c, kBlock * from_row);
-      T* target = to + c * to_row + r;
-      if constexpr (kBlock == 2) {
-        hn::Store(hn::InterleaveLower(d, in[0], in[1]), d, target);
-        hn::Store(hn::InterleaveUpper(d, in[0], in[1]), d, target + to_row);
-      } else {
-        const auto low02 = hn::InterleaveLower(d, in[0], in[2]);
-        const auto high02 = hn::InterleaveUpper(d, in[0], in[2]);
-        const auto low13 = hn::InterleaveLower(d, in[1], in[3]);
-        const auto high13 = hn::InterleaveUpper(d, in[1], in[3]);
-        hn::Store(hn::InterleaveLower(d, low02, low13), d, target);
-        hn::Store(hn::InterleaveUpper(d, low02, low13), d, target + to_row);
-        hn::Store(hn::InterleaveLower(d, high02, high13), d, target + 2 * to_row);
-        hn::Store(hn::InterleaveUpper(d, high02, high13), d, target + 3 * to_row);
-      }
+    for (; c + kLanes <= cols; c += kLanes) {
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kLanes; ++i) square[i] = hn::LoadU(d, row[i] + c);
+      TransposeSquare(d, square);
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kLanes; ++i) hn::Store(square[i], d, to + (c + i) * to_row + r);
     }
     for (; c < cols; ++c) {
-      for (size_t i = 0; i < lanes; ++i) to[c * to_row + r + i] = source[i * from_row + c];
+      for (size_t i = 0; i < kLanes; ++i) to[c * to_row + r + i] = row[i][c];
     }
   }
-  for (; r < rows; ++r) {
-    for (size_t c = 0; c < cols; ++c) to[c * to_row + r] = from[r * from_row + c];
+}
+
+// For few rows: a tile whose B is transposed in memory, with row stride b_k, and in registers as it is read.
+template <size_t kRows, size_t kVectors, class T>
+void MultiplyTransposedTile(const Tile<T>& tile) {
+  using D = hn::ScalableTag<T>;
+  using V = hn::Vec<D>;
+  const D d;
+  constexpr size_t kLanes = hn::MaxLanes(d);
+  V acc[kRows][kVectors];
+  StartTile(d, tile, acc);
+  const T* column[kVectors * kLanes];
+  for (size_t j = 0; j < kVectors * kLanes; ++j) {
+    column[j] = tile.b + HWY_MIN(j, (kVectors - 1) * kLanes + tile.last - 1) * tile.b_k;
   }
+  const T* HWY_RESTRICT a = tile.a;
+  size_t k = 0;
+  for (; k + kLanes <= tile.k; k += kLanes) {
+    HWY_UNROLL(2)
+    for (size_t v = 0; v < kVectors; ++v) {
+      V square[kLanes];
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kLanes; ++i) square[i] = hn::LoadU(d, column[v * kLanes + i] + k);
+      TransposeSquare(d, square);
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kLanes; ++i) {
+        HWY_UNROLL(4)
+        for (size_t r = 0; r < kRows; ++r) {
+          acc[r][v] = hn::MulAdd(hn::Set(d, a[r * tile.a_row + (k + i) * tile.a_k]), square[i], acc[r][v]);
+        }
+      }
+    }
+  }
+  for (; k < tile.k; ++k) {
+    HWY_ALIGN T row[kVectors * kLanes];
+    for (size_t j = 0; j < kVectors * kLanes; ++j) row[j] = column[j][k];
+    HWY_UNROLL(2)
+    for (size_t v = 0; v < kVectors; ++v) {
+      HWY_UNROLL(4)
+      for (size_t r = 0; r < kRows; ++r) {
+        acc[r][v] = hn::MulAdd(hn::Set(d, a[r * tile.a_row + k * tile.a_k]), hn::Load(d, row + v * kLanes), acc[r][v]);
+      }
+    }
+  }
+  FinishTile(d, tile, acc);
+}
+
+template <class T>
+using TileFunction = void (*)(const Tile<T>&);
+
+template <class T, size_t kVectors, size_t... kRowsMinus1>
+HWY_INLINE TileFunction<T> FindTileFunction(size_t rows, std::index_sequence<kRowsMinus1...>) {
+  static constexpr TileFunction<T> functions[] = {
+      MultiplyTile<kRowsMinus1 + 1, kVectors != 0 ? kVectors : WideVectors(kRowsMinus1 + 1), T>...};
+  return functions[rows - 1];
+}
+
+// The kernel for a tile of 1, kTileVectors or, up to kWideRows, WideVectors(rows) vectors.
+template <class T>
+HWY_INLINE TileFunction<T> FindTileFunction(size_t rows, size_t vectors) {
+  using AllRows = std::make_index_sequence<kTileRows>;
+  if (vectors == kTileVectors) return FindTileFunction<T, kTileVectors>(rows, AllRows());
+  if (vectors == 1) return FindTileFunction<T, 1>(rows, AllRows());
+  return FindTileFunction<T, 0>(rows, std::make_index_sequence<kWideRows>());
+}
+
+template <class T, size_t kVectors, size_t... kRowsMinus1>
+HWY_INLINE TileFunction<T> FindTransposedTileFunction(size_t rows, std::index_sequence<kRowsMinus1...>) {
+  static constexpr TileFunction<T> functions[] = {MultiplyTransposedTile<kRowsMinus1 + 1, kVectors, T>...};
+  return functions[rows - 1];
+}
+
+// The same for a transposed B in place: 1 or kTileVectors vectors, up to kWideRows.
+template <class T>
+HWY_INLINE TileFunction<T> FindTransposedTileFunction(size_t rows, size_t vectors) {
+  using FewRows = std::make_index_sequence<kWideRows>;
+  if (vectors == 1) return FindTransposedTileFunction<T, 1>(rows, FewRows());
+  return FindTransposedTileFunction<T, kTileVectors>(rows, FewRows());
 }
 
 }  // namespace HWY_NAMESPACE

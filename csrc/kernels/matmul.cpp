@@ -82,31 +82,18 @@ constexpr size_t kBlockBytes = 2048;  // of a row
 constexpr size_t kInPlaceBytes = size_t{1} << 20;
 // A copied panel of B that stays in the first cache.
 constexpr size_t kPanelBytes = size_t{32} << 10;
-// Rows of B to be read at the same time if each is read once.
-constexpr size_t kStreams = 32;
 // Rows of a block that keeps sums.
 constexpr size_t kSumsRows = 256;
 // Elements between the rows of a copied panel of A, beyond its columns: keeps them out of each other's cache sets.
 constexpr size_t kPadding = 16;
-// Operands of this size altogether, which the second cache does not hold, are worth prefetching.
-constexpr size_t kMinPrefetchK = 128;
-constexpr size_t kPrefetchBytes = size_t{1} << 20;
-
-template <class T>
-HWY_INLINE void PrefetchTile(const T* c, size_t row, size_t rows, size_t vectors) {
-  const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
-  for (size_t r = 0; r < rows; ++r, c += row) {
-    for (size_t v = 0; v < vectors; ++v) __builtin_prefetch(c + v * lanes, 1);
-  }
-}
-
 // How a product is computed. No choice here changes a result.
 struct Plan {
   size_t vectors;  // of a tile
   size_t block_rows, block_cols, block_k;
   size_t threads;
   size_t row_blocks, col_blocks;
-  bool copy_a, copy_b, prefetch;
+  bool copy_a, copy_b;
+  bool transpose_tiles;  // B while it is read
   // Per thread, in elements: the copies of B and A, and the sums that cannot wait in C.
   size_t b_size, a_size, sums_size;
   bool through_sums;
@@ -119,7 +106,9 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
   const bool few_rows = args.m <= kTileRows;
   Plan plan;
-  plan.vectors = args.m <= kWideRows && args.n > kTileVectors * lanes ? kWideVectors : kTileVectors;
+  plan.transpose_tiles = args.transpose_b && args.m <= kWideRows;
+  const bool wide = args.m <= kWideRows && args.n > kTileVectors * lanes && !args.transpose_b;
+  plan.vectors = wide ? WideVectors(args.m) : kTileVectors;
   const size_t width = plan.vectors * lanes;
   plan.threads = args.m * args.n * args.k < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
 
@@ -130,20 +119,15 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   const size_t max_cols = kBlockBytes / sizeof(T);
   plan.col_blocks = CeilDiv(CeilDiv(args.n, col_threads), max_cols) * col_threads;
   plan.row_blocks = few_rows ? 1 : CeilDiv(plan.threads, col_threads);
-  plan.block_k = HWY_MAX(size_t{1}, CeilDiv(args.k, CeilDiv(HWY_MAX(size_t{1}, args.k), kBlockK)));
+  plan.block_k = few_rows && !plan.copy_b ? args.k : HWY_MAX(size_t{1}, CeilDiv(args.k, CeilDiv(HWY_MAX(size_t{1}, args.k), kBlockK)));
 
-  plan.copy_b = args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes);
+  plan.copy_b = (args.transpose_b && !plan.transpose_tiles) || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes);
   plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % 4096 == 0;
   if (few_rows && plan.copy_b) {
     // What is copied of B is read once: keep it in the first cache.
     plan.block_k = HWY_MIN(plan.block_k, kPanelBytes / sizeof(T) / width);
     plan.col_blocks = panels;
-  } else if (few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes) {
-    // B comes from afar: read few rows of it side by side.
-    plan.block_k = HWY_MIN(plan.block_k, kStreams);
   }
-  plan.prefetch = plan.block_k >= kMinPrefetchK &&
-                  (args.m * args.k + args.k * args.n + args.m * args.n) * sizeof(T) >= kPrefetchBytes;
   // Sums cannot wait in C if it is needed to the end, or is not row-major.
   plan.through_sums = transpose_c || (args.accumulate && plan.block_k < args.k);
   if (plan.through_sums) plan.row_blocks = HWY_MAX(plan.row_blocks, CeilDiv(args.m, kSumsRows));
@@ -180,7 +164,7 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
   size_t tail = cols / width * width;
   tail += (cols - tail) / (kTileVectors * lanes) * (kTileVectors * lanes);
   const size_t tail_width = RoundUp(cols - tail, lanes);
-  const bool copy_tail = !plan.copy_b && cols % lanes != 0;
+  const bool copy_tail = !plan.copy_b && !args.transpose_b && cols % lanes != 0;
 
   for (size_t k_begin = 0;;) {
     const size_t k = HWY_MIN(plan.block_k, args.k - k_begin);
@@ -214,10 +198,6 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
         CopyRows(tile.a, args.lda, rows, k, a_copy, tile.a_row);
         tile.a = a_copy;
       }
-      const size_t next_rows =
-          row_panel + 1 < row_panels ? rows_least + (row_panel + 1 < rows_more ? 1 : 0) : 0;
-      const T* const next_a =
-          args.a + (args.transpose_a ? k_begin * args.lda + row + rows : (row + rows) * args.lda + k_begin);
       T* const c = args.c + row * args.ldc + col_begin;
       T* const c_sums = sums + (row - row_begin) * plan.block_cols;
       const bool to_sums = transpose_c || (plan.through_sums && !last_k);
@@ -239,21 +219,15 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
           tile.b = b_copy;
           tile.b_k = tail_width;
         } else {
-          tile.b = b + col;
+          tile.b = b + (plan.transpose_tiles ? col * args.ldb : col);
           tile.b_k = args.ldb;
         }
         tile.from = k_begin == 0 ? nullptr : (plan.through_sums ? c_sums : c) + col;
         tile.to = (to_sums ? c_sums : c) + col;
         tile.bias = args.bias != nullptr && last_k && !transpose_c ? args.bias + col_begin + col : nullptr;
-        if (plan.prefetch) {
-          // What the end of this tile and the next panel of rows will ask for.
-          PrefetchTile(tile.to, tile.to_row, rows, vectors);
-          if (next_rows != 0) {
-            PrefetchRows(next_a, args.lda, args.transpose_a ? k : next_rows, args.transpose_a ? next_rows : k,
-                         col / width, CeilDiv(cols, width));
-          }
-        }
-        FindTileFunction<T>(rows, vectors)(tile);
+        const auto multiply = plan.transpose_tiles ? FindTransposedTileFunction<T>(rows, vectors)
+                                                   : FindTileFunction<T>(rows, vectors);
+        multiply(tile);
       }
       if (last_k && !transpose_c && args.epilogue != nullptr) {
         args.epilogue(args.context, {c, args.ldc, row, rows, col_begin, cols});

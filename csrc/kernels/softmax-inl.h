@@ -40,10 +40,12 @@ constexpr size_t kRowLanes = Accumulator<T>::kLanes;
 template <class T>
 constexpr T kMinusInf = -std::numeric_limits<T>::infinity();
 
-// v with zero in lane `lane`, which may lie outside.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V WithoutLane(D d, V v, hn::TFromD<D> lane) {
-  return hn::IfThenZeroElse(hn::Eq(hn::Iota(d, hn::TFromD<D>(0)), hn::Set(d, lane)), v);
+// The one lane `lane`; none if it lies outside of the vector.
+template <class D>
+HWY_INLINE hn::Mask<D> OneLane(D d, size_t lane) {
+  const hn::RebindToSigned<D> di;  // Highway's Iota of floating-point numbers is slow
+  using TI = hn::TFromD<decltype(di)>;
+  return hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), hn::Set(di, static_cast<TI>(HWY_MIN(lane, size_t{64})))));
 }
 
 // Exponentials are computed and stored times 2^kRaise, so that those that are not zero are normal numbers: the
@@ -178,7 +180,7 @@ HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, T max, size_t apa
     for (size_t k = 0; k < 4; ++k) {
       const size_t i = begin + k * kRowLanes<T> + index * lanes;
       if (kStore) StorePartial(v[k], d, e + i, HWY_MIN(lanes, HWY_MAX(i, n) - i));
-      v[k] = WithoutLane(d, v[k], static_cast<T>(apart - i));
+      v[k] = hn::IfThenZeroElse(OneLane(d, apart - i), v[k]);
     }
     sum.Add(index, hn::Add(hn::Add(v[0], v[1]), hn::Add(v[2], v[3])));
   }
@@ -238,13 +240,29 @@ class ShortRows {
 
   // Elements in part `part` of a row.
   HWY_INLINE size_t Count(size_t part) const { return HWY_MIN(classes_ - part * kGroup, kGroup); }
-  HWY_INLINE size_t parts() const { return parts_; }
 
-  // body(row, part, offset in a buffer of rows) for all vectors of a group.
+  // body(row, part, offset in a buffer of rows) for all vectors of `rows` rows.
   template <class Body>
   HWY_INLINE void ForEach(size_t rows, const Body& body) const {
     for (size_t row = 0; row < rows; ++row) {
-      for (size_t part = 0; part < parts(); ++part) body(row, part, row * kStride + part * kGroup);
+      for (size_t part = 0; part < parts_; ++part) body(row, part, row * kStride + part * kGroup);
+    }
+  }
+
+  // x := 2^kRaise exp(x - max[row]) for all rows of `buffer`.
+  HWY_INLINE void Exp(const T* HWY_RESTRICT max, T* HWY_RESTRICT buffer) const {
+    const D d;
+    constexpr size_t kAtOnce = HWY_MIN(4, kGroup);
+    for (size_t row = 0; row < kGroup; row += kAtOnce) {
+      for (size_t part = 0; part < parts_; ++part) {
+        T* at = buffer + row * kStride + part * kGroup;
+        V v[kAtOnce];
+        HWY_UNROLL(4)
+        for (size_t k = 0; k < kAtOnce; ++k) v[k] = hn::Sub(hn::Load(d, at + k * kStride), hn::Set(d, max[row + k]));
+        RaisedExp(d, v);
+        HWY_UNROLL(4)
+        for (size_t k = 0; k < kAtOnce; ++k) hn::Store(v[k], d, at + k * kStride);
+      }
     }
   }
 

@@ -86,9 +86,7 @@ HWY_INLINE void ShortRowGroup(const softmax::ShortRows<T>& rows, const T* x, siz
   const V v_max = rows.Max(buffer);
   hn::Store(v_max, d, max);
   if constexpr (kKind == Kind::kSoftmax) {
-    rows.ForEach(Rows::kGroup, [&](size_t i, size_t, size_t at) HWY_ATTR {
-      hn::Store(softmax::RaisedExp(d, hn::Sub(hn::Load(d, buffer + at), hn::Set(d, max[i]))), d, buffer + at);
-    });
+    rows.Exp(max, buffer);
     hn::Store(hn::Div(one, hn::Mul(rows.Sum(buffer), lower)), d, result);
     rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
       const V v = hn::Mul(hn::Mul(hn::Load(d, buffer + at), lower), hn::Set(d, result[i]));

@@ -74,6 +74,7 @@ size_t FindInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t 
     // A negative label becomes a huge number. No early exit: nearly always all are valid.
     const uint64_t limit = classes;
     bool invalid = false;
+    HWY_UNROLL(8)
     for (size_t i = 0; i < rows; ++i) invalid |= static_cast<uint64_t>(label[i]) >= limit;
     if (!invalid) return rows;
     size_t row = 0;
@@ -120,6 +121,24 @@ struct Block {
   HWY_ALIGN T rest[kMaxBlockRows];
 };
 
+// Fills in `label`, and `base` with the labels' logits.
+template <class T>
+HWY_INLINE void ReadLabels(const SoftmaxXentArgs<T>& args, Block<T>& block) {
+  const size_t rows = block.end - block.begin;
+  WithLabels(args.labels, args.label_kind, [&](const auto* label) {
+    const T* x = args.logits + block.begin * args.classes;
+    for (size_t r = 0; r < rows; ++r, x += args.classes) {
+      block.label[r] = static_cast<size_t>(label[block.begin + r]);
+      block.base[r] = x[block.label[r]];
+    }
+  });
+  // Short rows go in whole groups.
+  for (size_t r = rows; r % softmax::ShortRows<T>::kGroup != 0; ++r) {
+    block.label[r] = block.label[rows - 1];
+    block.base[r] = block.base[rows - 1];
+  }
+}
+
 // max(mass p (1 - p), floor) * weight, given 2^kRaise e, with e = p * sum, and the sum of the exponentials without
 // that one which is more than half of it, if there is one.
 template <class D, class V = hn::Vec<D>>
@@ -163,7 +182,7 @@ HWY_INLINE bool DistributionSums(const T* HWY_RESTRICT a, const T* HWY_RESTRICT 
     // 0 for a_j = 0, even where x_j is -inf.
     const V term = hn::Mul(va, hn::Sub(hn::Set(d, max), vx));
     base_sum.Add(index, hn::IfThenZeroElse(hn::Eq(va, hn::Zero(d)), term));
-    others_sum.Add(index, softmax::WithoutLane(d, va, static_cast<T>(apart - i)));
+    others_sum.Add(index, hn::IfThenZeroElse(softmax::OneLane(d, apart - i), va));
   });
   *base = base_sum.Total();
   *others = others_sum.Total();
@@ -247,20 +266,21 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
   HWY_ALIGN T e[Rows::kGroup * Rows::kStride];
   HWY_ALIGN T others[Rows::kGroup * Rows::kStride];
   HWY_ALIGN T max[Rows::kGroup];
-  const T* label = block.mass + r;  // their places until the mass, 1, is stored
+  const size_t* label = block.label + r;
   rows.Load(args.logits + (block.begin + r) * n, count, e);
   const V v_max = rows.Max(e);
   hn::Store(v_max, d, max);
   const V gap = hn::Sub(v_max, hn::Load(d, block.base + r));
+  rows.Exp(max, e);
   rows.ForEach(Rows::kGroup, [&](size_t i, size_t part, size_t at) HWY_ATTR {
-    const V v = softmax::RaisedExp(d, hn::Sub(hn::Load(d, e + at), hn::Set(d, max[i])));
-    hn::Store(v, d, e + at);
-    hn::Store(softmax::WithoutLane(d, v, label[i] - static_cast<T>(part * Rows::kGroup)), d, others + at);
+    const V v = hn::Load(d, e + at);
+    hn::Store(hn::IfThenZeroElse(softmax::OneLane(d, label[i] - part * Rows::kGroup), v), d, others + at);
   });
   const V e_label = hn::Mul(softmax::RaisedExp(d, hn::Neg(gap)), lower);
   const V rest = hn::Mul(rows.Sum(others), lower);
   const V sum = hn::Add(rest, e_label);
   hn::Store(gap, d, block.base + r);
+  hn::Store(one, d, block.mass + r);
   hn::Store(hn::Add(rest, hn::Sub(e_label, one)), d, block.rest + r);
   const V weight = args.weight != nullptr ? LoadPartial(d, args.weight + block.begin + r, count) : one;
 
@@ -269,10 +289,8 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
     const V v_factor = hn::Div(hn::Mul(weight, hn::Set(d, static_cast<T>(args.scale))), sum);
     hn::Store(v_factor, d, factor);
     hn::Store(hn::Neg(hn::Mul(rest, v_factor)), d, at_label);
-    const V iota = hn::Iota(d, T(0));
     rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
-      const V lane = hn::Set(d, label[i] - static_cast<T>(part * Rows::kGroup));
-      const V g = hn::IfThenElse(hn::Eq(iota, lane), hn::Set(d, at_label[i]),
+      const V g = hn::IfThenElse(softmax::OneLane(d, label[i] - part * Rows::kGroup), hn::Set(d, at_label[i]),
                                  hn::Mul(hn::Mul(hn::Load(d, e + at), lower), hn::Set(d, factor[i])));
       StorePartial(g, d, block.grad + (r + i) * n + part * Rows::kGroup, rows.Count(part));
     });
@@ -295,22 +313,6 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
       StorePartial(h, d, block.hess + (r + i) * n + part * Rows::kGroup, rows.Count(part));
     });
   }
-  hn::Store(one, d, block.mass + r);
-}
-
-// A block with labels and at most ShortRows::kStride classes.
-template <class T>
-HWY_INLINE void ShortBlock(const SoftmaxXentArgs<T>& args, Block<T>& block) {
-  constexpr size_t kGroup = softmax::ShortRows<T>::kGroup;
-  const softmax::ShortRows<T> short_rows(args.classes);
-  const size_t rows = block.end - block.begin;
-  // What is loaded as vectors below: in time, as a load that spans several recent stores has to wait for them all.
-  for (size_t r = 0; r < (rows + kGroup - 1) / kGroup * kGroup; ++r) {
-    const size_t from = HWY_MIN(r, rows - 1);
-    block.mass[r] = static_cast<T>(block.label[from]);
-    block.base[r] = args.logits[(block.begin + from) * args.classes + block.label[from]];
-  }
-  for (size_t r = 0; r < rows; r += kGroup) ShortRowGroup(args, short_rows, block, r, HWY_MIN(kGroup, rows - r));
 }
 
 // Sum of the weighted losses of a block; stores them if asked.
@@ -334,13 +336,12 @@ HWY_INLINE double Losses(const SoftmaxXentArgs<T>& args, const Block<T>& block) 
 template <class T>
 HWY_INLINE size_t BlockRows(const SoftmaxXentArgs<T>& args, Block<T>& block) {
   const size_t rows = block.end - block.begin;
-  if (args.labels != nullptr) {
-    WithLabels(args.labels, args.label_kind, [&](const auto* label) {
-      for (size_t r = 0; r < rows; ++r) block.label[r] = static_cast<size_t>(label[block.begin + r]);
-    });
-  }
+  if (args.labels != nullptr) ReadLabels(args, block);
   if (args.labels != nullptr && args.classes <= softmax::kRowLanes<T>) {
-    ShortBlock(args, block);
+    const softmax::ShortRows<T> short_rows(args.classes);
+    for (size_t r = 0; r < rows; r += short_rows.kGroup) {
+      ShortRowGroup(args, short_rows, block, r, HWY_MIN(short_rows.kGroup, rows - r));
+    }
     return args.rows;
   }
   size_t first_invalid = args.rows;

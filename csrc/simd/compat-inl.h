@@ -38,8 +38,8 @@ HWY_INLINE V SelectMin(V a, V b) {
 }
 
 // x held within [low, high], or above `low`; NaN stays NaN. The bounds must be neither zero nor NaN: then these
-// instructions give what the selects would, in half the time. (x86 returns the second operand of min and max if either
-// is NaN, AArch64 returns the NaN.)
+// instructions give what the selects would, in half the time. (x86 returns the second operand of min and max
+// if either is NaN, AArch64 returns the NaN.)
 #if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || \
     (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)
 template <class V>

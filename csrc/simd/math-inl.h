@@ -4,10 +4,15 @@
 //
 // Rules kept throughout: a NaN gives a NaN; infinities give the limit; subnormals are neither flushed nor
 // ignored; a lane's result depends on that lane's input alone; and all targets that have FMA agree in every bit
-// (explicit MulAdd, true division, compare-and-select, no instruction that only some targets have).
+// (explicit MulAdd, true division, selects or their equals, no instruction that only some targets have).
 //
-// Polynomials are minimax fits in relative error (Remez exchange on the remainder stated at each table, in 50-digit
-// arithmetic). Float coefficients were rounded one at a time, lowest power first, refitting the others each time.
+// "Error" below is the largest one measured, in ULP of the exact value, over all 2^32 floats against float64
+// and over 20 million doubles against long double: on the targets with FMA, then on those without. It covers
+// the inputs with a normal result; results in the subnormal range are within 1 ULP (of a subnormal).
+//
+// Polynomials are minimax fits in relative error (Remez exchange on the remainder stated at each table, in
+// 50-digit arithmetic). Float coefficients were rounded one at a time, lowest power first, refitting the others
+// each time.
 
 #if defined(FUSEPROP_SIMD_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef FUSEPROP_SIMD_MATH_INL_H_
@@ -50,8 +55,8 @@ struct Constants<float> {
   static constexpr float kExpMin = -106.0f;
   static constexpr float kExpMax = 89.0f;
   static constexpr float kExpm1Min = -18.0f;
-  static constexpr float kTiny = 0x1p-26f;    // e^x-1 rounds to x for smaller |x|
-  static constexpr float kTanhMax = 9.5f;     // tanh rounds to 1 beyond
+  static constexpr float kTiny = 0x1p-26f;  // e^x-1 rounds to x for smaller |x|
+  static constexpr float kTanhMax = 9.5f;   // tanh rounds to 1 beyond
   static constexpr float kTanhSmall = 0.625f;
 
   // e^kExpMin / kDownScale is normal.
@@ -59,14 +64,17 @@ struct Constants<float> {
   static constexpr float kDownScale = 0x1p-64f;
 
   // (e^r - 1 - r)/r^2 on |r| <= ln(2)/2, for an error of 2^-28.2 relative to e^r
-  static constexpr float kExp[] = {0x1.fffffcp-2f, 0x1.55548cp-3f, 0x1.555858p-5f, 0x1.123de2p-7f, 0x1.6ac778p-10f};
+  static constexpr float kExp[] = {0x1.fffffcp-2f, 0x1.55548cp-3f, 0x1.555858p-5f, 0x1.123de2p-7f,
+                                   0x1.6ac778p-10f};
   // (e^r - 1 - r - r^2/2)/r^3 on |r| <= ln(2)/2, for an error of 2^-28.1 relative to e^r - 1
-  static constexpr float kExpm1[] = {0x1.55552cp-3f, 0x1.555502p-5f, 0x1.1155a8p-7f, 0x1.6d2e4ap-10f, 0x1.3b8ap-13f};
+  static constexpr float kExpm1[] = {0x1.55552cp-3f, 0x1.555502p-5f, 0x1.1155a8p-7f, 0x1.6d2e4ap-10f,
+                                     0x1.3b8ap-13f};
   // 2 (atanh(s)/s - 1)/z, z = s^2, for |s| <= 1/5 (2^-28.4) and |s| <= 1/3 (2^-27.7), relative to atanh(s)
   static constexpr float kLog[] = {0x1.5555b4p-1f, 0x1.992a9ap-2f, 0x1.36eeb4p-2f};
   static constexpr float kLogWide[] = {0x1.555502p-1f, 0x1.99d1ccp-2f, 0x1.1ec03ap-2f, 0x1.1eca5ep-2f};
   // (tanh(x)/x - 1)/z, z = x^2, for |x| <= kTanhSmall: 2^-27.7
-  static constexpr float kTanh[] = {-0x1.555532p-2f, 0x1.1106f6p-3f, -0x1.b835a4p-5f, 0x1.51f8cep-6f, -0x1.750ce2p-8f};
+  static constexpr float kTanh[] = {-0x1.555532p-2f, 0x1.1106f6p-3f, -0x1.b835a4p-5f, 0x1.51f8cep-6f,
+                                    -0x1.750ce2p-8f};
 };
 
 template <>
@@ -103,35 +111,24 @@ struct Constants<double> {
                                     0x1.af6bf5e8ee0ccp-26,
                                     0x1.1e3d1608147a3p-29};
   // 2^-59.9
-  static constexpr double kExpm1[] = {0x1.5555555555559p-3,
-                                      0x1.555555555553fp-5,
-                                      0x1.111111110f6d5p-7,
-                                      0x1.6c16c16c1f097p-10,
-                                      0x1.a01a01afd6503p-13,
-                                      0x1.a01a017bbfd96p-16,
-                                      0x1.71ddf877ec9eep-19,
-                                      0x1.27e536340f701p-22,
-                                      0x1.af5e81f57d4e1p-26,
+  static constexpr double kExpm1[] = {0x1.5555555555559p-3,  0x1.555555555553fp-5,  0x1.111111110f6d5p-7,
+                                      0x1.6c16c16c1f097p-10, 0x1.a01a01afd6503p-13, 0x1.a01a017bbfd96p-16,
+                                      0x1.71ddf877ec9eep-19, 0x1.27e536340f701p-22, 0x1.af5e81f57d4e1p-26,
                                       0x1.1ee88545c8143p-29};
   // 2^-62.4
-  static constexpr double kLog[] = {0x1.555555555554fp-1, 0x1.999999999c182p-2, 0x1.24924921e3cf2p-2, 0x1.c71c749030157p-3,
-                                    0x1.745c4ac04ef08p-3, 0x1.3b35c476f449ep-3, 0x1.0dcb545db1248p-3, 0x1.1b83687191df0p-3};
+  static constexpr double kLog[] = {0x1.555555555554fp-1, 0x1.999999999c182p-2, 0x1.24924921e3cf2p-2,
+                                    0x1.c71c749030157p-3, 0x1.745c4ac04ef08p-3, 0x1.3b35c476f449ep-3,
+                                    0x1.0dcb545db1248p-3, 0x1.1b83687191df0p-3};
   // 2^-58.6
-  static constexpr double kLogWide[] = {0x1.5555555555535p-1, 0x1.99999999a06dcp-2, 0x1.24924920902fdp-2, 0x1.c71c741a79a49p-3,
-                                        0x1.745cb44930a21p-3, 0x1.3b1dd519bdaa5p-3, 0x1.10681b7afbe97p-3, 0x1.efd2c96487dadp-4,
-                                        0x1.55c9ca498117cp-4, 0x1.5c616d3075398p-3};
+  static constexpr double kLogWide[] = {0x1.5555555555535p-1, 0x1.99999999a06dcp-2, 0x1.24924920902fdp-2,
+                                        0x1.c71c741a79a49p-3, 0x1.745cb44930a21p-3, 0x1.3b1dd519bdaa5p-3,
+                                        0x1.10681b7afbe97p-3, 0x1.efd2c96487dadp-4, 0x1.55c9ca498117cp-4,
+                                        0x1.5c616d3075398p-3};
   // 2^-55.9
-  static constexpr double kTanh[] = {-0x1.55555555554ffp-2,
-                                     0x1.111111110accep-3,
-                                     -0x1.ba1ba1b50652ep-5,
-                                     0x1.664f477adc17cp-6,
-                                     -0x1.226e162c17555p-7,
-                                     0x1.d6cf28127e3ccp-9,
-                                     -0x1.7d68a35336973p-10,
-                                     0x1.336613bd3a617p-11,
-                                     -0x1.df55801dc0d31p-13,
-                                     0x1.43912f1805583p-14,
-                                     -0x1.0da7411f664dap-16};
+  static constexpr double kTanh[] = {-0x1.55555555554ffp-2,  0x1.111111110accep-3,  -0x1.ba1ba1b50652ep-5,
+                                     0x1.664f477adc17cp-6,   -0x1.226e162c17555p-7, 0x1.d6cf28127e3ccp-9,
+                                     -0x1.7d68a35336973p-10, 0x1.336613bd3a617p-11, -0x1.df55801dc0d31p-13,
+                                     0x1.43912f1805583p-14,  -0x1.0da7411f664dap-16};
 };
 
 template <class D>
@@ -149,7 +146,8 @@ HWY_INLINE V Horner(D d, V x, const T (&c)[N]) {
   }
 }
 
-// c[0] + c[1] x + c[2] x^2 + ... The processor overlaps the chains of successive vectors; a long one is halved first.
+// c[0] + c[1] x + c[2] x^2 + ... The processor overlaps the chains of successive vectors; a long one is halved
+// first.
 template <class D, class V, typename T, size_t N>
 HWY_INLINE V Polynomial(D d, V x, const T (&c)[N]) {
   if constexpr (N < 8) {
@@ -232,8 +230,8 @@ HWY_INLINE V Bell(D d, V minus_a, hn::TFromD<D> scale) {
   return hn::Mul(hn::Div(e, square), hn::Set(d, scale * C<D>::kDownScale));
 }
 
-// log(1+f) - f. With s = f/(2+f), log(1+f) = 2 atanh(s) = f - f^2/2 + s (f^2/2 + z p(z)), z = s^2: the roundings in s
-// touch a small term only.
+// log(1+f) - f. With s = f/(2+f), log(1+f) = 2 atanh(s) = f - f^2/2 + s (f^2/2 + z p(z)), z = s^2: the
+// roundings in s touch a small term only.
 template <class D, class V, typename T, size_t N>
 HWY_INLINE V Log1pMinus(D d, V f, const T (&p)[N]) {
   const V s = hn::Div(f, hn::Add(f, hn::Set(d, T(2))));
@@ -242,7 +240,8 @@ HWY_INLINE V Log1pMinus(D d, V f, const T (&p)[N]) {
   return hn::MulSub(s, hn::MulAdd(z, Polynomial(d, z, p), half_square), half_square);
 }
 
-// k ln(2) + log(1+f) for an integer k and f in [-1/4, 1/2]. The sum of the two large terms is kept to the last bit.
+// k ln(2) + log(1+f) for an integer k and f in [-1/4, 1/2]. The sum of the two large terms is kept to the last
+// bit.
 template <class D, class V>
 HWY_INLINE V LogSum(D d, V k, V f) {
   const V k_hi = hn::Mul(k, hn::Set(d, C<D>::kLn2Hi));  // exact
@@ -252,13 +251,14 @@ HWY_INLINE V LogSum(D d, V k, V f) {
   return hn::Add(sum, hn::Add(lost, rest));
 }
 
-// For a positive, normal x = 2^k m with 3/4 <= m < 3/2: the bits of x that stand for k, that is, k shifted left by
-// the size of the mantissa.
+// For a positive, normal x = 2^k m with 3/4 <= m < 3/2: the bits of x that stand for k, that is, k shifted left
+// by the size of the mantissa.
 template <class D, class V>
 HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> ExponentBits(D /*d*/, V x) {
   const hn::RebindToUnsigned<D> du;
   using TU = hn::TFromD<decltype(du)>;
-  constexpr TU kThreeQuarters = (static_cast<TU>(C<D>::kBias) << C<D>::kMantissaBits) - (TU(1) << (C<D>::kMantissaBits - 1));
+  constexpr TU kThreeQuarters =
+      (static_cast<TU>(C<D>::kBias) << C<D>::kMantissaBits) - (TU(1) << (C<D>::kMantissaBits - 1));
   constexpr TU kMask = ~((TU(1) << C<D>::kMantissaBits) - 1);
   return hn::And(hn::Sub(hn::BitCast(du, x), hn::Set(du, kThreeQuarters)), hn::Set(du, kMask));
 }
@@ -291,7 +291,8 @@ HWY_INLINE V LogEdges(D d, V x, V pole, V y) {
 
 // --------------------------------------------------------------------------------------------------- functions
 
-// e^x.
+// e^x = 2^n e^r. 0 at -inf, inf at inf.
+// Error: float 0.89, without FMA 0.89; double 0.89, 0.89.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp(D d, V x) {
   using math::C;
@@ -304,20 +305,23 @@ HWY_INLINE V Exp(D d, V x) {
   return hn::Mul(math::MulExpm1Add(d, e.r, e.r_error, half, half), rest);
 }
 
-// e^x for x <= 0, with fewer instructions. NaN where x is.
+// e^x for x <= 0 only, with fewer instructions than Exp. 0 at -inf.
+// Error: float 0.89, without FMA 0.89; double 0.90, 0.89.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ExpNonPositive(D d, V x) {
   using math::C;
   return hn::Mul(math::ScaledExp(d, ClampLowOrNaN(x, hn::Set(d, C<D>::kExpMin))), hn::Set(d, C<D>::kDownScale));
 }
 
-// e^x - 1.
+// e^x - 1 = (2^n - 1) + 2^n (e^r - 1), summed with compensation. Keeps the sign of zero; -1 at -inf, inf at
+// inf. Error: float 0.86, without FMA 0.86; double 1.03, 1.04.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Expm1(D d, V x) {
   using math::C;
   using T = hn::TFromD<D>;
   const V clamped = ClampOrNaN(x, hn::Set(d, C<D>::kExpm1Min), hn::Set(d, C<D>::kExpMax));
-  // (e^x - 1)/2 = (s - 1/2) + s r + s (e^r - 1 - r), s = 2^(n-1). What the first two additions lose joins the last term.
+  // (e^x - 1)/2 = (s - 1/2) + s r + s (e^r - 1 - r), s = 2^(n-1). What the first two additions lose joins the
+  // last term.
   const auto e = math::ReduceExp<C<D>::kBias - 1>(d, clamped);
   const V s = hn::BitCast(d, math::ToExponent(d, e.biased));
   const V one_half = hn::Set(d, T(0.5));
@@ -331,7 +335,8 @@ HWY_INLINE V Expm1(D d, V x) {
   return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, C<D>::kTiny)), x, hn::Add(y, y));
 }
 
-// log x.
+// log x = k ln(2) + log(m), 3/4 <= m < 3/2. -inf at both zeros, NaN below, inf at inf.
+// Error: float 0.95, without FMA 0.98; double 0.89, 0.96.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Log(D d, V x) {
   using math::C;
@@ -355,7 +360,8 @@ HWY_INLINE V Log(D d, V x) {
   return HWY_LIKELY(ordinary) ? y : math::LogEdges(d, x, hn::Zero(d), y);
 }
 
-// log(1 + x).
+// log(1 + x), as Log. Keeps the sign of zero; -inf at -1, NaN below, inf at inf.
+// Error: float 0.95, without FMA 0.98; double 0.91, 0.94.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Log1p(D d, V x) {
   using T = hn::TFromD<D>;
@@ -374,7 +380,8 @@ HWY_INLINE V Log1p(D d, V x) {
   return HWY_LIKELY(ordinary) ? y : math::LogEdges(d, x, minus_one, y);
 }
 
-// tanh x.
+// tanh x: a polynomial near zero, 1 - 2/(e^2|x| + 1) elsewhere. Keeps the sign of zero; -1 and 1 at -inf and
+// inf. Error: float 1.17, without FMA 1.20; double 1.29, 1.42.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Tanh(D d, V x) {
   using math::C;
@@ -389,20 +396,23 @@ HWY_INLINE V Tanh(D d, V x) {
   const V shifted = hn::MulAdd(a2, hn::Set(d, C<D>::kLog2E), round);
   const V r = hn::NegMulAdd(hn::Sub(shifted, round), hn::Set(d, C<D>::kLn2), a2);
   const V s = hn::BitCast(d, math::ToExponent(d, hn::BitCast(du, shifted)));
-  const V large = hn::Sub(one, hn::Div(hn::Set(d, T(2)), math::MulExpm1Add(d, r, hn::Zero(d), s, hn::Add(s, one))));
+  const V large =
+      hn::Sub(one, hn::Div(hn::Set(d, T(2)), math::MulExpm1Add(d, r, hn::Zero(d), s, hn::Add(s, one))));
   // Small, and NaN: x + x^3 p(x^2).
   const V z = hn::Mul(magnitude, magnitude);
   const V small = hn::MulAdd(hn::Mul(magnitude, z), math::Polynomial(d, z, C<D>::kTanh), magnitude);
   return hn::CopySign(hn::IfThenElse(hn::Ge(magnitude, hn::Set(d, C<D>::kTanhSmall)), large, small), x);
 }
 
-// 1 / cosh^2 x = 4 e^-2|x| / (1 + e^-2|x|)^2.
+// 1 / cosh^2 x = 4 e^-2|x| / (1 + e^-2|x|)^2. 0 at -inf and inf.
+// Error: float 2.38, without FMA 2.42; double 2.34, 2.36.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V TanhDerivative(D d, V x) {
   return math::Bell(d, math::NegAbs(d, hn::Add(x, x)), 4);
 }
 
-// 1 / (1 + e^-x).
+// 1 / (1 + e^-x), with full relative accuracy in the left tail. 0 at -inf, 1 at inf.
+// Error: float 2.00 (1.9991), without FMA the same; double 1.99, 1.99.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Sigmoid(D d, V x) {
   using math::C;
@@ -410,22 +420,25 @@ HWY_INLINE V Sigmoid(D d, V x) {
   using TU = hn::TFromD<decltype(du)>;
   const V limit = hn::Set(d, C<D>::kExpMin);
   const V minus_x = ClampOrNaN(hn::Neg(x), limit, hn::Neg(limit));
-  // e^-x = (b/a) e^r with powers of two a and b of about the same distance from 1, so that neither overflows. Then
-  // s = a / (a + b + b (e^r - 1)), adding the larger of a and b last.
+  // e^-x = (b/a) e^r with powers of two a and b of about the same distance from 1, so that neither overflows.
+  // Then s = a / (a + b + b (e^r - 1)), adding the larger of a and b last.
   const auto e = math::ReduceExp<2 * C<D>::kBias>(d, minus_x);
   const auto inverse_a = math::ToExponent(d, hn::ShiftRight<1>(e.biased));
-  const V a = hn::BitCast(d, hn::Sub(hn::Set(du, static_cast<TU>(2 * C<D>::kBias) << C<D>::kMantissaBits), inverse_a));
+  const V a =
+      hn::BitCast(d, hn::Sub(hn::Set(du, static_cast<TU>(2 * C<D>::kBias) << C<D>::kMantissaBits), inverse_a));
   const V b = hn::BitCast(d, hn::Sub(math::ToExponent(d, e.biased), inverse_a));
   return hn::Div(a, hn::Add(hn::Max(a, b), math::MulExpm1Add(d, e.r, e.r_error, b, hn::Min(a, b))));
 }
 
-// s(x) s(-x) = e^-|x| / (1 + e^-|x|)^2, s = Sigmoid.
+// s(x) s(-x) = e^-|x| / (1 + e^-|x|)^2, s = Sigmoid. 0 at -inf and inf.
+// Error: float 2.38, without FMA 2.42; double 2.31, 2.31.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V SigmoidDerivative(D d, V x) {
   return math::Bell(d, math::NegAbs(d, x), 1);
 }
 
-// log(1 + e^x) = max(x, 0) + log(1 + e^-|x|).
+// log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), with full relative accuracy in the left tail. 0 at -inf, inf at
+// inf. The derivative is Sigmoid. Error: float 1.85, without FMA 1.95; double 1.91, 1.77.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Softplus(D d, V x) {
   using math::C;

@@ -1,7 +1,7 @@
 """Benchmarks of every formula beside the installed peers: `python -m fuseprop bench`. See bench/README.md.
 
-`timing` measures, `machine` knows the limits, `problem` says what a case is, `cases`, `steps` and `peers` make
-the cases, `report` prints; `launch` starts the measuring process, `__main__`, in a clean environment.
+`timing` measures, `machine` knows the limits, `problem` says what a case is, `cases`, `steps` and `peers` hold
+them, `report` prints; `launch` starts the measuring process, `__main__`, in a clean environment.
 """
 
 from __future__ import annotations

@@ -39,9 +39,7 @@ def _limit(problem: Problem, limits: machine.Limits) -> tuple[str, Sampler | Non
     return "", None
 
 
-def measure(
-    case: Case, peers: Peers, limits: machine.Limits, *, repeats: int, seconds: float
-) -> report.Result:
+def measure(case: Case, peers: Peers, limits: machine.Limits, *, repeats: int, seconds: float) -> report.Result:
     """Check all candidates of a case, then time those whose answer is right."""
     problem = case.build(peers)
     statuses = [_status(problem, candidate) for candidate in problem.candidates]
@@ -64,9 +62,7 @@ def measure(
         report.Measured(candidate.library, candidate.variant, *status, timings.get(candidate.name))
         for candidate, status in zip(problem.candidates, statuses, strict=True)
     ]
-    return report.Result(
-        case.name, measured, limit_timing, kind, problem.elements, problem.flops, problem.num_bytes
-    )
+    return report.Result(case.name, measured, limit_timing, kind, problem.elements, problem.flops, problem.num_bytes)
 
 
 def _selected(patterns: list[str]) -> Callable[[Case], bool]:

@@ -46,6 +46,7 @@ def parse_size(text: str) -> int:
 def _normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
     x = np.random.default_rng(seed).standard_normal(shape, np.float32)
     x *= np.float32(scale)
+    x[x == 0] = scale  # where a formula has a joint, libraries take different sides
     return x
 
 
@@ -72,7 +73,7 @@ def _torch(peers: Peers, function: Callable[..., Any], *args: Any, variant: str 
 
 
 def _activation_forward(spec: Spec, n: int, peers: Peers) -> Problem:
-    parameters = dict(spec.parameters)
+    parameters: dict[str, Any] = dict(spec.parameters)
     act, x = spec.cls(**parameters), _normal(n, scale=2)
     out = np.empty(act.output_shape(x.shape), np.float32)
     candidates = [Candidate(OURS, call(act, x, out=out))]
@@ -95,7 +96,7 @@ def _activation_forward(spec: Spec, n: int, peers: Peers) -> Problem:
 
 
 def _activation_backward(spec: Spec, n: int, peers: Peers) -> Problem:
-    parameters = dict(spec.parameters)
+    parameters: dict[str, Any] = dict(spec.parameters)
     act, x = spec.cls(**parameters), _normal(n, scale=2)
     dy = _normal(*act.output_shape(x.shape), seed=1)
     candidates = [Candidate(OURS, call(act.backward, x, dy, out=np.empty_like(x)))]
@@ -108,9 +109,7 @@ def _activation_backward(spec: Spec, n: int, peers: Peers) -> Problem:
     if peers.torch and (function := other.torch_activation(peers.torch, spec.name)):
         xt = peers.torch.from_numpy(x).requires_grad_()
         y, dy_t = function(xt, **parameters), peers.torch.from_numpy(dy)
-        candidates.append(
-            Candidate("PyTorch", call(peers.torch.autograd.grad, y, xt, dy_t, retain_graph=True))
-        )
+        candidates.append(Candidate("PyTorch", call(peers.torch.autograd.grad, y, xt, dy_t, retain_graph=True)))
     if peers.jax and (jax_function := other.jax_activation(peers.jax, spec.name)):
         f = _with_defaults(jax_function, parameters)
         candidates.append(_jax(peers, lambda x, dy: peers.jax.vjp(f, x)[1](dy)[0], x, dy))
@@ -143,7 +142,7 @@ def _targets(spec: Spec, pred: Array) -> Array:
 
 
 def _loss_value_and_grad(spec: Spec, n: int, peers: Peers) -> Problem:
-    parameters = dict(spec.parameters)
+    parameters: dict[str, Any] = dict(spec.parameters)
     loss, p = spec.cls(**parameters), _normal(n, scale=2)
     y = _targets(spec, p)
     candidates = [Candidate(OURS, call(loss.value_and_grad, p, y, out=np.empty_like(p)))]
@@ -183,7 +182,7 @@ def _torch_value_and_grad(peers: Peers, loss: Callable[[Any, Any], Any], p: Arra
 
 
 def _loss_grad_and_hess(spec: Spec, n: int, peers: Peers) -> Problem:
-    parameters = dict(spec.parameters)
+    parameters: dict[str, Any] = dict(spec.parameters)
     loss, p = spec.cls(**parameters), _normal(n, scale=2)
     y = _targets(spec, p)
     candidates = [Candidate(OURS, call(loss.grad_and_hess, p, y))]
@@ -228,9 +227,7 @@ def _class_reference(spec: Spec, z: Array, labels: Array) -> tuple[float, Array,
         return spec.reference(z.astype(np.float64), one_hot, **parameters)
 
     step = max(1, (1 << 20) // classes)
-    total = sum(
-        float(evaluate(z[i : i + step], labels[i : i + step])[0].sum()) for i in range(0, len(z), step)
-    )
+    total = sum(float(evaluate(z[i : i + step], labels[i : i + step])[0].sum()) for i in range(0, len(z), step))
     _, gradient, hessian = evaluate(_edge_rows(z), _edge_rows(labels))
     return total / len(z), gradient, hessian
 
@@ -248,9 +245,7 @@ def _class_value_and_grad(spec: Spec, shape: tuple[int, int], peers: Peers) -> P
         one_hot[np.arange(len(labels)), labels] = 1
         return _mean_and_rows(spec.reference(z, one_hot, **spec.parameters))
 
-    candidates = [
-        Candidate(OURS, call(loss.value_and_grad, z, labels, out=np.empty_like(z)), outputs=outputs)
-    ]
+    candidates = [Candidate(OURS, call(loss.value_and_grad, z, labels, out=np.empty_like(z)), outputs=outputs)]
     if peers.numpy:
         if spec.name == "softmax_cross_entropy":
             candidates.append(_numpy(other.numpy_softmax_cross_entropy, z, labels, outputs=outputs))
@@ -487,9 +482,7 @@ def _optimizer(name: str, variant: str, tensors: tuple[int, int], peers: Peers) 
             for parameter, g in zip(parameters, grads, strict=True):
                 parameter.grad = torch.from_numpy(g)
             torch_optimizer = kind(parameters, lr=1e-3, **options, **{flavour: True})
-            candidates.append(
-                Candidate("PyTorch", call(torch_optimizer.step), flavour, outputs=outputs(parameters))
-            )
+            candidates.append(Candidate("PyTorch", call(torch_optimizer.step), flavour, outputs=outputs(parameters)))
     if peers.jax:
         candidates.append(_jax_optimizer(peers.jax, name, (options, num_states), start, grads))
     wide = [p.astype(np.float64) for p in start]
@@ -638,10 +631,10 @@ def _ops() -> Iterator[Case]:
     for m, k, n, transposed in MATMULS:
         suffix = f"/transpose_{transposed}" if transposed else ""
         yield Case(f"op/matmul/{m}x{k}x{n}{suffix}", "op matmul", partial(_matmul, m, k, n, transposed))
-    for shape in LINEARS:
-        size = "x".join(map(str, shape))
-        yield Case(f"op/linear/relu/{size}", "op linear", partial(_linear, *shape))
-        yield Case(f"op/linear_backward/{size}", "op linear_backward", partial(_linear_backward, *shape))
+    for layer in LINEARS:
+        size = "x".join(map(str, layer))
+        yield Case(f"op/linear/relu/{size}", "op linear", partial(_linear, *layer))
+        yield Case(f"op/linear_backward/{size}", "op linear_backward", partial(_linear_backward, *layer))
     for name in ("softmax", "log_softmax", "logsumexp"):
         for shape in CLASS_SHAPES:
             size = "x".join(map(str, shape))

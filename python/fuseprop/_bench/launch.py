@@ -19,16 +19,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--only", metavar="PATTERN", action="append", default=[],
         help="cases whose name matches (shell pattern, or a part of the name); may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--sizes", metavar="N,N", help="elements of the elementwise cases (default: 128,1000,100k,16M)"
-    )
+    parser.add_argument("--sizes", metavar="N,N", help="elements of the elementwise cases (default: 128,1000,100k,16M)")
     parser.add_argument("--repeats", type=int, default=30, help="rounds per case, at most (default: 30)")
-    parser.add_argument(
-        "--seconds", type=float, default=2.0, help="no new round after this time per case (default: 2)"
-    )
-    parser.add_argument(
-        "--threads", type=int, help="CPUs to use, for everybody (default: those of the affinity mask)"
-    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="no new round after this time per case (default: 2)")
+    parser.add_argument("--threads", type=int, help="CPUs to use, for everybody (default: those of the affinity mask)")
     parser.add_argument(
         "--peers", metavar="NAME,NAME", default="numpy,torch,jax,sklearn",
         help="compare with these, if installed (default: %(default)s; none: nobody)",

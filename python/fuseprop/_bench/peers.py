@@ -107,9 +107,7 @@ def _numpy_half_squared_error(p: Array, y: Array) -> tuple[Any, Array]:
 def _numpy_huber(p: Array, y: Array, delta: float) -> tuple[Any, Array]:
     r = p - y
     a = np.abs(r)
-    return np.mean(np.where(a <= delta, 0.5 * r * r, delta * (a - 0.5 * delta))), np.clip(
-        r, -delta, delta
-    ) / r.size
+    return np.mean(np.where(a <= delta, 0.5 * r * r, delta * (a - 0.5 * delta))), np.clip(r, -delta, delta) / r.size
 
 
 def _numpy_bce_with_logits(p: Array, y: Array, pos_weight: float) -> tuple[Any, Array]:
@@ -136,9 +134,7 @@ def torch_loss(torch: Any, name: str, parameters: Parameters) -> Callable[[Any, 
     if name == "binary_cross_entropy_with_logits":
         weight = torch.tensor(parameters["pos_weight"])
         plain = parameters["pos_weight"] == 1
-        return lambda p, y: functional.binary_cross_entropy_with_logits(
-            p, y, pos_weight=None if plain else weight
-        )
+        return lambda p, y: functional.binary_cross_entropy_with_logits(p, y, pos_weight=None if plain else weight)
     known = {"absolute_error": "l1_loss", "squared_error": "mse_loss"}
     function = getattr(functional, known.get(name, f"{name}_loss"), None)
     return None if function is None else lambda p, y: function(p, y, **parameters)
@@ -193,7 +189,7 @@ def numpy_softmax_cross_entropy(z: Array, labels: Array) -> tuple[Any, Array]:
 
 def numpy_softmax(x: Array) -> Array:
     """Softmax over the last axis as one writes it in NumPy."""
-    p = x - x.max(axis=-1, keepdims=True)
+    p: Array = x - x.max(axis=-1, keepdims=True)
     np.exp(p, out=p)
     p /= p.sum(axis=-1, keepdims=True)
     return p
@@ -208,4 +204,5 @@ def numpy_logsumexp(x: Array) -> Array:
 
 def numpy_log_softmax(x: Array) -> Array:
     """Log-softmax over the last axis as one writes it in NumPy."""
-    return x - numpy_logsumexp(x)[..., np.newaxis]
+    result: Array = x - numpy_logsumexp(x)[..., np.newaxis]
+    return result

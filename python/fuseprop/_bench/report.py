@@ -176,12 +176,10 @@ def preamble(machine: Mapping[str, Any], limits: Mapping[str, float]) -> str:
         + f", Python {machine['python']}",
     ]
     if machine["removed_environment"]:
-        lines.append(
-            f"removed from the environment, as it slows NumPy down: {machine['removed_environment']}"
-        )
+        lines.append(f"removed from the environment, as it slows NumPy down: {machine['removed_environment']}")
     for n in sorted({1, threads}):
         lines.append(
-            f"limits, {n} thread{'s' if n > 1 else ''}: {limits[f'fma_gflops_{n}']:.0f} GFLOP/s (FMA), "
+            f"limits, {n} thread(s): {limits[f'fma_gflops_{n}']:.0f} GFLOP/s (FMA), "
             f"{limits[f'copy_gbytes_{n}']:.1f} GB/s (non-temporal copy, read + written)"
         )
     return "\n".join(lines)

@@ -1,0 +1,483 @@
+"""Bad input (DESIGN 6): every message names the argument, what was found and what was expected; nothing is written."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import (
+    ACTIVATIONS,
+    CLASS_LOSSES,
+    LAYOUTS,
+    LOSSES,
+    Array,
+    Out,
+    each_dtype,
+    invalid_target,
+    seeded,
+    targets_for,
+)
+
+import fuseprop as fp
+from fuseprop import ops
+from fuseprop._registry import Spec
+
+ALL = [*ACTIVATIONS, *LOSSES, *CLASS_LOSSES]
+BAD_DTYPES = (np.float16, np.longdouble, np.complex64, np.complex128, object, "U3", "S3", "M8[s]", "m8[s]")
+REAL = [spec for spec in LOSSES if invalid_target(spec)]
+
+each_activation = pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
+each_loss = pytest.mark.parametrize("spec", [*LOSSES, *CLASS_LOSSES], ids=lambda spec: spec.name)
+each_elementwise_loss = pytest.mark.parametrize("spec", LOSSES, ids=lambda spec: spec.name)
+
+
+def refuses(error: type[Exception], *parts: str) -> Any:
+    """pytest.raises for a message that has all of these parts, in this order."""
+    return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, parts)))
+
+
+def example(spec: Spec, shape: tuple[int, int] = (4, 3), dtype: Any = np.float64) -> tuple[Array, Array]:
+    rng = seeded("errors", spec.name)
+    pred = rng.standard_normal(shape).astype(dtype)
+    if spec.target_domain == "classes":
+        return pred, rng.integers(0, shape[1], shape[0])
+    return pred, targets_for(spec, shape, dtype, rng)
+
+
+def with_out(loss: Any) -> list[Callable[..., Any]]:
+    return [loss.gradient, loss.value_and_grad]
+
+
+def verbs(loss: Any) -> list[Callable[..., Any]]:
+    return [loss, loss.gradient, loss.value_and_grad, loss.grad_and_hess]
+
+
+# --- hyper-parameters ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+def test_hyper_parameters(spec: Spec) -> None:
+    for name in spec.parameters:
+        for value in (math.nan, math.inf, -math.inf, 10**400):
+            with refuses(ValueError, name, "finite"):
+                spec.cls(**{name: value})
+        for value in ("1", b"1", None, 1j, [1.0], {}, object()):
+            with refuses(TypeError, name, "number", type(value).__name__):
+                spec.cls(**{name: value})
+        number = spec.parameters[name]
+        for same in (np.float32(2.0), np.float64(2.0), 2, np.int8(2), np.array(2.0)):
+            assert getattr(spec.cls(**{name: same}), name) == 2.0
+        assert getattr(spec.cls(**{name: number}), name) == number
+    with pytest.raises(TypeError):
+        spec.cls(no_such_parameter=1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "bad"),
+    [
+        (fp.losses.Huber, "delta", [0.0, -1.0]),
+        (fp.activations.Softplus, "beta", [0.0, -0.5]),
+        (fp.losses.BinaryCrossEntropyWithLogits, "pos_weight", [-1e-300, -1.0]),
+    ],
+)
+def test_limits_of_hyper_parameters(make: Any, name: str, bad: list[float]) -> None:
+    for value in bad:
+        with refuses(ValueError, f"{name} is {value!r}", "expected a finite number >"):
+            make(**{name: value})
+        with refuses(ValueError, f"{name} is {value!r}"):
+            make(value)
+
+
+# --- inputs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", BAD_DTYPES, ids=str)
+def test_dtypes(dtype: Any) -> None:
+    """A TypeError that names the argument and the dtype, and says what to cast to."""
+    bad = np.zeros((3, 3)).astype(dtype)
+    good = np.zeros((3, 3))
+    found = ["has dtype", str(bad.dtype), "float32 or float64", "astype"]
+    for spec in ACTIVATIONS:
+        act = spec.cls()
+        for call in (act, act.derivative, lambda x, a=act: a.backward(x, good)):
+            with refuses(TypeError, "x", *found):
+                call(bad)
+        with refuses(TypeError, "dy", *found):
+            act.backward(good, bad)
+    for spec in [*LOSSES, *CLASS_LOSSES]:
+        target = [0, 1, 2] if spec.target_domain == "classes" else good
+        for verb in verbs(spec.cls()):
+            with refuses(TypeError, "pred", *found):
+                verb(bad, target)
+            with refuses(TypeError, "target", *found):
+                verb(good, bad)
+            with refuses(TypeError, "sample_weight", *found):
+                verb(good, target, bad[0])
+    for function in (ops.softmax, ops.log_softmax, ops.logsumexp):
+        with refuses(TypeError, "x", *found):
+            function(bad)
+    for name, arguments in {"a": (bad, good), "b": (good, bad)}.items():
+        with refuses(TypeError, name, *found):
+            ops.matmul(*arguments)
+    for i, name in enumerate(("x", "weight", "bias")):
+        arguments = [good, good, good[0]]
+        arguments[i] = bad if i < 2 else bad[0]
+        with refuses(TypeError, name, *found):
+            ops.linear(*arguments)
+    for i, name in enumerate(("x", "weight", "du")):
+        arguments = [good, good, good]
+        arguments[i] = bad
+        with refuses(TypeError, name, *found):
+            ops.linear_backward(*arguments)
+
+
+@pytest.mark.parametrize("bad", [None, [[1.0], [1.0, 2.0]], object(), {"a": 1}], ids=["None", "ragged", "object", "dict"])
+def test_what_is_not_an_array(bad: Any) -> None:
+    good = np.ones((2, 2))
+    for spec in ACTIVATIONS:
+        act = spec.cls()
+        for call, name in ((act, "x"), (act.derivative, "x"), (lambda v, a=act: a.backward(good, v), "dy")):
+            with refuses(TypeError, name):
+                call(bad)
+    for spec in [*LOSSES, *CLASS_LOSSES]:
+        target = [0, 1] if spec.target_domain == "classes" else good
+        for verb in verbs(spec.cls()):
+            with refuses(TypeError, "pred"):
+                verb(bad, target)
+            with pytest.raises((TypeError, ValueError), match="target"):
+                verb(good, bad)
+            if bad is not None:
+                with refuses(TypeError, "sample_weight"):
+                    verb(good, target, bad)
+    with refuses(TypeError, "a"):
+        ops.matmul(bad, good)
+    with refuses(TypeError, "weight"):
+        ops.linear(good, bad)
+    with refuses(TypeError, "x"):
+        ops.softmax(bad)
+
+
+@each_activation
+def test_shapes_of_activations(spec: Spec) -> None:
+    act = spec.cls()
+    x = np.ones((2, 3))
+    for shape in ((3, 2), (3,), (2, 3, 1), (1, 3), ()):
+        with refuses(ValueError, "dy", str(shape), "x", "(2, 3)"):
+            act.backward(x, np.ones(shape))
+        with refuses(ValueError, "out", str(shape), "expected (2, 3)"):
+            act(x, out=np.ones(shape))
+    with refuses(TypeError, "dy", "float32", "x", "float64"):
+        act.backward(x, x.astype(np.float32))
+    with pytest.raises(TypeError):
+        act()
+    with pytest.raises(TypeError):
+        act(x, nonsense=1)
+
+
+@each_elementwise_loss
+def test_shapes_of_losses(spec: Spec) -> None:
+    """No broadcasting: (N,) against (N, 1) is an error, not a matrix."""
+    pred, target = example(spec)
+    for verb in verbs(spec.cls()):
+        for shape in ((3, 4), (4,), (3,), (4, 1), (4, 3, 1), ()):
+            with refuses(ValueError, "target", str(shape), "pred", "(4, 3)"):
+                verb(pred, np.full(shape, 0.5))
+        with refuses(ValueError, "target", "(4, 1)", "pred", "(4,)"):
+            verb(np.ones(4), np.ones((4, 1)))
+        for shape in ((3,), (12,), (1, 3), (4, 1), (3, 4), ()):
+            with refuses(ValueError, "sample_weight", str(shape), "pred", "(4, 3)"):
+                verb(pred, target, np.ones(shape))
+
+
+@pytest.mark.parametrize("spec", CLASS_LOSSES, ids=lambda spec: spec.name)
+def test_shapes_of_losses_over_classes(spec: Spec) -> None:
+    pred = np.ones((4, 3))
+    for verb in verbs(spec.cls()):
+        for shape in ((3,), (4, 1), (1, 4), (5,), (4, 4), (3, 4), (4, 3, 1), ()):
+            with refuses(ValueError, "target", str(shape), "(4,)", "(4, 3)"):
+                verb(pred, np.zeros(shape, int))
+        for shape in ((3,), (4, 1), (4, 3), (), (12,)):
+            with refuses(ValueError, "sample_weight", str(shape), "(4,)"):
+                verb(pred, np.zeros(4, int), np.ones(shape))
+        with refuses(TypeError, "target", "float64", "integer"):
+            verb(pred, np.zeros(4))
+        with refuses(ValueError, "pred", "()"):
+            verb(np.float64(1.0), 0)
+
+
+@each_loss
+def test_options_of_losses(spec: Spec) -> None:
+    pred, target = example(spec)
+    loss = spec.cls()
+    for reduction in ("avg", "Mean", "", None, 3, b"mean"):
+        for verb in verbs(loss)[:3]:
+            with refuses(ValueError, "reduction", repr(reduction), "mean", "sum", "none"):
+                verb(pred, target, None, reduction)
+    with refuses(ValueError, "hess_floor", "nan"):
+        loss.grad_and_hess(pred, target, None, math.nan)
+    for floor in ("0", [], 1j):
+        with refuses(TypeError, "hess_floor", type(floor).__name__):
+            loss.grad_and_hess(pred, target, None, floor)
+    for verb in verbs(loss):
+        with pytest.raises(TypeError):
+            verb(pred)
+        with pytest.raises(TypeError):
+            verb(pred, target, nonsense=1)
+    if spec.target_domain == "classes":
+        for hessian in ("full", "Upper", None, 2):
+            with refuses(ValueError, "hessian", repr(hessian), "diagonal", "upper"):
+                loss.grad_and_hess(pred, target, hessian=hessian)
+
+
+# --- targets outside of the domain --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["c", "f", "step2"])
+@each_dtype
+@pytest.mark.parametrize("spec", REAL, ids=lambda spec: spec.name)
+def test_invalid_targets(spec: Spec, dtype: Any, layout: str) -> None:
+    """The first offending index and value are named, wherever it stands; `out` is as it was."""
+    loss = spec.cls()
+    shape = (701, 103)
+    pred, target = example(spec, shape, dtype)
+    for row, column in ((0, 0), (0, 17), (350, 50), (700, 102)):
+        for value in invalid_target(spec):
+            bad = LAYOUTS[layout](*shape, dtype)[1]
+            bad[...] = target
+            bad[row, column] = value
+            bad[700, 102] = value
+            message = [f"target[{row}, {column}] is {float(dtype(value))!r}", "expects"]
+            if layout == "f" and (row, column) != (700, 102):
+                message = ["target[", f"is {float(dtype(value))!r}", "expects"]
+            for verb in verbs(loss):
+                with refuses(ValueError, *message):
+                    verb(pred, bad)
+            for verb in with_out(loss):
+                out = Out("c", shape, dtype)
+                with refuses(ValueError, *message):
+                    verb(pred, bad, out=out.array)
+                out.assert_untouched()
+    in_place = target.copy()
+    in_place[-1, -1] = invalid_target(spec)[0]
+    before = in_place.copy()
+    with refuses(ValueError, "target[700, 102]"):
+        loss.gradient(pred, in_place, out=in_place)
+    assert np.array_equal(in_place, before)
+
+
+@each_dtype
+@pytest.mark.parametrize("integer", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint64], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("spec", CLASS_LOSSES, ids=lambda spec: spec.name)
+def test_labels_out_of_range(spec: Spec, integer: Any, dtype: Any) -> None:
+    """Row, label and the number of classes are named; `out` is as it was."""
+    loss = spec.cls()
+    for rows, classes in ((5, 3), (9001, 10)):
+        pred, labels = example(spec, (rows, classes), dtype)
+        for row in (0, rows - 1):
+            for label in (classes, np.iinfo(integer).max, np.iinfo(integer).min, -1):
+                if label in range(classes) or not np.iinfo(integer).min <= label:
+                    continue
+                bad = labels.astype(integer)
+                bad[row] = label
+                message = [f"target[{row}]", str(label), f"0 to {classes - 1}", str(classes)]
+                for verb in verbs(loss):
+                    with refuses(ValueError, *message):
+                        verb(pred, bad)
+                for verb in with_out(loss):
+                    out = Out("c", pred.shape, dtype)
+                    with refuses(ValueError, *message):
+                        verb(pred, bad, out=out.array)
+                    out.assert_untouched()
+                    before = pred.copy()
+                    with refuses(ValueError, *message):
+                        verb(pred, bad, out=pred)
+                    assert np.array_equal(pred, before)
+
+
+@each_dtype
+@pytest.mark.parametrize("value", [-0.001, 1.5, np.nan, np.inf])
+@pytest.mark.parametrize("spec", CLASS_LOSSES, ids=lambda spec: spec.name)
+def test_invalid_distributions(spec: Spec, value: float, dtype: Any) -> None:
+    loss = spec.cls()
+    pred = seeded("q").standard_normal((4001, 17)).astype(dtype)
+    for row, column in ((0, 0), (2000, 5), (4000, 16)):
+        q = np.full(pred.shape, 1 / 17, dtype)
+        q[row, column] = value
+        message = f"target[{row}, {column}] is {float(dtype(value))!r}", "[0, 1]"
+        for verb in verbs(loss):
+            with refuses(ValueError, *message):
+                verb(pred, q)
+        for verb in with_out(loss):
+            out = Out("c", pred.shape, dtype)
+            with refuses(ValueError, *message):
+                verb(pred, q, out=out.array)
+            out.assert_untouched()
+
+
+# --- out ----------------------------------------------------------------------------------------------------
+
+
+def calls_with_out() -> list[Any]:
+    """(function of (x, out) with a square x, whether out may be x), for everything that takes out."""
+    square = np.full((6, 6), 0.5)
+    calls: list[Any] = []
+
+    def add(name: str, call: Callable[..., Any], in_place: bool) -> None:
+        calls.append(pytest.param(call, in_place, id=name))
+
+    for spec in ACTIVATIONS:
+        act = spec.cls()
+        add(f"{spec.name}", lambda x, out, a=act: a(x, out=out), True)
+        add(f"{spec.name}.derivative", lambda x, out, a=act: a.derivative(x, out=out), True)
+        add(f"{spec.name}.backward x", lambda x, out, a=act: a.backward(x, square.astype(x.dtype), out=out), True)
+        add(f"{spec.name}.backward dy", lambda x, out, a=act: a.backward(square.astype(x.dtype), x, out=out), True)
+    for spec in [*LOSSES, *CLASS_LOSSES]:
+        loss = spec.cls()
+        for verb in with_out(loss):
+            name = f"{spec.name}.{verb.__name__}"
+            add(f"{name} pred", lambda x, out, v=verb: v(x, square, out=out), True)
+            add(f"{name} target", lambda x, out, v=verb: v(square.astype(x.dtype), x, out=out), True)
+    add("softmax", lambda x, out: ops.softmax(x, out=out), True)
+    add("log_softmax 0", lambda x, out: ops.log_softmax(x, 0, out=out), True)
+    for name in ("matmul", "linear"):
+        function = getattr(ops, name)
+        add(f"{name} left", lambda x, out, f=function: f(x, square.astype(x.dtype), out=out), False)
+        add(f"{name} right", lambda x, out, f=function: f(square.astype(x.dtype), x, out=out), False)
+    for activation in (None, "tanh"):
+        add(
+            f"linear preactivation {activation}",
+            lambda x, out, f=activation: ops.linear(
+                x, square.astype(x.dtype), activation=f, return_preactivation=True, out=out
+            ),
+            False,
+        )
+    return calls
+
+
+@pytest.mark.parametrize(("call", "in_place"), calls_with_out())
+@each_dtype
+def test_out(call: Callable[..., Any], in_place: bool, dtype: Any) -> None:
+    x = np.full((6, 6), 0.25, dtype)
+    other = np.float32 if dtype == np.float64 else np.float64
+    for wrong in (other, np.int64, np.complex128, np.float16, np.dtype(dtype).newbyteorder()):
+        out = np.full((6, 6), 7, wrong)
+        with refuses(ValueError, "out has dtype", str(out.dtype), f"expected {np.dtype(dtype).name}"):
+            call(x, out)
+        assert (out == 7).all()
+    for shape in ((6,), (5, 6), (6, 5), (1, 6, 6), (36,), ()):
+        out = np.full(shape, 7, dtype)
+        with refuses(ValueError, "out has shape", str(shape), "expected (6, 6)"):
+            call(x, out)
+        assert (out == 7).all()
+    out = np.full((6, 6), 7, dtype)
+    out.flags.writeable = False
+    with refuses(ValueError, "out", "read-only"):
+        call(x, out)
+    assert (out == 7).all()
+    for not_an_array in ([[0.0] * 6] * 6, 3.0, "out"):
+        with refuses(TypeError, "out", type(not_an_array).__name__):
+            call(x, not_an_array)
+
+    # Any overlap but the same elements.
+    memory = np.full(200, 0.25, dtype)
+    base = memory[40:76].reshape(6, 6)
+    shifted = [memory[k : k + 36].reshape(6, 6) for k in (39, 41, 46, 5, 75)]
+    strided = [base.T, base[::-1], base[:, ::-1], memory[40:112:2].reshape(6, 6)]
+    for out in [*shifted, *strided]:
+        with refuses(ValueError, "out overlaps"):
+            call(base, out)
+        assert (memory == 0.25).all()
+    if not in_place:
+        with refuses(ValueError, "out overlaps"):
+            call(base, base)
+        assert (memory == 0.25).all()
+    # Neighbours, and elements that lie between each other, do not overlap.
+    for out in (memory[4:40].reshape(6, 6), memory[76:112].reshape(6, 6)):
+        call(base, out)
+    interleaved = np.full((6, 12), 0.25, dtype)
+    expected = np.empty((6, 6), dtype)
+    call(np.full((6, 6), 0.25, dtype), expected)
+    call(interleaved[:, ::2], interleaved[:, 1::2])
+    assert np.array_equal(interleaved[:, 1::2], expected)
+    assert (interleaved[:, ::2] == 0.25).all()
+
+
+# --- ops ----------------------------------------------------------------------------------------------------
+
+
+def test_shapes_of_products() -> None:
+    a, b = np.ones((2, 3)), np.ones((4, 5))
+    with refuses(ValueError, "a has shape (2, 3)", "b has shape (4, 5)"):
+        ops.matmul(a, b)
+    with refuses(ValueError, "a has shape (2, 3) (transposed)", "b has shape (4, 5) (transposed)"):
+        ops.matmul(a, b, transpose_a=True, transpose_b=True)
+    with refuses(ValueError, "a has shape (3,)", "two dimensions"):
+        ops.matmul(np.ones(3), b)
+    with refuses(ValueError, "b has shape (1, 4, 5)", "two dimensions"):
+        ops.matmul(a, b[None])
+    with refuses(TypeError, "b has dtype float32", "a has dtype float64"):
+        ops.matmul(a, np.ones((3, 2), np.float32))
+
+
+def test_shapes_of_linear() -> None:
+    x, weight = np.ones((2, 3)), np.ones((3, 5))
+    with refuses(ValueError, "x has shape (2, 3)", "weight has shape (5, 3)"):
+        ops.linear(x, weight.T)
+    with refuses(ValueError, "x has shape (3,)", "two dimensions"):
+        ops.linear(x[0], weight)
+    for shape in ((3,), (1, 5), (5, 1), ()):
+        with refuses(ValueError, "bias has shape", str(shape), "(5,)"):
+            ops.linear(x, weight, np.ones(shape))
+    with refuses(TypeError, "weight has dtype float32", "x has dtype float64"):
+        ops.linear(x, weight.astype(np.float32))
+    with refuses(TypeError, "bias has dtype float32", "x has dtype float64"):
+        ops.linear(x, weight, np.ones(5, np.float32))
+    with refuses(ValueError, "unknown activation 'tanhh'", "'tanh'"):
+        ops.linear(x, weight, activation="tanhh")
+    for activation in (3, np.tanh, fp.activations.Tanh, fp.losses.Huber()):
+        with refuses(TypeError, "activation", type(activation).__name__):
+            ops.linear(x, weight, activation=activation)
+
+
+def test_shapes_of_linear_backward() -> None:
+    x, weight, du = np.ones((2, 3)), np.ones((3, 5)), np.ones((2, 5))
+    for arguments in ((x.T, weight, du), (x, weight.T, du), (x, weight, du[:1]), (x, weight, du[:, :4])):
+        shapes = [str(a.shape) for a in arguments]
+        with refuses(ValueError, "x has shape", shapes[0], "weight has shape", shapes[1], "du has shape", shapes[2]):
+            ops.linear_backward(*arguments)
+    with refuses(ValueError, "du has shape (5,)", "two dimensions"):
+        ops.linear_backward(x, weight, du[0])
+    with refuses(TypeError, "du has dtype float32", "x has dtype float64"):
+        ops.linear_backward(x, weight, du.astype(np.float32))
+
+
+@pytest.mark.parametrize("function", [ops.softmax, ops.log_softmax, ops.logsumexp], ids=lambda f: f.__name__)
+def test_axes(function: Any) -> None:
+    x = np.ones((2, 3))
+    for axis in (2, -3, 100, 10**30):
+        with pytest.raises((ValueError, OverflowError), match="axis"):
+            function(x, axis)
+    with refuses(ValueError, "axis is 2", "-2 to 1", "(2, 3)"):
+        function(x, 2)
+    for axis in (1.0, "0", None, (0,)):
+        with refuses(TypeError, "axis", "integer", type(axis).__name__):
+            function(x, axis)
+    with refuses(ValueError, "x has shape ()"):
+        function(1.0)
+    assert np.shape(function(x, np.int64(0))) == ((3,) if function is ops.logsumexp else (2, 3))
+
+
+def test_out_of_logsumexp() -> None:
+    x = np.ones((4, 3))
+    for out, message in (
+        (np.ones(3), ["out has shape (3,)", "expected (4,)"]),
+        (np.ones(4, np.float32), ["out has dtype float32", "expected float64"]),
+        (x[:, 0], ["out overlaps x"]),
+    ):
+        with refuses(ValueError, *message):
+            ops.logsumexp(x, out=out)
+    assert (x == 1).all()
