@@ -20,7 +20,7 @@ struct Line {
   Line(PyObject* object, PyObject* axis_object) : given(FloatArray(object, "x")) {
     ndim = PyArray_NDIM(given.array());
     if (ndim == 0) Raise(PyExc_ValueError, "x has shape (); expected at least one dimension");
-    const Py_ssize_t found = PyNumber_AsSsize_t(axis_object, PyExc_OverflowError);
+    const Py_ssize_t found = PyNumber_AsSsize_t(axis_object, nullptr);  // clipped, not an overflow
     if (found == -1 && PyErr_Occurred() != nullptr) {
       PyErr_Clear();
       Raise(PyExc_TypeError, "axis must be an integer, found %s", Py_TYPE(axis_object)->tp_name);

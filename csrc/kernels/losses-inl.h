@@ -81,20 +81,21 @@ struct BinaryCrossEntropyWithLogits : Base<D> {
     const V zero = hn::Zero(d);
     const V positive = hn::Mul(pos_weight, y);
     const V negative = hn::Sub(one, y);
-    // One softplus serves both terms: softplus(+-z) = max(+-z, 0) + softplus(-abs z). A term whose factor is 0
-    // is left out, so that 0 * inf does not arise.
+    // One exponential serves everything, e = e^-abs z: softplus(+-z) = max(+-z, 0) + log1p(e), and s(z) and s(-z)
+    // are 1 / (1 + e) and e / (1 + e). A term whose factor is 0 is left out, so that 0 * inf does not arise.
     const V size = hn::Abs(z);
-    const V rest = hn::Mul(hn::Add(positive, negative), HWY_NAMESPACE::Softplus(d, hn::Neg(size)));
-    const V factor = hn::IfThenElse(hn::Gt(z, zero), negative, positive);
-    const V linear = hn::IfThenZeroElse(hn::Eq(factor, zero), hn::Mul(factor, size));
-    // s(z) and s(-z), the smaller one computed and the larger one its complement.
-    const V small = HWY_NAMESPACE::Sigmoid(d, hn::Neg(size));
-    const V large = hn::Sub(one, small);
+    const V e = ExpNonPositive(d, hn::Neg(size));
+    const V sum = hn::Add(positive, negative);
     const auto right = hn::Gt(z, zero);
+    const V factor = hn::IfThenElse(right, negative, positive);
+    const V linear = hn::IfThenZeroElse(hn::Eq(factor, zero), hn::Mul(factor, size));
+    const V rest = hn::Mul(sum, Log1pUnit(d, e));
+    const V large = hn::Div(one, hn::Add(one, e));
+    const V small = hn::Mul(e, large);
     const V s = hn::IfThenElse(right, large, small);
     const V s_minus = hn::IfThenElse(right, small, large);
     return {hn::Add(linear, rest), hn::NegMulAdd(positive, s_minus, hn::Mul(negative, s)),
-            hn::Mul(hn::Add(positive, negative), hn::Mul(small, large))};
+            hn::Mul(sum, hn::Mul(small, large))};
   }
   V pos_weight;
 };

@@ -80,6 +80,8 @@ constexpr size_t kBlockK = 512;
 constexpr size_t kBlockBytes = 2048;  // of a row
 // A matrix B of this size is copied, as it would fall out of the second cache between two panels of A.
 constexpr size_t kInPlaceBytes = size_t{1} << 20;
+// Rows that are a multiple of this apart share a set of the first cache.
+constexpr size_t kPageBytes = 4096;
 // A copied panel of B that stays in the first cache.
 constexpr size_t kPanelBytes = size_t{32} << 10;
 // Rows of a block that keeps sums.
@@ -106,23 +108,22 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
   const bool few_rows = args.m <= kTileRows;
   Plan plan;
+  plan.threads = args.m * args.n * args.k < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
   plan.transpose_tiles = args.transpose_b && args.m <= kWideRows;
+  plan.copy_b = !plan.transpose_tiles &&
+                (args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes));
   const bool wide = args.m <= kWideRows && args.n > kTileVectors * lanes && !args.transpose_b;
   plan.vectors = wide ? WideVectors(args.m) : kTileVectors;
   const size_t width = plan.vectors * lanes;
-  plan.threads = args.m * args.n * args.k < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
+  plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % kPageBytes == 0;
+  plan.block_k = CeilDiv(args.k, HWY_MAX(size_t{1}, CeilDiv(args.k, kBlockK)));
 
-  // Columns are cut first, as then B is copied once; but not so finely that threads have unequal shares.
+  // Columns are dealt to the threads first, as then B is copied once; but not if that makes unequal shares.
   const size_t panels = CeilDiv(args.n, width);
   size_t col_threads = HWY_MIN(plan.threads, few_rows ? panels : CeilDiv(panels, 2));
-  if (CeilDiv(panels, col_threads) * col_threads * 8 > panels * 9 && !few_rows) col_threads = 1;
-  const size_t max_cols = kBlockBytes / sizeof(T);
-  plan.col_blocks = CeilDiv(CeilDiv(args.n, col_threads), max_cols) * col_threads;
+  if (!few_rows && CeilDiv(panels, col_threads) * col_threads * 8 > panels * 9) col_threads = 1;
   plan.row_blocks = few_rows ? 1 : CeilDiv(plan.threads, col_threads);
-  plan.block_k = few_rows && !plan.copy_b ? args.k : HWY_MAX(size_t{1}, CeilDiv(args.k, CeilDiv(HWY_MAX(size_t{1}, args.k), kBlockK)));
-
-  plan.copy_b = (args.transpose_b && !plan.transpose_tiles) || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes);
-  plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % 4096 == 0;
+  plan.col_blocks = CeilDiv(CeilDiv(args.n, col_threads), kBlockBytes / sizeof(T)) * col_threads;
   if (few_rows && plan.copy_b) {
     // What is copied of B is read once: keep it in the first cache.
     plan.block_k = HWY_MIN(plan.block_k, kPanelBytes / sizeof(T) / width);

@@ -40,12 +40,14 @@ constexpr size_t kRowLanes = Accumulator<T>::kLanes;
 template <class T>
 constexpr T kMinusInf = -std::numeric_limits<T>::infinity();
 
-// The one lane `lane`; none if it lies outside of the vector.
+template <class T>
+using Lane = hwy::MakeSigned<T>;
+
+// The one lane i for which first + i == lane, if there is one. (Highway's Iota of floating-point numbers is slow.)
 template <class D>
-HWY_INLINE hn::Mask<D> OneLane(D d, size_t lane) {
-  const hn::RebindToSigned<D> di;  // Highway's Iota of floating-point numbers is slow
-  using TI = hn::TFromD<decltype(di)>;
-  return hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), hn::Set(di, static_cast<TI>(HWY_MIN(lane, size_t{64})))));
+HWY_INLINE hn::Mask<D> OneLane(D d, size_t first, Lane<hn::TFromD<D>> lane) {
+  const hn::RebindToSigned<D> di;
+  return hn::RebindMask(d, hn::Eq(hn::Iota(di, static_cast<Lane<hn::TFromD<D>>>(first)), hn::Set(di, lane)));
 }
 
 // Exponentials are computed and stored times 2^kRaise, so that those that are not zero are normal numbers: the
@@ -165,6 +167,7 @@ HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, T max, size_t apa
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   const size_t lanes = hn::Lanes(d);
+  const auto lane = static_cast<Lane<T>>(HWY_MIN(apart - begin, 4 * kRowLanes<T>));
   HWY_UNROLL(4)
   for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
     V v[4];
@@ -180,7 +183,7 @@ HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, T max, size_t apa
     for (size_t k = 0; k < 4; ++k) {
       const size_t i = begin + k * kRowLanes<T> + index * lanes;
       if (kStore) StorePartial(v[k], d, e + i, HWY_MIN(lanes, HWY_MAX(i, n) - i));
-      v[k] = hn::IfThenZeroElse(OneLane(d, apart - i), v[k]);
+      v[k] = hn::IfThenZeroElse(OneLane(d, k * kRowLanes<T> + index * lanes, lane), v[k]);
     }
     sum.Add(index, hn::Add(hn::Add(v[0], v[1]), hn::Add(v[2], v[3])));
   }
@@ -343,18 +346,28 @@ inline size_t RowsPerBlock(size_t classes) {
   return rows < 16 ? rows : rows / 16 * 16;
 }
 
-// One buffer of n elements for each thread of a loop. Allocated by the caller, who may throw.
+// One buffer of n elements for each thread of a loop; none if n is 0. Allocated by the caller, who may throw.
 template <class T>
 class Scratch {
  public:
-  // A thread's hold on a buffer.
+  explicit Scratch(size_t n) : stride_((n + 63) / 64 * 64) {
+    if (n == 0) return;
+    slots_ = static_cast<size_t>(NumThreads());
+    data_.resize(slots_ * stride_ + 64);
+    busy_.reset(new std::atomic<bool>[slots_]());
+    offset_ = (64 - reinterpret_cast<uintptr_t>(data_.data()) % 64) % 64 / sizeof(T);
+  }
+
+  // A thread's hold on a buffer. A loop has at most NumThreads() threads, so that one is free.
   class Use {
    public:
     explicit Use(Scratch& scratch) : scratch_(scratch) {
-      // A loop has at most NumThreads() threads, so one buffer is free.
+      if (scratch_.slots_ == 0) return;
       while (scratch_.busy_[slot_].exchange(true, std::memory_order_acquire)) slot_ = (slot_ + 1) % scratch_.slots_;
     }
-    ~Use() { scratch_.busy_[slot_].store(false, std::memory_order_release); }
+    ~Use() {
+      if (scratch_.slots_ != 0) scratch_.busy_[slot_].store(false, std::memory_order_release);
+    }
     Use(const Use&) = delete;
     Use& operator=(const Use&) = delete;
     T* data() const { return scratch_.data_.data() + scratch_.offset_ + slot_ * scratch_.stride_; }
@@ -364,16 +377,8 @@ class Scratch {
     size_t slot_ = 0;
   };
 
-  explicit Scratch(size_t n)
-      : slots_(n == 0 ? 1 : static_cast<size_t>(NumThreads())),
-        stride_((n + 63) / 64 * 64),
-        data_(n == 0 ? 0 : slots_ * stride_ + 64),
-        busy_(new std::atomic<bool>[slots_]()) {
-    offset_ = (64 - reinterpret_cast<uintptr_t>(data_.data()) % 64) % 64 / sizeof(T);
-  }
-
  private:
-  size_t slots_, stride_, offset_;
+  size_t slots_ = 0, stride_, offset_ = 0;
   std::vector<T> data_;
   std::unique_ptr<std::atomic<bool>[]> busy_;
 };

@@ -115,6 +115,7 @@ struct Block {
   T* exps;      // for the exponentials of one row, if they are to be kept apart from the outputs; else null
   bool stream;  // write the outputs around the caches
   size_t label[kMaxBlockRows];
+  HWY_ALIGN softmax::Lane<T> lane[kMaxBlockRows];  // the label again, where it is small
   // loss = base + mass * log1p(rest)
   HWY_ALIGN T base[kMaxBlockRows];
   HWY_ALIGN T mass[kMaxBlockRows];
@@ -129,12 +130,13 @@ HWY_INLINE void ReadLabels(const SoftmaxXentArgs<T>& args, Block<T>& block) {
     const T* x = args.logits + block.begin * args.classes;
     for (size_t r = 0; r < rows; ++r, x += args.classes) {
       block.label[r] = static_cast<size_t>(label[block.begin + r]);
+      block.lane[r] = static_cast<softmax::Lane<T>>(block.label[r]);
       block.base[r] = x[block.label[r]];
     }
   });
   // Short rows go in whole groups.
   for (size_t r = rows; r % softmax::ShortRows<T>::kGroup != 0; ++r) {
-    block.label[r] = block.label[rows - 1];
+    block.lane[r] = block.lane[rows - 1];
     block.base[r] = block.base[rows - 1];
   }
 }
@@ -182,7 +184,11 @@ HWY_INLINE bool DistributionSums(const T* HWY_RESTRICT a, const T* HWY_RESTRICT 
     // 0 for a_j = 0, even where x_j is -inf.
     const V term = hn::Mul(va, hn::Sub(hn::Set(d, max), vx));
     base_sum.Add(index, hn::IfThenZeroElse(hn::Eq(va, hn::Zero(d)), term));
-    others_sum.Add(index, hn::IfThenZeroElse(softmax::OneLane(d, apart - i), va));
+    V without = va;
+    if (HWY_UNLIKELY(apart - i < count)) {
+      without = hn::IfThenZeroElse(softmax::OneLane(d, 0, static_cast<softmax::Lane<T>>(apart - i)), va);
+    }
+    others_sum.Add(index, without);
   });
   *base = base_sum.Total();
   *others = others_sum.Total();
@@ -266,7 +272,7 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
   HWY_ALIGN T e[Rows::kGroup * Rows::kStride];
   HWY_ALIGN T others[Rows::kGroup * Rows::kStride];
   HWY_ALIGN T max[Rows::kGroup];
-  const size_t* label = block.label + r;
+  const softmax::Lane<T>* label = block.lane + r;
   rows.Load(args.logits + (block.begin + r) * n, count, e);
   const V v_max = rows.Max(e);
   hn::Store(v_max, d, max);
@@ -274,7 +280,7 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
   rows.Exp(max, e);
   rows.ForEach(Rows::kGroup, [&](size_t i, size_t part, size_t at) HWY_ATTR {
     const V v = hn::Load(d, e + at);
-    hn::Store(hn::IfThenZeroElse(softmax::OneLane(d, label[i] - part * Rows::kGroup), v), d, others + at);
+    hn::Store(hn::IfThenZeroElse(softmax::OneLane(d, part * Rows::kGroup, label[i]), v), d, others + at);
   });
   const V e_label = hn::Mul(softmax::RaisedExp(d, hn::Neg(gap)), lower);
   const V rest = hn::Mul(rows.Sum(others), lower);
@@ -290,7 +296,7 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
     hn::Store(v_factor, d, factor);
     hn::Store(hn::Neg(hn::Mul(rest, v_factor)), d, at_label);
     rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
-      const V g = hn::IfThenElse(softmax::OneLane(d, label[i] - part * Rows::kGroup), hn::Set(d, at_label[i]),
+      const V g = hn::IfThenElse(softmax::OneLane(d, part * Rows::kGroup, label[i]), hn::Set(d, at_label[i]),
                                  hn::Mul(hn::Mul(hn::Load(d, e + at), lower), hn::Set(d, factor[i])));
       StorePartial(g, d, block.grad + (r + i) * n + part * Rows::kGroup, rows.Count(part));
     });

@@ -437,6 +437,12 @@ HWY_INLINE V SigmoidDerivative(D d, V x) {
   return math::Bell(d, math::NegAbs(d, x), 1);
 }
 
+// log(1 + x) for x in [0, 1] only, with fewer instructions than Log1p.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Log1pUnit(D d, V x) {
+  return hn::Add(x, math::Log1pMinus(d, x, math::C<D>::kLogWide));
+}
+
 // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), with full relative accuracy in the left tail. 0 at -inf, inf at
 // inf. The derivative is Sigmoid. Error: float 1.85, without FMA 1.95; double 1.91, 1.77.
 template <class D, class V = hn::Vec<D>>

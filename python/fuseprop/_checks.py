@@ -23,6 +23,8 @@ def real(
         number = float(value)
     except TypeError:
         raise TypeError(f"{name} must be a number, found {type(value).__name__}") from None
+    except OverflowError:  # an integer beyond the largest float
+        number = math.inf
     if not (math.isfinite(number) and above < number < below and least <= number <= most):
         limits = [
             f"{sign} {limit:g}"
