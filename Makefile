@@ -26,7 +26,7 @@ PYTEST := $(PYTHON) -m pytest -q
 .PHONY: help demo test lint format bench sanitize-address sanitize-thread wheel clean distclean
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 demo: .stamps/demo ## train a small network on real data and show what happens
 	@$(PYTHON) -m fuseprop demo $(ARGS)

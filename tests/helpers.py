@@ -6,10 +6,11 @@ Everything here follows the registry: a formula that is added to it is tested wi
 from __future__ import annotations
 
 import functools
+import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import mpmath
@@ -152,7 +153,8 @@ def ulp_error(actual: Array, expected: Array) -> Array:
     largest = expected.dtype.type(np.finfo(dtype).max)
     with np.errstate(invalid="ignore", over="ignore"):
         wide = actual.astype(expected.dtype)
-        beyond = np.where(np.abs(expected) > largest * (1 + np.finfo(dtype).eps / 4), np.sign(expected) * np.inf, expected)
+        too_large = np.abs(expected) > largest * (1 + np.finfo(dtype).eps / 4)
+        beyond = np.where(too_large, np.sign(expected) * np.inf, expected)
         error = np.abs(wide - beyond) / unit(expected, dtype)
         same = (wide == beyond) | (np.isnan(wide) & np.isnan(expected))
     return np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf))
@@ -166,7 +168,7 @@ def ulp_error_exact(actual: Array, expected: list[Any]) -> Array:
         for value, true in zip(actual.tolist(), expected, strict=True):
             if mpmath.isnan(true) or mpmath.isinf(true) or abs(true) > float(info.max) * (1 + info.eps / 4):
                 limit = float("nan") if mpmath.isnan(true) else float("inf") * (1 if true > 0 else -1)
-                right = value == limit or (value != value and limit != limit)
+                right = value == limit or (math.isnan(value) and math.isnan(limit))
                 errors.append(0.0 if right else float("inf"))
                 continue
             exponent = mpmath.frexp(true)[1] - 1 if true else info.minexp
@@ -270,10 +272,6 @@ def invalid_target(spec: Spec) -> list[float]:
 _GUARD = 0x5A
 
 
-def _view(base: Array, *steps: slice) -> Array:
-    return base[steps]
-
-
 def _guarded(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """An array whose every byte is the guard."""
     base = np.empty(shape, dtype)
@@ -352,9 +350,7 @@ def run_python(script: str, timeout: float = 60.0, **environment: str) -> subpro
     if SANITIZER == "thread":  # the child of a fork may start threads
         env["TSAN_OPTIONS"] = env.get("TSAN_OPTIONS", "") + " die_after_fork=0"
     command = [sys.executable, "-W", "error", "-c", script]
-    return subprocess.run(
-        command, env=env | environment, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    return subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def check_output(script: str, **environment: str) -> str:
@@ -368,9 +364,3 @@ def check_output(script: str, **environment: str) -> str:
 def bit_patterns(start: int, step: int) -> Array:
     """float32 numbers from every step-th of the 2^32 bit patterns."""
     return np.arange(start, 1 << 32, step, dtype=np.uint64).astype(np.uint32).view(np.float32)
-
-
-def pairs(items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """The first item with each of the others."""
-    first, *others = items
-    return ((first, other) for other in others)

@@ -81,7 +81,10 @@ def ops_results(dtype: Any) -> Results:
 
 COMPUTATIONS: list[Any] = [
     *(pytest.param(lambda dtype, v=c.values: activation_results(*v, dtype), id=c.id) for c in cases(ACTIVATIONS)),
-    *(pytest.param(lambda dtype, v=c.values: loss_results(*v, dtype), id=c.id) for c in cases([*LOSSES, *CLASS_LOSSES])),
+    *(
+        pytest.param(lambda dtype, v=c.values: loss_results(*v, dtype), id=c.id)
+        for c in cases([*LOSSES, *CLASS_LOSSES])
+    ),
     pytest.param(ops_results, id="ops"),
 ]
 each_computation = pytest.mark.parametrize("compute", COMPUTATIONS)

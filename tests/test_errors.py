@@ -135,7 +135,9 @@ def test_dtypes(dtype: Any) -> None:
             ops.linear_backward(*arguments)
 
 
-@pytest.mark.parametrize("bad", [None, [[1.0], [1.0, 2.0]], object(), {"a": 1}], ids=["None", "ragged", "object", "dict"])
+@pytest.mark.parametrize(
+    "bad", [None, [[1.0], [1.0, 2.0]], object(), {"a": 1}], ids=["None", "ragged", "object", "dict"]
+)
 def test_what_is_not_an_array(bad: Any) -> None:
     good = np.ones((2, 2))
     for spec in ACTIVATIONS:
@@ -270,7 +272,9 @@ def test_invalid_targets(spec: Spec, dtype: Any, layout: str) -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("integer", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint64], ids=lambda t: t.__name__)
+@pytest.mark.parametrize(
+    "integer", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint64], ids=lambda t: t.__name__
+)
 @pytest.mark.parametrize("spec", CLASS_LOSSES, ids=lambda spec: spec.name)
 def test_labels_out_of_range(spec: Spec, integer: Any, dtype: Any) -> None:
     """Row, label and the number of classes are named; `out` is as it was."""

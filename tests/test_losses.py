@@ -255,9 +255,7 @@ def test_broadcast_weights_are_weights_per_element(spec: Spec, dtype: Any) -> No
         assert_same_bits(loss.value_and_grad(p, t, w, reduction), loss.value_and_grad(p, t, wide, reduction))
     assert_same_bits(loss.grad_and_hess(p, t, w), loss.grad_and_hess(p, t, wide))
     # Stride 0 is a layout like any other.
-    assert_same_bits(
-        loss.value_and_grad(p, t, np.broadcast_to(w[:, None], (6, 4))), loss.value_and_grad(p, t, wide)
-    )
+    assert_same_bits(loss.value_and_grad(p, t, np.broadcast_to(w[:, None], (6, 4))), loss.value_and_grad(p, t, wide))
 
 
 @each_dtype

@@ -264,7 +264,9 @@ def family_truth(x: Array) -> dict[str, tuple[Array, Array]]:
     }
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (64, 10), (5, 16), (7, 33), (3, 1000), (2, 9001), (9001, 7), (0, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (64, 10), (5, 16), (7, 33), (3, 1000), (2, 9001), (9001, 7), (0, 3)], ids=str
+)
 @each_dtype
 def test_softmax_family(dtype: Any, shape: tuple[int, int], target: str) -> None:
     for spread in (0.01, 3.0, 60.0):

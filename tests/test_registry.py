@@ -161,7 +161,7 @@ def test_everything_public_is_documented_and_exported(name: str) -> None:
         if not n.startswith("_")
         and (inspect.isclass(value) or inspect.isfunction(value))
         and value.__module__.startswith("fuseprop")
-        and (value.__module__ == name or name == "fuseprop")
+        and name in {value.__module__, "fuseprop"}
     }
     exported = set(getattr(module, "__all__", own))
     assert own <= exported, f"not in __all__: {own - exported}"

@@ -181,12 +181,13 @@ def test_derivatives_are_those_of_the_value(spec: Spec, dtype: Any, kind: str) -
 # --- rules --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("weighted", [False, True])
 @each_kind
 @pytest.mark.parametrize("shape", [(1, 3), (64, 10), (6007, 9)], ids=str)
 @each_dtype
 @each_spec
-def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, int], kind: str, weighted: bool, target: str) -> None:
+def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, int], kind: str, weighted: bool) -> None:
     loss = spec.cls()
     pred, labels = sample(shape, dtype, kind)
     rng = seeded("weights")
@@ -323,9 +324,7 @@ def test_huge_logits(spec: Spec, dtype: Any, target: str) -> None:
         np.testing.assert_allclose(loss(pred[:1], [1]), 2 * float(pred[0, 0]), rtol=1e-6)
         grad = loss.gradient(pred, [0, 1, 2], None, "sum")
         third = 1 / 3
-        np.testing.assert_allclose(
-            grad, [[0, 0, 0], [third, -2 * third, third], [third, third, -2 * third]], rtol=1e-6
-        )
+        np.testing.assert_allclose(grad, [[0, 0, 0], [third, -2 * third, third], [third, third, -2 * third]], rtol=1e-6)
 
 
 @each_spec

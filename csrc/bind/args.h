@@ -15,6 +15,7 @@
 #define NO_IMPORT_ARRAY
 #endif
 #include <numpy/arrayobject.h>
+#include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -78,7 +79,14 @@ class ReleaseGil {
  public:
   explicit ReleaseGil(size_t work) : state_(work >= kSmall ? PyEval_SaveThread() : nullptr) {}
   ~ReleaseGil() {
-    if (state_ != nullptr) PyEval_RestoreThread(state_);
+    if (state_ == nullptr) return;
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      // Before 3.14, Python ends a daemon thread that comes back after the interpreter is finalized, by unwinding
+      // its stack: that would touch objects without the GIL. The thread stays here instead, as it does in 3.14.
+      for (;;) pause();
+    }
   }
   ReleaseGil(const ReleaseGil&) = delete;
   ReleaseGil& operator=(const ReleaseGil&) = delete;

@@ -16,13 +16,16 @@ HWY_BEFORE_NAMESPACE();
 namespace fuseprop {
 namespace HWY_NAMESPACE {
 
-// A micro-tile is up to kTileRows x kTileVectors vectors of C: as many accumulators as leave registers for a row of
-// B and an element of A. With few rows it is wider, to read B in longer pieces.
+// A micro-tile is up to kTileRows x kTileVectors vectors of C: as many accumulators as leave registers for a row
+// of B and an element of A. With few rows it is wider, to read B in longer pieces.
 #if HWY_TARGET == HWY_AVX3 || (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)  // 32 registers
-constexpr size_t kTileRows = 14, kTileVectors = 2, kWideAccumulators = 24;
+constexpr size_t kTileRows = 14;
+constexpr size_t kWideAccumulators = 24;
 #else  // 16 registers
-constexpr size_t kTileRows = 6, kTileVectors = 2, kWideAccumulators = 12;
+constexpr size_t kTileRows = 6;
+constexpr size_t kWideAccumulators = 12;
 #endif
+constexpr size_t kTileVectors = 2;
 constexpr size_t kWideRows = 4;
 constexpr size_t WideVectors(size_t rows) { return HWY_MIN(kWideAccumulators / rows, size_t{16}); }
 
@@ -33,21 +36,27 @@ struct Tile {
   const T* a;
   size_t a_row, a_k;  // strides of A over rows and over k
   const T* b;
-  size_t b_k;       // stride of B over k; its rows are whole vectors
-  size_t last;      // elements of C in the last vector
-  const T* from;    // where the chains go on from; null: they start at zero
+  size_t b_k;     // stride of B over k; its rows are whole vectors
+  size_t last;    // elements of C in the last vector
+  const T* from;  // where the chains go on from; null: they start at zero
   size_t from_row;
   T* to;
   size_t to_row;
-  const T* bias;    // for these columns, or null
-  bool accumulate;  // adds what `to` holds
+  const T* bias;  // for these columns, or null
+  bool accumulate;  // adds what `to` holds, last
 };
 
-// Loads vector v of kVectors of a row of C or of the bias.
+// Whether vector v of a tile's row is to be accessed in parts. On AVX-512 every last one is, as masks cost nothing.
+template <size_t kVectors, class D>
+HWY_INLINE bool IsPartial(D d, size_t v, size_t last) {
+  return v + 1 == kVectors && (HWY_TARGET == HWY_AVX3 || last != hn::Lanes(d));
+}
+
+// Vector v of kVectors of a row of C or of the bias.
 template <size_t kVectors, class D, class T = hn::TFromD<D>>
 HWY_INLINE hn::Vec<D> LoadInRow(D d, const T* row, size_t v, size_t last) {
-  const size_t lanes = hn::Lanes(d);
-  return v + 1 < kVectors || last == lanes ? hn::LoadU(d, row + v * lanes) : LoadPartial(d, row + v * lanes, last);
+  const T* from = row + v * hn::Lanes(d);
+  return IsPartial<kVectors>(d, v, last) ? LoadPartial(d, from, last) : hn::LoadU(d, from);
 }
 
 template <size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
@@ -94,10 +103,10 @@ HWY_INLINE void FinishTile(D d, const Tile<T>& tile, hn::Vec<D> (&acc)[kRows][kV
     T* row = tile.to + r * tile.to_row;
     HWY_UNROLL(16)
     for (size_t v = 0; v < kVectors; ++v) {
-      if (v + 1 < kVectors || tile.last == lanes) {
-        hn::StoreU(acc[r][v], d, row + v * lanes);
-      } else {
+      if (IsPartial<kVectors>(d, v, tile.last)) {
         StorePartial(acc[r][v], d, row + v * lanes, tile.last);
+      } else {
+        hn::StoreU(acc[r][v], d, row + v * lanes);
       }
     }
   }
@@ -156,8 +165,8 @@ void CopyRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to, s
   }
 }
 
-// Copies a (rows, cols) matrix to panels of `width` columns, one after the other; width is in whole vectors. Reads
-// row by row, as that is what processors fetch ahead of.
+// Copies a (rows, cols) matrix to panels of `width` columns, which are whole vectors, one after the other. Reads
+// row by row, as processors fetch ahead along rows.
 template <class T>
 void CopyPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t width) {
   const hn::ScalableTag<T> d;
@@ -223,8 +232,8 @@ HWY_INLINE void TransposeSquare(D d, V (&v)[hn::MaxLanes(D())]) {
   }
 }
 
-// Copies the transpose of a (rows, cols) matrix, a row for each column: to[c * to_row + r]. The rows of `to` are
-// aligned and hold whole vectors; what fills them up is not specified.
+// Copies the transpose of a (rows, cols) matrix: to[c * to_row + r]. The rows of `to` are aligned and hold whole
+// vectors; copies of the last element fill them up.
 template <class T>
 void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t to_row) {
   const hn::ScalableTag<T> d;
@@ -285,7 +294,8 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
     for (size_t v = 0; v < kVectors; ++v) {
       HWY_UNROLL(4)
       for (size_t r = 0; r < kRows; ++r) {
-        acc[r][v] = hn::MulAdd(hn::Set(d, a[r * tile.a_row + k * tile.a_k]), hn::Load(d, row + v * kLanes), acc[r][v]);
+        const V factor = hn::Set(d, a[r * tile.a_row + k * tile.a_k]);
+        acc[r][v] = hn::MulAdd(factor, hn::Load(d, row + v * kLanes), acc[r][v]);
       }
     }
   }

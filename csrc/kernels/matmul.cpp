@@ -74,11 +74,12 @@ namespace HWY_NAMESPACE {
 namespace {
 
 // Below this many multiply-adds a second thread costs more than it saves.
-constexpr size_t kParallelWork = size_t{1} << 20;
-// Bounds of a block of B: what a thread copies, keeps in its second cache, and multiplies with all rows of A.
-constexpr size_t kBlockK = 512;
-constexpr size_t kBlockBytes = 2048;  // of a row
-// A matrix B of this size is copied, as it would fall out of the second cache between two panels of A.
+constexpr size_t kParallelWork = size_t{3} << 18;
+// Bounds of a block of B: what a thread copies at once and multiplies with all rows of A.
+constexpr size_t kBlockK = 384;
+constexpr size_t kBlockBytes = 4096;  // of a row
+// A matrix B of this size is copied, as its rows would evict each other and miss the TLB. Smaller ones are used in
+// place.
 constexpr size_t kInPlaceBytes = size_t{1} << 20;
 // Rows that are a multiple of this apart share a set of the first cache.
 constexpr size_t kPageBytes = 4096;
@@ -86,19 +87,19 @@ constexpr size_t kPageBytes = 4096;
 constexpr size_t kPanelBytes = size_t{32} << 10;
 // Rows of a block that keeps sums.
 constexpr size_t kSumsRows = 256;
-// Elements between the rows of a copied panel of A, beyond its columns: keeps them out of each other's cache sets.
+// Elements between the rows of a copied panel of A: keeps them out of each other's cache sets.
 constexpr size_t kPadding = 16;
+
 // How a product is computed. No choice here changes a result.
 struct Plan {
+  size_t threads;
   size_t vectors;  // of a tile
   size_t block_rows, block_cols, block_k;
-  size_t threads;
   size_t row_blocks, col_blocks;
+  bool transpose_tiles;  // transposes B in registers, while it is multiplied
   bool copy_a, copy_b;
-  bool transpose_tiles;  // B while it is read
-  // Per thread, in elements: the copies of B and A, and the sums that cannot wait in C.
-  size_t b_size, a_size, sums_size;
-  bool through_sums;
+  bool through_sums;  // keeps the sums of a block in memory of its own until they are finished
+  size_t b_size, a_size, sums_size;  // elements per thread of the copies and the sums
 
   size_t ScratchSize() const { return b_size + a_size + sums_size; }
 };
@@ -121,7 +122,8 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   // Columns are dealt to the threads first, as then B is copied once; but not if that makes unequal shares.
   const size_t panels = CeilDiv(args.n, width);
   size_t col_threads = HWY_MIN(plan.threads, few_rows ? panels : CeilDiv(panels, 2));
-  if (!few_rows && CeilDiv(panels, col_threads) * col_threads * 8 > panels * 9) col_threads = 1;
+  const size_t share = CeilDiv(panels, col_threads) * width;
+  if (!few_rows && share * col_threads * 8 > args.n * 9) col_threads = 1;
   plan.row_blocks = few_rows ? 1 : CeilDiv(plan.threads, col_threads);
   plan.col_blocks = CeilDiv(CeilDiv(args.n, col_threads), kBlockBytes / sizeof(T)) * col_threads;
   if (few_rows && plan.copy_b) {
@@ -165,6 +167,7 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
   size_t tail = cols / width * width;
   tail += (cols - tail) / (kTileVectors * lanes) * (kTileVectors * lanes);
   const size_t tail_width = RoundUp(cols - tail, lanes);
+  // Only whole vectors are read of B.
   const bool copy_tail = !plan.copy_b && !args.transpose_b && cols % lanes != 0;
 
   for (size_t k_begin = 0;;) {
@@ -250,8 +253,8 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
       }
     }
     if (args.epilogue != nullptr) {
-      args.epilogue(args.context, {args.c + col_begin * args.ldc + row_begin, args.ldc, col_begin, cols, row_begin,
-                                   row_end - row_begin});
+      T* const c = args.c + col_begin * args.ldc + row_begin;
+      args.epilogue(args.context, {c, args.ldc, col_begin, cols, row_begin, row_end - row_begin});
     }
   }
 }
@@ -357,7 +360,8 @@ void SumColumns(const T* x, size_t m, size_t n, size_t stride, bool accumulate, 
 }
 
 const MatmulTable& Table() {
-  static constexpr MatmulTable table = {Multiply<float>, Multiply<double>, SumColumns<float>, SumColumns<double>};
+  static constexpr MatmulTable table = {Multiply<float>, Multiply<double>, SumColumns<float>,
+                                        SumColumns<double>};
   return table;
 }
 

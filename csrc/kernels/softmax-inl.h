@@ -192,7 +192,8 @@ HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, T max, size_t apa
 // The sum over i != apart of exp(x[i] - max). With kStore, e[i] = 2^kRaise exp(x[i] - max) for all i; e may be x.
 // Four exponentials of a virtual lane are added in T before they go to float64: still one part in 2^23, and four
 // times fewer conversions.
-template <bool kStore, class T>
+// With kPrefetch, the next row is fetched meanwhile: this is the one pass over a row that does not wait for memory.
+template <bool kStore, bool kPrefetch = false, class T>
 HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
@@ -204,6 +205,10 @@ HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
   for (size_t i = 0; i < n;) {
     const size_t stop = i <= edge ? HWY_MIN(edge, n / kChunk * kChunk) : n / kChunk * kChunk;
     for (; i < stop; i += kChunk) {
+      if (kPrefetch) {
+        HWY_UNROLL(4)
+        for (size_t k = 0; k < 4; ++k) hwy::Prefetch(x + n + i + k * kRowLanes<T>);
+      }
       HWY_UNROLL(4)
       for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
         V v[4];

@@ -51,7 +51,7 @@ HWY_INLINE void Row(const T* x, size_t n, T* y, bool stream, T* exps) {
   const T max = softmax::RowMax(x, n);
   if constexpr (kKind == Kind::kSoftmax) {
     T* e = stream ? exps : y;
-    const double sum = softmax::ExpSum<true>(x, n, max, n, e);
+    const double sum = stream ? softmax::ExpSum<true, true>(x, n, max, n, e) : softmax::ExpSum<true>(x, n, max, n, e);
     const V factor = hn::Set(d, static_cast<T>(1.0 / sum));
     const V lower = hn::Set(d, softmax::kLower<T>);
     MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(hn::Mul(v, lower), factor); }, y, 0, n, stream,

@@ -219,8 +219,9 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
     a_apart = a[apart];
   }
   const double mass = a_apart + a_others;
-  const double rest = e != nullptr ? softmax::ExpSum<true>(x, n, max, apart, e)
-                                   : softmax::ExpSum<false>(x, n, max, apart, e);
+  const double rest = e == nullptr   ? softmax::ExpSum<false>(x, n, max, apart, e)
+                      : block.stream ? softmax::ExpSum<true, true>(x, n, max, apart, e)
+                                     : softmax::ExpSum<true>(x, n, max, apart, e);
   const double sum = rest + e_apart;
   block.base[r] = static_cast<T>(base);
   block.mass[r] = static_cast<T>(mass);
@@ -243,7 +244,7 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
   if (grad != nullptr) {
     const V lower = hn::Set(d, softmax::kLower<T>);
     const double unit = weight * args.scale;
-    const T at_apart = static_cast<T>((a_others * e_apart - a_apart * rest) * (unit / sum));
+    const T at_apart = static_cast<T>((a_others * e_apart - a_apart * rest) * unit / sum);
     const V factor = hn::Set(d, static_cast<T>(mass * unit / sum));
     if (a == nullptr) {
       MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(hn::Mul(v, lower), factor); }, grad, 0, n, block.stream,
@@ -292,9 +293,9 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
 
   if (block.grad != nullptr) {
     HWY_ALIGN T factor[Rows::kGroup], at_label[Rows::kGroup];
-    const V v_factor = hn::Div(hn::Mul(weight, hn::Set(d, static_cast<T>(args.scale))), sum);
-    hn::Store(v_factor, d, factor);
-    hn::Store(hn::Neg(hn::Mul(rest, v_factor)), d, at_label);
+    const V unit = hn::Mul(weight, hn::Set(d, static_cast<T>(args.scale)));
+    hn::Store(hn::Div(unit, sum), d, factor);
+    hn::Store(hn::Neg(hn::Div(hn::Mul(rest, unit), sum)), d, at_label);
     rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
       const V g = hn::IfThenElse(softmax::OneLane(d, part * Rows::kGroup, label[i]), hn::Set(d, at_label[i]),
                                  hn::Mul(hn::Mul(hn::Load(d, e + at), lower), hn::Set(d, factor[i])));

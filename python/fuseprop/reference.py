@@ -95,7 +95,7 @@ def binary_cross_entropy_with_logits(pred: F64, target: F64, pos_weight: float) 
 
 
 def log_softmax(x: F64) -> F64:
-    """Return x - logsumexp, over the last axis; the largest term stands outside of the sum for its relative accuracy."""
+    """Return x - logsumexp, over the last axis; the largest term stands outside of the sum, for accuracy."""
     top = np.argmax(x, axis=-1, keepdims=True)
     shifted = x - np.take_along_axis(x, top, axis=-1)
     e = np.exp(shifted)
