@@ -51,9 +51,7 @@ class Scale(nn.Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def initialize(
-        self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]
-    ) -> dict[str, Any]:
+    def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, Any]:
         assert input_shape is not None
         return {"factor": rng.uniform(0.5, 1.5, input_shape).astype(dtype)}
 
@@ -91,9 +89,7 @@ def test_flat_buffers(dtype: Any) -> None:
         assert flat.ctypes.data % 64 == 0
         assert flat.shape == (sum(view.size for view in views.values()),)
         flat[:] = np.arange(flat.size)
-        assert_same_bits(
-            np.concatenate([view.ravel() for view in views.values()]), np.arange(flat.size, dtype=dtype)
-        )
+        assert_same_bits(np.concatenate([view.ravel() for view in views.values()]), np.arange(flat.size, dtype=dtype))
     assert model.flat_parameters is model.flat_parameters
     model.parameters().clear()
     assert model.parameters()
@@ -130,9 +126,7 @@ def test_forward_is_the_formula() -> None:
 
 
 def test_repr() -> None:
-    text = repr(
-        nn.Sequential([nn.Dense(2, 3, fp.activations.LeakyReLU(0.2), use_bias=False), nn.Activation("tanh")])
-    )
+    text = repr(nn.Sequential([nn.Dense(2, 3, fp.activations.LeakyReLU(0.2), use_bias=False), nn.Activation("tanh")]))
     assert text == (
         "Sequential([\n    Dense(2, 3, activation=LeakyReLU(negative_slope=0.2), use_bias=False),\n"
         "    Activation(Tanh()),\n], dtype=float32)  # 6 parameters"
@@ -167,17 +161,13 @@ def test_gradients_by_finite_differences(loss: str) -> None:
     ]
     model = nn.Sequential(layers, rng=0, dtype=np.float64)
     x, labels = samples()
-    target: Array = (
-        labels if loss == "softmax_cross_entropy" else np.random.default_rng(1).standard_normal((8, 3))
-    )
+    target: Array = labels if loss == "softmax_cross_entropy" else np.random.default_rng(1).standard_normal((8, 3))
     function = fp.losses.get(loss)
     dx = model.backward(function.gradient(model(x, training=True), target))
     for name, parameter in model.parameters().items():
         numeric = numeric_gradient(lambda: function(model(x), target), parameter)
         np.testing.assert_allclose(model.gradients()[name], numeric, rtol=1e-7, atol=1e-9, err_msg=name)
-    np.testing.assert_allclose(
-        dx, numeric_gradient(lambda: function(model(x), target), x), rtol=1e-7, atol=1e-9
-    )
+    np.testing.assert_allclose(dx, numeric_gradient(lambda: function(model(x), target), x), rtol=1e-7, atol=1e-9)
 
 
 def test_gradients_of_piecewise_activations() -> None:
@@ -434,9 +424,7 @@ def test_a_failed_step_changes_nothing(change: dict[str, Any], error: type[Excep
 def test_backward_errors() -> None:
     model = small()
     model(X, training=True)
-    with pytest.raises(
-        ValueError, match=re.escape("dy has shape (8, 2); expected that of the output, (8, 3)")
-    ):
+    with pytest.raises(ValueError, match=re.escape("dy has shape (8, 2); expected that of the output, (8, 3)")):
         model.backward(np.ones((8, 2)))
     with pytest.raises(TypeError, match="dy has dtype complex128"):
         model.backward(np.ones((8, 3), complex))
@@ -475,8 +463,7 @@ def test_copies_stand_alone(duplicate: Any) -> None:
     other = duplicate(model)
     assert_same_bits(other.flat_parameters, model.flat_parameters)
     histories = [
-        m.fit(X, LABELS, loss="softmax_cross_entropy", epochs=3, batch_size=3, progress=False)
-        for m in (model, other)
+        m.fit(X, LABELS, loss="softmax_cross_entropy", epochs=3, batch_size=3, progress=False) for m in (model, other)
     ]
     assert histories[0] == histories[1]  # the generator is copied, too
     assert_same_bits(other.flat_parameters, model.flat_parameters)
@@ -546,9 +533,7 @@ def test_fit_is_its_steps() -> None:
     for _ in range(2):
         order, total = rng.permutation(8), 0.0
         for rows in (order[:3], order[3:6], order[6:]):
-            total += len(rows) * b.train_step(
-                X[rows], LABELS[rows], fp.losses.SoftmaxCrossEntropy(), optimizer
-            )
+            total += len(rows) * b.train_step(X[rows], LABELS[rows], fp.losses.SoftmaxCrossEntropy(), optimizer)
         expected.append(total / 8)
     assert_same_bits(a.flat_parameters, b.flat_parameters)
     assert history == {"loss": pytest.approx(expected, rel=1e-14)}
@@ -780,9 +765,7 @@ def test_threads_give_the_same_bits(dtype: Any) -> None:
                 dtype=dtype,
             )
             optimizer = fp.optim.Adam(model, max_norm=1.0)
-            history = fitted(
-                model, x, y, optimizer=optimizer, batch_size=256, epochs=2, validation_data=(x, y)
-            )
+            history = fitted(model, x, y, optimizer=optimizer, batch_size=256, epochs=2, validation_data=(x, y))
             results.append((model.flat_parameters, np.array([*history["loss"], *history["val_loss"]])))
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[2], results[0])

@@ -45,10 +45,7 @@ def problem(steps: int = 30, dtype: Any = np.float64) -> tuple[list[F64], list[l
     """Parameters and the gradients of some steps."""
     rng = np.random.default_rng(0)
     params = [np.asarray(rng.standard_normal(shape), dtype) for shape in SHAPES]
-    grads = [
-        [np.asarray(rng.standard_normal(s) * rng.choice([0.1, 3]), dtype) for s in SHAPES]
-        for _ in range(steps)
-    ]
+    grads = [[np.asarray(rng.standard_normal(s) * rng.choice([0.1, 3]), dtype) for s in SHAPES] for _ in range(steps)]
     return params, grads
 
 
@@ -227,9 +224,7 @@ def test_a_models_gradients_are_found(kind: str) -> None:
     for _ in range(3):
         for network, optimizer in ((reference, theirs), (other, ours)):
             network.backward(network(x, training=True) - y[:, :2])
-            grads = (
-                {"model": network, "flat": network.flat_gradients}.get(kind) if optimizer is ours else None
-            )
+            grads = {"model": network, "flat": network.flat_gradients}.get(kind) if optimizer is ours else None
             optimizer.step(grads)
     assert_same_bits(other.flat_parameters, reference.flat_parameters)
 
@@ -376,9 +371,7 @@ def test_overlapping_parameters() -> None:
 
 
 def snapshot(optimizer: fp.optim.Optimizer) -> Any:
-    return copy.deepcopy(optimizer.state_dict()), [
-        p.copy() for group in optimizer.groups for p in group.params
-    ]
+    return copy.deepcopy(optimizer.state_dict()), [p.copy() for group in optimizer.groups for p in group.params]
 
 
 def assert_unchanged(optimizer: fp.optim.Optimizer, before: Any) -> None:
@@ -408,9 +401,7 @@ def assert_unchanged(optimizer: fp.optim.Optimizer, before: Any) -> None:
         ([np.ones(3), [1.0] * 4], TypeError, "grads[1] must be a NumPy array, found a list of 4"),
     ],
 )
-def test_failed_step_changes_nothing(
-    options: dict[str, Any], grads: Any, error: type[Exception], message: str
-) -> None:
+def test_failed_step_changes_nothing(options: dict[str, Any], grads: Any, error: type[Exception], message: str) -> None:
     optimizer = fp.optim.Adam([np.ones(3), np.ones(4, np.float32)], **options)
     good = [np.full(3, 0.5), np.full(4, 0.5, np.float32)]
     optimizer.step(good)
@@ -454,9 +445,7 @@ def test_non_finite_gradients_propagate() -> None:
 # --- state --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("adam", {}), ("sgd", {"momentum": 0.9, "dampening": 0.5}), ("sgd", {})]
-)
+@pytest.mark.parametrize(("name", "options"), [("adam", {}), ("sgd", {"momentum": 0.9, "dampening": 0.5}), ("sgd", {})])
 def test_state_goes_on_exactly(name: str, options: dict[str, Any]) -> None:
     params, grads = problem(6)
     optimizer = fp.optim.get(name, params, **options)

@@ -23,8 +23,6 @@ assert np.array_equal(parameters, 1 - 0.5 * np.arange(5.0))
 
 assert np.array_equal(fp.ops.matmul(x, x), x @ x)
 
-info = subprocess.run(
-    [sys.executable, "-m", "fuseprop", "info"], check=True, capture_output=True, text=True
-).stdout
+info = subprocess.run([sys.executable, "-m", "fuseprop", "info"], check=True, capture_output=True, text=True).stdout
 assert fp.__version__ in info
 assert fp.build_info()["active_target"] in info

@@ -103,8 +103,7 @@ std::string ShapeText(int ndim, const npy_intp* shape) {
 std::string ShapeText(PyArrayObject* array) { return ShapeText(PyArray_NDIM(array), PyArray_DIMS(array)); }
 
 bool SameShape(PyArrayObject* a, PyArrayObject* b) {
-  return PyArray_NDIM(a) == PyArray_NDIM(b) &&
-         PyArray_CompareLists(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a));
+  return PyArray_NDIM(a) == PyArray_NDIM(b) && PyArray_CompareLists(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a));
 }
 
 Ref AnyArray(PyObject* object, const char* name) {

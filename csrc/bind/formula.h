@@ -12,8 +12,7 @@ namespace bind {
 constexpr size_t kMaxParameters = 8;
 
 struct Formula {
-  PyObject_HEAD
-  vectorcallfunc call;  // null if the type is not callable
+  PyObject_HEAD vectorcallfunc call;  // null if the type is not callable
   size_t row;
   double parameters[kMaxParameters];
 };

@@ -32,8 +32,7 @@ struct Update {
 };
 
 struct Updater {
-  PyObject_HEAD
-  Update* update;
+  PyObject_HEAD Update* update;
 };
 
 Update& Self(PyObject* self) { return *reinterpret_cast<Updater*>(self)->update; }
@@ -73,8 +72,8 @@ size_t FindRule(const char* name, size_t num_states_given, bool any) {
   for (size_t row = 0; row < table.size; ++row) {
     if (std::string(table.rows[row].name) != name) continue;
     if (!any && table.rows[row].num_states != num_states_given) {
-      Raise(PyExc_ValueError, "rule %s takes %zu states per parameter, found %zu", name,
-            table.rows[row].num_states, num_states_given);
+      Raise(PyExc_ValueError, "rule %s takes %zu states per parameter, found %zu", name, table.rows[row].num_states,
+            num_states_given);
     }
     return row;
   }

@@ -62,11 +62,8 @@ void RegisterSettings(PyObject* module) {
   m.def("get_num_threads", NumThreads);
   m.def("set_num_threads", [](long long n) { SetNumThreads(CheckedNumThreads(n, 1)); }, py::arg("n"));
   m.def(
-      "set_thread_num_threads", [](long long n) { return SetThreadNumThreads(CheckedNumThreads(n, 0)); },
-      py::arg("n"));
-  m.def(
-      "set_default_target", [](const std::string& name) { SetDefaultTarget(TargetByName(name)); },
-      py::arg("name"));
+      "set_thread_num_threads", [](long long n) { return SetThreadNumThreads(CheckedNumThreads(n, 0)); }, py::arg("n"));
+  m.def("set_default_target", [](const std::string& name) { SetDefaultTarget(TargetByName(name)); }, py::arg("name"));
   m.def(
       "set_thread_target",
       [](const py::object& name) -> py::object {

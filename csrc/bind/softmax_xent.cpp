@@ -125,8 +125,8 @@ struct Inputs {
   }
   // The kernel names the row; the element is looked up here.
   for (size_t j = row * inputs.classes; j < (row + 1) * inputs.classes; ++j) {
-    const double found = IsFloat32(inputs.distribution) ? Data<float>(inputs.distribution)[j]
-                                                        : Data<double>(inputs.distribution)[j];
+    const double found =
+        IsFloat32(inputs.distribution) ? Data<float>(inputs.distribution)[j] : Data<double>(inputs.distribution)[j];
     if (found >= 0.0 && found <= 1.0) continue;
     const Ref number = Ref::Check(PyFloat_FromDouble(found));
     Raise(PyExc_ValueError, "target%s is %R; a distribution has values in [0, 1]",
@@ -245,7 +245,8 @@ PyObject* PyGradAndHess(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     double factor = 1.0;
     if (nargs == 5 && PyUnicode_Check(args[4]) && PyUnicode_CompareWithASCIIString(args[4], "upper") == 0) {
       factor = 2.0;
-    } else if (nargs == 5 && (!PyUnicode_Check(args[4]) || PyUnicode_CompareWithASCIIString(args[4], "diagonal") != 0)) {
+    } else if (nargs == 5 &&
+               (!PyUnicode_Check(args[4]) || PyUnicode_CompareWithASCIIString(args[4], "diagonal") != 0)) {
       Raise(PyExc_ValueError, "hessian is %R; expected \"diagonal\" or \"upper\"", args[4]);
     }
     Inputs inputs(args[0], args[1], args[2], false);
@@ -257,9 +258,7 @@ PyObject* PyGradAndHess(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
 
 // _bind(name, parameters, /): there is nothing to look up, the type is the formula.
-PyObject* PyBind(PyObject*, PyObject* const*, Py_ssize_t) {
-  Py_RETURN_NONE;
-}
+PyObject* PyBind(PyObject*, PyObject* const*, Py_ssize_t) { Py_RETURN_NONE; }
 
 PyMethodDef methods[] = {
     {"_bind", FastCall(PyBind), METH_FASTCALL, nullptr},

@@ -57,9 +57,7 @@ struct LeakyReLU : Base<D> {
   using typename Base<D>::T;
   using typename Base<D>::V;
   HWY_INLINE LeakyReLU(D d, const double* parameters) : slope(hn::Set(d, static_cast<T>(parameters[0]))) {}
-  HWY_INLINE V operator()(D d, V x) const {
-    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(slope, x));
-  }
+  HWY_INLINE V operator()(D d, V x) const { return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(slope, x)); }
   HWY_INLINE V Derivative(D d, V x) const {
     const V left = hn::IfThenElse(hn::IsNaN(x), x, slope);
     return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Set(d, T(1)), left);

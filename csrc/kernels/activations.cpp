@@ -49,12 +49,8 @@ constexpr ActivationRow Row(const char* name) {
 
 const ActivationTable& Table() {
   static constexpr ActivationRow rows[] = {
-      Row<activations::Identity>("identity"),
-      Row<activations::ReLU>("relu"),
-      Row<activations::LeakyReLU>("leaky_relu"),
-      Row<activations::Sigmoid>("sigmoid"),
-      Row<activations::Tanh>("tanh"),
-      Row<activations::Softplus>("softplus"),
+      Row<activations::Identity>("identity"), Row<activations::ReLU>("relu"), Row<activations::LeakyReLU>("leaky_relu"),
+      Row<activations::Sigmoid>("sigmoid"),   Row<activations::Tanh>("tanh"), Row<activations::Softplus>("softplus"),
   };
   static constexpr ActivationTable table = {rows, sizeof(rows) / sizeof(rows[0])};
   return table;

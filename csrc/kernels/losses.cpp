@@ -37,8 +37,8 @@ HWY_INLINE hn::Mask<D> Invalid(D d, V target) {
 // Computes [begin, end), a part of one block that starts at a multiple of the virtual lanes. Adds the values to
 // `sum`. grad and hess are indexed from `begin`. Returns the first invalid element, or args.n.
 template <class F, unsigned kWant, class T>
-HWY_INLINE size_t LossRange(const F& f, const LossArgs<T>& args, const T* weight, size_t begin, size_t end,
-                            T* grad, T* hess, Accumulator<T>& sum) {
+HWY_INLINE size_t LossRange(const F& f, const LossArgs<T>& args, const T* weight, size_t begin, size_t end, T* grad,
+                            T* hess, Accumulator<T>& sum) {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
   const D d;
@@ -46,9 +46,7 @@ HWY_INLINE size_t LossRange(const F& f, const LossArgs<T>& args, const T* weight
   const V floor = hn::Set(d, static_cast<T>(args.hess_floor));
   size_t first_invalid = args.n;
   ForEachVector<T>(begin, end, [&](size_t i, size_t index, size_t count, auto full) HWY_ATTR {
-    const auto load = [&](const T* from) HWY_ATTR {
-      return full ? hn::LoadU(d, from) : LoadPartial(d, from, count);
-    };
+    const auto load = [&](const T* from) HWY_ATTR { return full ? hn::LoadU(d, from) : LoadPartial(d, from, count); };
     const auto store = [&](V v, T* to) HWY_ATTR {
       if (full) {
         hn::StoreU(v, d, to);

@@ -45,8 +45,8 @@ HWY_NOINLINE double MultiplyAdds(T* values) {
   constexpr size_t kRounds = 4096;
   const hn::ScalableTag<T> d;
   const auto start = [&](size_t chain) HWY_ATTR { return hn::Set(d, values[chain]); };
-  values[0] = RunChains(d, kRounds, start(0), start(1), start(2), start(3), start(4), start(5), start(6),
-                        start(7), start(8), start(9), start(10), start(11));
+  values[0] = RunChains(d, kRounds, start(0), start(1), start(2), start(3), start(4), start(5), start(6), start(7),
+                        start(8), start(9), start(10), start(11));
   return 2.0 * 12.0 * static_cast<double>(kRounds * hn::Lanes(d));
 }
 double MultiplyAddsFloat(float* values) { return MultiplyAdds(values); }
@@ -90,8 +90,7 @@ template <class T>
 double FmaPeak(double (*multiply_adds)(T*), double seconds, int threads) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
-  const auto deadline =
-      begin + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  const auto deadline = begin + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   std::atomic<double> operations{0.0};
   const int previous = SetThreadNumThreads(threads);
   ParallelFor(static_cast<size_t>(threads), [&](size_t) {
@@ -124,8 +123,7 @@ void NonTemporalCopy(void* dst, const void* src, size_t bytes) {
   if (step == 0) return;
   ParallelFor((bytes + step - 1) / step, [&](size_t range) {
     const size_t begin = range * step;
-    stream(static_cast<uint8_t*>(dst) + begin, static_cast<const uint8_t*>(src) + begin,
-           std::min(step, bytes - begin));
+    stream(static_cast<uint8_t*>(dst) + begin, static_cast<const uint8_t*>(src) + begin, std::min(step, bytes - begin));
   });
 }
 

@@ -16,8 +16,8 @@ HWY_BEFORE_NAMESPACE();
 namespace fuseprop {
 namespace HWY_NAMESPACE {
 
-// A micro-tile is up to kTileRows x kTileVectors vectors of C: as many accumulators as leave registers for a row
-// of B and an element of A. With few rows it is wider, to read B in longer pieces.
+// A micro-tile is up to kTileRows x kTileVectors vectors of C: as many accumulators as leave registers for a
+// row of B and an element of A. With few rows it is wider, to read B in longer pieces.
 #if HWY_TARGET == HWY_AVX3 || (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)  // 32 registers
 constexpr size_t kTileRows = 14;
 constexpr size_t kWideAccumulators = 24;
@@ -46,7 +46,8 @@ struct Tile {
   bool accumulate;  // adds what `to` holds, last
 };
 
-// Whether vector v of a tile's row is to be accessed in parts. On AVX-512 every last one is, as masks cost nothing.
+// Whether vector v of a tile's row is to be accessed in parts. On AVX-512 every last one is, as masks cost
+// nothing.
 template <size_t kVectors, class D>
 HWY_INLINE bool IsPartial(D d, size_t v, size_t last) {
   return v + 1 == kVectors && (HWY_TARGET == HWY_AVX3 || last != hn::Lanes(d));
@@ -165,8 +166,8 @@ void CopyRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to, s
   }
 }
 
-// Copies a (rows, cols) matrix to panels of `width` columns, which are whole vectors, one after the other. Reads
-// row by row, as processors fetch ahead along rows.
+// Copies a (rows, cols) matrix to panels of `width` columns, which are whole vectors, one after the other.
+// Reads row by row, as processors fetch ahead along rows.
 template <class T>
 void CopyPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t width) {
   const hn::ScalableTag<T> d;
@@ -232,8 +233,8 @@ HWY_INLINE void TransposeSquare(D d, V (&v)[hn::MaxLanes(D())]) {
   }
 }
 
-// Copies the transpose of a (rows, cols) matrix: to[c * to_row + r]. The rows of `to` are aligned and hold whole
-// vectors; copies of the last element fill them up.
+// Copies the transpose of a (rows, cols) matrix: to[c * to_row + r]. The rows of `to` are aligned and hold
+// whole vectors; copies of the last element fill them up.
 template <class T>
 void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t to_row) {
   const hn::ScalableTag<T> d;

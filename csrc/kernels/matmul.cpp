@@ -78,8 +78,8 @@ constexpr size_t kParallelWork = size_t{3} << 18;
 // Bounds of a block of B: what a thread copies at once and multiplies with all rows of A.
 constexpr size_t kBlockK = 384;
 constexpr size_t kBlockBytes = 4096;  // of a row
-// A matrix B of this size is copied, as its rows would evict each other and miss the TLB. Smaller ones are used in
-// place.
+// A matrix B of this size is copied, as its rows would evict each other and miss the TLB. Smaller ones are used
+// in place.
 constexpr size_t kInPlaceBytes = size_t{1} << 20;
 // Rows that are a multiple of this apart share a set of the first cache.
 constexpr size_t kPageBytes = 4096;
@@ -304,7 +304,8 @@ HWY_INLINE hn::Vec<DF64> LoadAsDouble(DF64 d, const T* from, size_t count) {
     return count == hn::Lanes(d) ? hn::LoadU(d, from) : LoadPartial(d, from, count);
   } else {
     const hn::Rebind<float, DF64> d_float;
-    return hn::PromoteTo(d, count == hn::Lanes(d) ? hn::LoadU(d_float, from) : LoadPartial(d_float, from, count));
+    const auto v = count == hn::Lanes(d) ? hn::LoadU(d_float, from) : LoadPartial(d_float, from, count);
+    return hn::PromoteTo(d, v);
   }
 }
 

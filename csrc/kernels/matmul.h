@@ -37,8 +37,8 @@ struct MatmulArgs {
   const T* bias = nullptr;  // (n,), added to every row; or null
   bool accumulate = false;  // C += instead of C =
 
-  // Called once for each of the rectangles that make up C, from any thread, when it is finished; or null. Must not
-  // call Matmul.
+  // Called once for each of the rectangles that make up C, from any thread, when it is finished; or null. Must
+  // not call Matmul.
   void (*epilogue)(const void* context, const MatmulRectangle<T>& rectangle) = nullptr;
   const void* context = nullptr;
 };

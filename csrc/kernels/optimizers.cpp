@@ -123,25 +123,24 @@ template <template <class> class F, class T>
 void Update(const double* hyper, double grad_scale, const TensorList<T>& list) {
   const F<hn::ScalableTag<T>> f(hn::ScalableTag<T>(), hyper);
   const T scale = static_cast<T>(grad_scale);
-  ForEachTensorRange(list, [&](const Tensor<T>& tensor, size_t, size_t begin, size_t end) HWY_ATTR {
-    UpdateRange(f, scale, tensor, begin, end);
-  });
+  ForEachTensorRange(list, [&](const Tensor<T>& tensor, size_t, size_t begin, size_t end)
+                               HWY_ATTR { UpdateRange(f, scale, tensor, begin, end); });
 }
 
 template <class T>
 double Norm(TensorList<T>& list) {
-  ForEachTensorRange(list, [&](const Tensor<T>& tensor, size_t first_block, size_t range_begin,
-                               size_t range_end) HWY_ATTR {
-    for (size_t begin = range_begin; begin < range_end; begin += kBlock) {
-      const size_t end = HWY_MIN(begin + kBlock, range_end);
-      const hn::ScalableTag<T> d;
-      Accumulator<T> sum;
-      ForEachVector<T>(begin, end, [&](size_t i, size_t index, size_t count, auto full) HWY_ATTR {
-        sum.AddSquare(index, full ? hn::LoadU(d, tensor.grad + i) : LoadPartial(d, tensor.grad + i, count));
+  ForEachTensorRange(
+      list, [&](const Tensor<T>& tensor, size_t first_block, size_t range_begin, size_t range_end) HWY_ATTR {
+        for (size_t begin = range_begin; begin < range_end; begin += kBlock) {
+          const size_t end = HWY_MIN(begin + kBlock, range_end);
+          const hn::ScalableTag<T> d;
+          Accumulator<T> sum;
+          ForEachVector<T>(begin, end, [&](size_t i, size_t index, size_t count, auto full) HWY_ATTR {
+            sum.AddSquare(index, full ? hn::LoadU(d, tensor.grad + i) : LoadPartial(d, tensor.grad + i, count));
+          });
+          list.block_sums[first_block + begin / kBlock] = sum.Total();
+        }
       });
-      list.block_sums[first_block + begin / kBlock] = sum.Total();
-    }
-  });
   return std::sqrt(TreeSum(list.block_sums.data(), list.block_sums.size()));
 }
 

@@ -1,11 +1,12 @@
-// What the softmax family does with rows: their maximum, the exponentials and their sum, and the cut of a matrix
-// into blocks of rows. Per-target header.
+// What the softmax family does with rows: their maximum, the exponentials and their sum, and the cut of a
+// matrix into blocks of rows. Per-target header.
 //
-// Everything is formed from e_j = exp(x_j - max) in (0, 1] and sums of e_j: nothing overflows. One element of a row,
-// called `apart`, is left out of its sum of exponentials and added by whoever needs the whole: if it holds the
-// maximum, then log(sum) = log1p(rest) and 1 - p = rest / sum keep their relative accuracy however small they are.
+// Everything is formed from e_j = exp(x_j - max) in (0, 1] and sums of e_j: nothing overflows. One element of a
+// row, called `apart`, is left out of its sum of exponentials and added by whoever needs the whole: if it holds
+// the maximum, then log(sum) = log1p(rest) and 1 - p = rest / sum keep their relative accuracy however small
+// they are.
 //
-// A NaN, an infinite maximum and an empty row need no tests: a NaN, inf - inf and -inf - -inf make e_j NaN, and so
+// A NaN and an infinite maximum need no tests: a NaN, inf - inf and -inf - -inf make e_j NaN, and so
 // the sum and all that is divided by it.
 
 #if defined(FUSEPROP_KERNELS_SOFTMAX_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -30,9 +31,10 @@ namespace softmax {
 
 // Rows of one block: the unit of work, of the sum of losses, and of the pass that takes their logarithms.
 constexpr size_t kMaxBlockRows = 128;
-// Outputs too large for the caches are written around them: rows from this length on one by one, from a buffer with
-// their exponentials; shorter ones as blocks.
-constexpr size_t kLongRow = kBlock / 2;
+// Outputs too large for the caches are written around them: rows from this length on one by one, from a buffer
+// with their exponentials; shorter ones as blocks. A long row is a block of its own (see RowsPerBlock):
+// PendingRow needs that.
+constexpr size_t kLongRow = kBlock / 2 + 1;
 // Virtual lanes of a row, as in Accumulator. Rows of at most this length are short: see ShortRows.
 template <class T>
 constexpr size_t kRowLanes = Accumulator<T>::kLanes;
@@ -43,7 +45,8 @@ constexpr T kMinusInf = -std::numeric_limits<T>::infinity();
 template <class T>
 using Lane = hwy::MakeSigned<T>;
 
-// The one lane i for which first + i == lane, if there is one. (Highway's Iota of floating-point numbers is slow.)
+// The one lane i for which first + i == lane, if there is one. (Highway's Iota of floating-point numbers is
+// slow.)
 template <class D>
 HWY_INLINE hn::Mask<D> OneLane(D d, size_t first, Lane<hn::TFromD<D>> lane) {
   const hn::RebindToSigned<D> di;
@@ -61,12 +64,13 @@ template <class T>
 constexpr size_t kExpTerms = sizeof(math::Constants<T>::kExp) / sizeof(T);
 
 // v[k] := 2^kRaise e^v[k] for v[k] <= 0, exactly 0 where e^v[k] rounds to 0; NaN stays NaN. Less exact than
-// ExpNonPositive, as the difference in v[k] is: in proportion to 1 + abs v[k]. Step by step for all k: the processor
-// does not look far enough ahead to overlap one vector's chain of operations with the next one's.
+// ExpNonPositive, as the difference in v[k] is: in proportion to 1 + abs v[k]. Step by step for all k: the
+// processor does not look far enough ahead to overlap one vector's chain of operations with the next one's.
 template <class D, class V, size_t N>
 HWY_INLINE void RaisedExp(D d, V (&v)[N]) {
   using C = math::C<D>;
   using T = hn::TFromD<D>;
+  const hn::RebindToUnsigned<D> du;
   constexpr int kOffset = C::kBias + kRaise<T>;  // n = -kOffset makes the bits of 2^(n + kRaise) those of 0
   const V low = hn::Set(d, -static_cast<T>(kOffset) * C::kLn2);
   const V round = hn::Set(d, C::kRound + static_cast<T>(kOffset));
@@ -82,7 +86,7 @@ HWY_INLINE void RaisedExp(D d, V (&v)[N]) {
   HWY_UNROLL(8)
   for (size_t k = 0; k < N; ++k) {
     n[k] = hn::Sub(scale[k], round);
-    scale[k] = hn::BitCast(d, hn::ShiftLeft<C::kMantissaBits>(hn::BitCast(hn::RebindToUnsigned<D>(), scale[k])));
+    scale[k] = hn::BitCast(d, hn::ShiftLeft<C::kMantissaBits>(hn::BitCast(du, scale[k])));
     v[k] = hn::NegMulAdd(n[k], ln2, v[k]);
     p[k] = hn::Set(d, C::kExp[kExpTerms<T> - 1]);
   }
@@ -127,7 +131,8 @@ HWY_INLINE T RowMax(const T* HWY_RESTRICT x, size_t n) {
   const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   if (n < lanes) {
-    return hn::GetLane(hn::MaxOfLanes(d, hn::IfThenElse(hn::FirstN(d, n), LoadPartial(d, x, n), hn::Set(d, x[0]))));
+    const auto filled = hn::IfThenElse(hn::FirstN(d, n), LoadPartial(d, x, n), hn::Set(d, x[0]));
+    return hn::GetLane(hn::MaxOfLanes(d, filled));
   }
   auto max0 = hn::LoadU(d, x);
   auto max1 = max0, max2 = max0, max3 = max0;
@@ -160,8 +165,8 @@ HWY_INLINE size_t FindFirst(const T* HWY_RESTRICT x, size_t n, T value) {
   return 0;
 }
 
-// The exponentials of a chunk of four virtual rows that has the end of the row or the element apart in it: adds them
-// to `sum`, one apart.
+// The exponentials of a chunk of four virtual rows that has the end of the row or the element apart in it: adds
+// them to `sum`, one apart.
 template <bool kStore, class T>
 HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, T max, size_t apart, T* e, Accumulator<T>& sum) {
   const hn::ScalableTag<T> d;
@@ -189,12 +194,12 @@ HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, T max, size_t apa
   }
 }
 
-// The sum over i != apart of exp(x[i] - max). With kStore, e[i] = 2^kRaise exp(x[i] - max) for all i; e may be x.
-// Four exponentials of a virtual lane are added in T before they go to float64: still one part in 2^23, and four
-// times fewer conversions.
-// With kPrefetch, the next row is fetched meanwhile: this is the one pass over a row that does not wait for memory.
-template <bool kStore, bool kPrefetch = false, class T>
-HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
+// The sum over i != apart of exp(x[i] - max). With kStore, e[i] = 2^kRaise exp(x[i] - max) for all i; e may be
+// x. Four exponentials of a virtual lane are added in T before they go to float64: still one part in 2^23, and
+// four times fewer conversions. meanwhile(i) is called now and then when elements before i are done, for what
+// can be overlapped: this is the one pass over a row that does not wait for memory.
+template <bool kStore, class T, class Meanwhile>
+HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e, const Meanwhile& meanwhile) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   constexpr size_t kChunk = 4 * kRowLanes<T>;
@@ -205,15 +210,14 @@ HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
   for (size_t i = 0; i < n;) {
     const size_t stop = i <= edge ? HWY_MIN(edge, n / kChunk * kChunk) : n / kChunk * kChunk;
     for (; i < stop; i += kChunk) {
-      if (kPrefetch) {
-        HWY_UNROLL(4)
-        for (size_t k = 0; k < 4; ++k) hwy::Prefetch(x + n + i + k * kRowLanes<T>);
-      }
+      meanwhile(i);
       HWY_UNROLL(4)
       for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
         V v[4];
         HWY_UNROLL(4)
-        for (size_t k = 0; k < 4; ++k) v[k] = hn::Sub(hn::LoadU(d, x + i + k * kRowLanes<T> + index * lanes), vmax);
+        for (size_t k = 0; k < 4; ++k) {
+          v[k] = hn::Sub(hn::LoadU(d, x + i + k * kRowLanes<T> + index * lanes), vmax);
+        }
         RaisedExp(d, v);
         HWY_UNROLL(4)
         for (size_t k = 0; k < 4; ++k) {
@@ -229,11 +233,77 @@ HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
   return sum.Total() * static_cast<double>(kLower<T>);
 }
 
+template <bool kStore, class T>
+HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
+  return ExpSum<kStore>(x, n, max, apart, e, [](size_t) {});
+}
+
+// A long row on its way to memory, around the caches: factor * e[i], but `value` at i = apart (nowhere if apart
+// is n). It is written while the next row's exponentials are computed.
+template <class T>
+class PendingRow {
+ public:
+  using D = hn::ScalableTag<T>;
+
+  HWY_INLINE void Start(const T* e, T* to, size_t n, T factor, size_t apart, T value) {
+    const D d;
+    e_ = e;
+    to_ = to;
+    n_ = n;
+    factor_ = factor;
+    apart_ = apart;
+    value_ = value;
+    done_ = HWY_MIN(ElementsToAlignment(d, to), n);
+    if (done_ != 0) StorePartial(Scaled(LoadPartial(d, e, done_)), d, to, done_);
+  }
+
+  // Writes whole vectors from where it stands, `count` elements or more.
+  HWY_INLINE void Advance(size_t count) {
+    const D d;
+    const size_t lanes = hn::Lanes(d);
+    const size_t stop = HWY_MIN(n_, done_ + count);
+    for (; done_ + lanes <= stop; done_ += lanes) hn::Stream(Scaled(hn::LoadU(d, e_ + done_)), d, to_ + done_);
+  }
+
+  HWY_INLINE void Finish() {
+    const D d;
+    Advance(n_);
+    if (done_ < n_) StorePartial(Scaled(LoadPartial(d, e_ + done_, n_ - done_)), d, to_ + done_, n_ - done_);
+    if (apart_ < n_) to_[apart_] = value_;
+    n_ = done_ = 0;
+  }
+
+ private:
+  HWY_INLINE hn::Vec<D> Scaled(hn::Vec<D> e) const {
+    const D d;
+    return hn::Mul(hn::Mul(e, hn::Set(d, kLower<T>)), hn::Set(d, factor_));
+  }
+
+  const T* e_ = nullptr;
+  T* to_ = nullptr;
+  size_t n_ = 0, done_ = 0, apart_ = 0;
+  T factor_ = 0, value_ = 0;
+};
+
+// What goes on during ExpSum of a long row: the row after it is fetched, the one before it written.
+template <class T>
+HWY_INLINE double ExpSumOverlapped(const T* x, size_t n, T max, size_t apart, T* e, PendingRow<T>& pending) {
+  PendingRow<T> before = pending;  // a copy that the compiler can keep in registers
+  const double sum = ExpSum<true>(x, n, max, apart, e, [&](size_t i) HWY_ATTR {
+    HWY_UNROLL(4)
+    for (size_t k = 0; k < 4; ++k) hwy::Prefetch(x + n + i + k * kRowLanes<T>);
+    before.Advance(4 * kRowLanes<T>);
+  });
+  before.Finish();
+  pending = before;
+  return sum;
+}
+
 // -------------------------------------------------------------------------------------------------- short rows
 
 // Up to Lanes(d) rows of at most kRowLanes elements at a time. A row is a vector (on narrow targets a few), and
-// sums and maxima over rows come from a tree that halves the lanes of two vectors at once, so that it ends with a
-// vector that has one row's result per lane. The order of additions within a row is the same on all targets:
+// sums and maxima over rows come from a tree that halves the lanes of two vectors at once, so that it ends with
+// a vector that has one row's result per lane. The order of additions within a row is the same on all targets:
 // i and i + n/2, and so on.
 template <class T>
 class ShortRows {
@@ -266,7 +336,9 @@ class ShortRows {
         T* at = buffer + row * kStride + part * kGroup;
         V v[kAtOnce];
         HWY_UNROLL(4)
-        for (size_t k = 0; k < kAtOnce; ++k) v[k] = hn::Sub(hn::Load(d, at + k * kStride), hn::Set(d, max[row + k]));
+        for (size_t k = 0; k < kAtOnce; ++k) {
+          v[k] = hn::Sub(hn::Load(d, at + k * kStride), hn::Set(d, max[row + k]));
+        }
         RaisedExp(d, v);
         HWY_UNROLL(4)
         for (size_t k = 0; k < kAtOnce; ++k) hn::Store(v[k], d, at + k * kStride);
@@ -317,7 +389,8 @@ class ShortRows {
       const hn::RepartitionToWide<D> wide;
       const auto a = hn::BitCast(wide, v[0]);
       const auto b = hn::BitCast(wide, v[1]);
-      v[0] = op(hn::BitCast(d, hn::InterleaveLower(wide, a, b)), hn::BitCast(d, hn::InterleaveUpper(wide, a, b)));
+      v[0] = op(hn::BitCast(d, hn::InterleaveLower(wide, a, b)),
+                hn::BitCast(d, hn::InterleaveUpper(wide, a, b)));
     }
     return v[0];
   }
@@ -344,7 +417,7 @@ class ShortRows {
   size_t classes_, parts_;
 };
 
-// -------------------------------------------------------------------------------------------------------- blocks
+// ------------------------------------------------------------------------------------------------------ blocks
 
 inline size_t RowsPerBlock(size_t classes) {
   const size_t rows = HWY_MIN(kMaxBlockRows, HWY_MAX(size_t{1}, kBlock / HWY_MAX(classes, size_t{1})));
@@ -368,7 +441,9 @@ class Scratch {
    public:
     explicit Use(Scratch& scratch) : scratch_(scratch) {
       if (scratch_.slots_ == 0) return;
-      while (scratch_.busy_[slot_].exchange(true, std::memory_order_acquire)) slot_ = (slot_ + 1) % scratch_.slots_;
+      while (scratch_.busy_[slot_].exchange(true, std::memory_order_acquire)) {
+        slot_ = (slot_ + 1) % scratch_.slots_;
+      }
     }
     ~Use() {
       if (scratch_.slots_ != 0) scratch_.busy_[slot_].store(false, std::memory_order_release);
@@ -388,19 +463,20 @@ class Scratch {
   std::unique_ptr<std::atomic<bool>[]> busy_;
 };
 
-// Calls body(begin, end) for the blocks of [0, rows), on all threads if there is enough to do.
+// Calls body(begin, end) for ranges of [0, rows) that are made of whole blocks, on all threads if there is
+// enough to do.
 template <class Body>
-HWY_INLINE void ForEachRowBlock(size_t rows, size_t classes, const Body& body) {
+HWY_INLINE void ForEachRowRange(size_t rows, size_t classes, const Body& body) {
   const size_t length = RowsPerBlock(classes);
   const size_t blocks = (rows + length - 1) / length;
-  const auto run = [&](size_t first, size_t last) {
-    for (size_t block = first; block < last; ++block) body(block * length, HWY_MIN(rows, (block + 1) * length));
-  };
   const int threads = rows * (classes + 8) < kParallelElements ? 1 : NumThreads();
-  if (threads == 1) return run(0, blocks);
-  const size_t per_task = HWY_MAX(size_t{1}, blocks / (static_cast<size_t>(threads) * 16));
-  ParallelFor((blocks + per_task - 1) / per_task,
-              [&](size_t task) { run(task * per_task, HWY_MIN(blocks, (task + 1) * per_task)); });
+  if (threads == 1) {
+    if (rows != 0) body(size_t{0}, rows);
+    return;
+  }
+  const size_t range = length * HWY_MAX(size_t{1}, blocks / (static_cast<size_t>(threads) * 16));
+  ParallelFor((rows + range - 1) / range,
+              [&](size_t task) { body(task * range, HWY_MIN(rows, (task + 1) * range)); });
 }
 
 }  // namespace softmax

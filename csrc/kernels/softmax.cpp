@@ -44,18 +44,23 @@ using softmax::kLongRow;
 enum class Kind { kSoftmax, kLogSoftmax, kLogSumExp };
 
 // y for one row: an element of it for kLogSumExp.
+// With `stream`, around the caches: a softmax through `exps` and `pending`.
 template <Kind kKind, class T>
-HWY_INLINE void Row(const T* x, size_t n, T* y, bool stream, T* exps) {
+HWY_INLINE void Row(const T* x, size_t n, T* y, bool stream, T* exps, softmax::PendingRow<T>& pending) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   const T max = softmax::RowMax(x, n);
   if constexpr (kKind == Kind::kSoftmax) {
-    T* e = stream ? exps : y;
-    const double sum = stream ? softmax::ExpSum<true, true>(x, n, max, n, e) : softmax::ExpSum<true>(x, n, max, n, e);
+    if (stream) {
+      const double sum = softmax::ExpSumOverlapped(x, n, max, n, exps, pending);
+      pending.Start(exps, y, n, static_cast<T>(1.0 / sum), n, T(0));
+      return;
+    }
+    const double sum = softmax::ExpSum<true>(x, n, max, n, y);
     const V factor = hn::Set(d, static_cast<T>(1.0 / sum));
     const V lower = hn::Set(d, softmax::kLower<T>);
-    MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(hn::Mul(v, lower), factor); }, y, 0, n, stream,
-             static_cast<const T*>(e));
+    MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(hn::Mul(v, lower), factor); }, y, 0, n, false,
+             static_cast<const T*>(y));
     return;
   }
   const size_t apart = softmax::FindFirst(x, n, max);
@@ -131,25 +136,31 @@ void Run(const T* x, size_t rows, size_t n, T* y) {
   const bool stream_rows = stream && n >= kLongRow;
   const bool stream_blocks = stream && !stream_rows;
   const size_t stride = kPerRow ? 1 : n;
-  softmax::Scratch<T> scratch(!stream ? 0 : stream_rows ? n : softmax::RowsPerBlock(n) * n);
-  softmax::ForEachRowBlock(rows, n, [&](size_t begin, size_t end) HWY_ATTR {
+  const size_t length = softmax::RowsPerBlock(n);
+  const size_t row_stride = (n + 63) / 64 * 64;
+  softmax::Scratch<T> scratch(stream_rows ? 2 * row_stride : stream_blocks ? length * n : 0);
+  softmax::ForEachRowRange(rows, n, [&](size_t range_begin, size_t range_end) HWY_ATTR {
     typename softmax::Scratch<T>::Use use(scratch);
-    T* to = stream_blocks ? use.data() : y + begin * stride;
-    if (n <= softmax::kRowLanes<T>) {
-      const softmax::ShortRows<T> short_rows(n);
-      for (size_t row = begin; row < end; row += short_rows.kGroup) {
-        const size_t count = HWY_MIN(short_rows.kGroup, end - row);
-        ShortRowGroup<kKind>(short_rows, x + row * n, n, count, to + (row - begin) * stride);
+    softmax::PendingRow<T> pending;
+    for (size_t begin = range_begin; begin < range_end; begin += length) {
+      const size_t end = HWY_MIN(begin + length, range_end);
+      T* to = stream_blocks ? use.data() : y + begin * stride;
+      if (n <= softmax::kRowLanes<T>) {
+        const softmax::ShortRows<T> short_rows(n);
+        for (size_t row = begin; row < end; row += short_rows.kGroup) {
+          const size_t count = HWY_MIN(short_rows.kGroup, end - row);
+          ShortRowGroup<kKind>(short_rows, x + row * n, n, count, to + (row - begin) * stride);
+        }
+      } else {
+        for (size_t row = begin; row < end; ++row) {
+          T* exps = stream_rows ? use.data() + (row % 2) * row_stride : nullptr;
+          Row<kKind>(x + row * n, n, to + (row - begin) * stride, stream_rows, exps, pending);
+        }
       }
-    } else {
-      for (size_t row = begin; row < end; ++row) {
-        Row<kKind>(x + row * n, n, to + (row - begin) * stride, stream_rows, use.data());
-      }
+      if (stream_blocks) StreamOut(to, y + begin * stride, (end - begin) * stride);
     }
-    if (stream_blocks) {
-      StreamOut(to, y + begin * stride, (end - begin) * stride);
-      hwy::FlushStream();
-    }
+    pending.Finish();
+    if (stream) hwy::FlushStream();
   });
 }
 

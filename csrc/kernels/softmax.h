@@ -7,14 +7,15 @@
 
 namespace fuseprop {
 
-// x and y are (rows, classes), row-major without gaps; y may be x. A row with a NaN, a +inf or nothing but -inf is
-// NaN throughout.
+// x and y are (rows, classes), row-major without gaps; y may be x. A row with a NaN, a +inf or nothing but -inf
+// is NaN throughout.
 void Softmax(const float* x, size_t rows, size_t classes, float* y);
 void Softmax(const double* x, size_t rows, size_t classes, double* y);
 void LogSoftmax(const float* x, size_t rows, size_t classes, float* y);
 void LogSoftmax(const double* x, size_t rows, size_t classes, double* y);
 
-// y[row] = log(sum_j exp(x[row, j])): -inf for a row of nothing but -inf (or of nothing), inf for one with an inf.
+// y[row] = log(sum_j exp(x[row, j])): -inf for a row of nothing but -inf (or of nothing), inf for one with an
+// inf.
 void LogSumExp(const float* x, size_t rows, size_t classes, float* y);
 void LogSumExp(const double* x, size_t rows, size_t classes, double* y);
 

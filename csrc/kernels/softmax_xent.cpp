@@ -44,7 +44,7 @@ namespace {
 using softmax::kLongRow;
 using softmax::kMaxBlockRows;
 
-// --------------------------------------------------------------------------------------------------------- labels
+// ------------------------------------------------------------------------------------------------------ labels
 
 // Calls f(pointer of the labels' type).
 template <class F>
@@ -104,7 +104,7 @@ size_t FindInvalidDistribution(const T* distribution, size_t rows, size_t classe
   return classes == 0 ? rows : first.load(std::memory_order_relaxed) / classes;
 }
 
-// ----------------------------------------------------------------------------------------------------------- rows
+// -------------------------------------------------------------------------------------------------------- rows
 
 // A block of rows: what is known of them and where their results go.
 template <class T>
@@ -113,6 +113,8 @@ struct Block {
   T* grad;  // of the block's first row; null if not wanted
   T* hess;
   T* exps;      // for the exponentials of one row, if they are to be kept apart from the outputs; else null
+  // With `exps`, if the gradient by labels is the one output; else null.
+  softmax::PendingRow<T>* pending;
   bool stream;  // write the outputs around the caches
   size_t label[kMaxBlockRows];
   HWY_ALIGN softmax::Lane<T> lane[kMaxBlockRows];  // the label again, where it is small
@@ -141,8 +143,8 @@ HWY_INLINE void ReadLabels(const SoftmaxXentArgs<T>& args, Block<T>& block) {
   }
 }
 
-// max(mass p (1 - p), floor) * weight, given 2^kRaise e, with e = p * sum, and the sum of the exponentials without
-// that one which is more than half of it, if there is one.
+// max(mass p (1 - p), floor) * weight, given 2^kRaise e, with e = p * sum, and the sum of the exponentials
+// without that one which is more than half of it, if there is one.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Hessian(D d, V raised_e, V sum, V others, V mass, V floor, bool has_floor, V weight) {
   using T = hn::TFromD<D>;
@@ -171,8 +173,8 @@ HWY_INLINE double SumWithoutLargest(const T* HWY_RESTRICT e, size_t n, T sum) {
 
 // sum a_j (max - x_j), and the sum of a_j without j = apart. Returns whether all a_j are in [0, 1].
 template <class T>
-HWY_INLINE bool DistributionSums(const T* HWY_RESTRICT a, const T* HWY_RESTRICT x, size_t n, T max, size_t apart,
-                                 double* base, double* others) {
+HWY_INLINE bool DistributionSums(const T* HWY_RESTRICT a, const T* HWY_RESTRICT x, size_t n, T max,
+                                 size_t apart, double* base, double* others) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   Accumulator<T> base_sum, others_sum;
@@ -219,9 +221,14 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
     a_apart = a[apart];
   }
   const double mass = a_apart + a_others;
-  const double rest = e == nullptr   ? softmax::ExpSum<false>(x, n, max, apart, e)
-                      : block.stream ? softmax::ExpSum<true, true>(x, n, max, apart, e)
-                                     : softmax::ExpSum<true>(x, n, max, apart, e);
+  double rest;
+  if (e == nullptr) {
+    rest = softmax::ExpSum<false>(x, n, max, apart, e);
+  } else if (block.pending == nullptr) {
+    rest = softmax::ExpSum<true>(x, n, max, apart, e);
+  } else {
+    rest = softmax::ExpSumOverlapped(x, n, max, apart, e, *block.pending);
+  }
   const double sum = rest + e_apart;
   block.base[r] = static_cast<T>(base);
   block.mass[r] = static_cast<T>(mass);
@@ -242,10 +249,15 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
     }, hess, 0, n, block.stream, static_cast<const T*>(e));
   }
   if (grad != nullptr) {
-    const V lower = hn::Set(d, softmax::kLower<T>);
     const double unit = weight * args.scale;
     const T at_apart = static_cast<T>((a_others * e_apart - a_apart * rest) * unit / sum);
-    const V factor = hn::Set(d, static_cast<T>(mass * unit / sum));
+    const T t_factor = static_cast<T>(mass * unit / sum);
+    if (block.pending != nullptr) {
+      block.pending->Start(e, grad, n, t_factor, apart, at_apart);
+      return valid;
+    }
+    const V lower = hn::Set(d, softmax::kLower<T>);
+    const V factor = hn::Set(d, t_factor);
     if (a == nullptr) {
       MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(hn::Mul(v, lower), factor); }, grad, 0, n, block.stream,
                static_cast<const T*>(e));
@@ -262,8 +274,8 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
 
 // Rows r ... r + count of a block with labels, count <= ShortRows::kGroup.
 template <class T>
-HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::ShortRows<T>& rows, Block<T>& block,
-                              size_t r, size_t count) {
+HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::ShortRows<T>& rows,
+                              Block<T>& block, size_t r, size_t count) {
   using Rows = softmax::ShortRows<T>;
   using V = typename Rows::V;
   const typename Rows::D d;
@@ -376,36 +388,44 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
 
   const size_t outputs = (args.grad != nullptr) + size_t{args.hess != nullptr};
   const bool stream = args.grad != args.logits && outputs * args.rows * n * sizeof(T) >= kStreamBytes;
+  const bool stream_rows = stream && n >= kLongRow;
+  const bool stream_blocks = stream && !stream_rows;
+  // The exponentials of a row are kept while the next row's are computed.
+  const bool overlap = stream_rows && args.hess == nullptr && args.labels != nullptr;
   const size_t length = softmax::RowsPerBlock(n);
   const size_t blocks = (args.rows + length - 1) / length;
-  softmax::Scratch<T> scratch(!stream ? 0 : n >= kLongRow ? n : outputs * length * n);
+  const size_t row_stride = (n + 63) / 64 * 64;
+  softmax::Scratch<T> scratch(stream_rows ? 2 * row_stride : stream_blocks ? outputs * length * n : 0);
   double one_sum = 0.0;
   std::vector<double> many_sums(blocks > 1 ? blocks : 0);
   double* sums = blocks > 1 ? many_sums.data() : &one_sum;
   std::atomic<size_t> first_invalid{args.rows};
 
-  softmax::ForEachRowBlock(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
+  softmax::ForEachRowRange(args.rows, n, [&](size_t range_begin, size_t range_end) HWY_ATTR {
     typename softmax::Scratch<T>::Use use(scratch);
+    softmax::PendingRow<T> pending;
     Block<T> block;
-    block.begin = begin;
-    block.end = end;
-    block.stream = stream && n >= kLongRow;
-    block.exps = block.stream ? use.data() : nullptr;
-    T* grad = args.grad != nullptr ? args.grad + begin * n : nullptr;
-    T* hess = args.hess != nullptr ? args.hess + begin * n : nullptr;
-    const bool stream_block = stream && !block.stream;
-    block.grad = grad != nullptr && stream_block ? use.data() : grad;
-    block.hess = hess != nullptr && stream_block ? use.data() + (outputs - 1) * length * n : hess;
-    const size_t invalid = BlockRows(args, block);
-    size_t seen = first_invalid.load(std::memory_order_relaxed);
-    while (invalid < seen && !first_invalid.compare_exchange_weak(seen, invalid, std::memory_order_relaxed)) {
+    block.stream = stream_rows;
+    block.pending = overlap ? &pending : nullptr;
+    for (size_t begin = range_begin; begin < range_end; begin += length) {
+      const size_t end = HWY_MIN(begin + length, range_end);
+      block.begin = begin;
+      block.end = end;
+      block.exps = stream_rows ? use.data() + (begin / length % 2) * row_stride : nullptr;
+      T* grad = args.grad != nullptr ? args.grad + begin * n : nullptr;
+      T* hess = args.hess != nullptr ? args.hess + begin * n : nullptr;
+      block.grad = grad != nullptr && stream_blocks ? use.data() : grad;
+      block.hess = hess != nullptr && stream_blocks ? use.data() + (outputs - 1) * length * n : hess;
+      const size_t invalid = BlockRows(args, block);
+      size_t seen = first_invalid.load(std::memory_order_relaxed);
+      while (invalid < seen && !first_invalid.compare_exchange_weak(seen, invalid, std::memory_order_relaxed)) {
+      }
+      if (stream_blocks && grad != nullptr) StreamOut(block.grad, grad, (end - begin) * n);
+      if (stream_blocks && hess != nullptr) StreamOut(block.hess, hess, (end - begin) * n);
+      if (args.want_sum || args.row_value != nullptr) sums[begin / length] = Losses(args, block);
     }
-    if (stream_block) {
-      if (grad != nullptr) StreamOut(block.grad, grad, (end - begin) * n);
-      if (hess != nullptr) StreamOut(block.hess, hess, (end - begin) * n);
-      hwy::FlushStream();
-    }
-    if (args.want_sum || args.row_value != nullptr) sums[begin / length] = Losses(args, block);
+    if (overlap) pending.Finish();
+    if (stream) hwy::FlushStream();
   });
   result.sum = TreeSum(sums, blocks);
   result.first_invalid_row = first_invalid.load(std::memory_order_relaxed);
@@ -413,8 +433,9 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
 }
 
 const SoftmaxXentFunctions& SoftmaxXentTable() {
-  static constexpr SoftmaxXentFunctions table = {Run<float>, Run<double>, FindInvalidLabel,
-                                  FindInvalidDistribution<float>, FindInvalidDistribution<double>};
+  static constexpr SoftmaxXentFunctions table = {
+      Run<float>, Run<double>, FindInvalidLabel, FindInvalidDistribution<float>,
+      FindInvalidDistribution<double>};
   return table;
 }
 

@@ -15,8 +15,8 @@ struct SoftmaxXentArgs {
   const T* logits = nullptr;  // (rows, classes), row-major without gaps
   size_t rows = 0;
   size_t classes = 0;
-  // The target: labels, (rows,), in [0, classes); or, if that is null, a distribution, (rows, classes), of values
-  // in [0, 1] whose sum A over a row need not be 1.
+  // The target: labels, (rows,), in [0, classes); or, if that is null, a distribution, (rows, classes), of
+  // values in [0, 1] whose sum A over a row need not be 1.
   const void* labels = nullptr;
   LabelKind label_kind = LabelKind::kInt64;
   const T* distribution = nullptr;

@@ -75,8 +75,8 @@ HWY_INLINE V ProductError(D d, V a, V b, V product) {
   const V b_wide = hn::Mul(b, splitter);
   const V b_high = hn::Sub(b_wide, hn::Sub(b_wide, b));
   const V b_low = hn::Sub(b, b_high);
-  const V rest = hn::Sub(hn::Sub(hn::Sub(product, hn::Mul(a_high, b_high)), hn::Mul(a_low, b_high)),
-                         hn::Mul(a_high, b_low));
+  const V rest =
+      hn::Sub(hn::Sub(hn::Sub(product, hn::Mul(a_high, b_high)), hn::Mul(a_low, b_high)), hn::Mul(a_high, b_low));
   const V error = hn::Sub(hn::Mul(a_low, b_low), rest);
 #endif
   return hn::IfThenElse(hn::Lt(hn::Abs(error), hn::Abs(product)), error, hn::Zero(d));

@@ -64,17 +64,14 @@ struct Constants<float> {
   static constexpr float kDownScale = 0x1p-64f;
 
   // (e^r - 1 - r)/r^2 on |r| <= ln(2)/2, for an error of 2^-28.2 relative to e^r
-  static constexpr float kExp[] = {0x1.fffffcp-2f, 0x1.55548cp-3f, 0x1.555858p-5f, 0x1.123de2p-7f,
-                                   0x1.6ac778p-10f};
+  static constexpr float kExp[] = {0x1.fffffcp-2f, 0x1.55548cp-3f, 0x1.555858p-5f, 0x1.123de2p-7f, 0x1.6ac778p-10f};
   // (e^r - 1 - r - r^2/2)/r^3 on |r| <= ln(2)/2, for an error of 2^-28.1 relative to e^r - 1
-  static constexpr float kExpm1[] = {0x1.55552cp-3f, 0x1.555502p-5f, 0x1.1155a8p-7f, 0x1.6d2e4ap-10f,
-                                     0x1.3b8ap-13f};
+  static constexpr float kExpm1[] = {0x1.55552cp-3f, 0x1.555502p-5f, 0x1.1155a8p-7f, 0x1.6d2e4ap-10f, 0x1.3b8ap-13f};
   // 2 (atanh(s)/s - 1)/z, z = s^2, for |s| <= 1/5 (2^-28.4) and |s| <= 1/3 (2^-27.7), relative to atanh(s)
   static constexpr float kLog[] = {0x1.5555b4p-1f, 0x1.992a9ap-2f, 0x1.36eeb4p-2f};
   static constexpr float kLogWide[] = {0x1.555502p-1f, 0x1.99d1ccp-2f, 0x1.1ec03ap-2f, 0x1.1eca5ep-2f};
   // (tanh(x)/x - 1)/z, z = x^2, for |x| <= kTanhSmall: 2^-27.7
-  static constexpr float kTanh[] = {-0x1.555532p-2f, 0x1.1106f6p-3f, -0x1.b835a4p-5f, 0x1.51f8cep-6f,
-                                    -0x1.750ce2p-8f};
+  static constexpr float kTanh[] = {-0x1.555532p-2f, 0x1.1106f6p-3f, -0x1.b835a4p-5f, 0x1.51f8cep-6f, -0x1.750ce2p-8f};
 };
 
 template <>
@@ -120,10 +117,9 @@ struct Constants<double> {
                                     0x1.c71c749030157p-3, 0x1.745c4ac04ef08p-3, 0x1.3b35c476f449ep-3,
                                     0x1.0dcb545db1248p-3, 0x1.1b83687191df0p-3};
   // 2^-58.6
-  static constexpr double kLogWide[] = {0x1.5555555555535p-1, 0x1.99999999a06dcp-2, 0x1.24924920902fdp-2,
-                                        0x1.c71c741a79a49p-3, 0x1.745cb44930a21p-3, 0x1.3b1dd519bdaa5p-3,
-                                        0x1.10681b7afbe97p-3, 0x1.efd2c96487dadp-4, 0x1.55c9ca498117cp-4,
-                                        0x1.5c616d3075398p-3};
+  static constexpr double kLogWide[] = {
+      0x1.5555555555535p-1, 0x1.99999999a06dcp-2, 0x1.24924920902fdp-2, 0x1.c71c741a79a49p-3, 0x1.745cb44930a21p-3,
+      0x1.3b1dd519bdaa5p-3, 0x1.10681b7afbe97p-3, 0x1.efd2c96487dadp-4, 0x1.55c9ca498117cp-4, 0x1.5c616d3075398p-3};
   // 2^-55.9
   static constexpr double kTanh[] = {-0x1.55555555554ffp-2,  0x1.111111110accep-3,  -0x1.ba1ba1b50652ep-5,
                                      0x1.664f477adc17cp-6,   -0x1.226e162c17555p-7, 0x1.d6cf28127e3ccp-9,
@@ -396,8 +392,7 @@ HWY_INLINE V Tanh(D d, V x) {
   const V shifted = hn::MulAdd(a2, hn::Set(d, C<D>::kLog2E), round);
   const V r = hn::NegMulAdd(hn::Sub(shifted, round), hn::Set(d, C<D>::kLn2), a2);
   const V s = hn::BitCast(d, math::ToExponent(d, hn::BitCast(du, shifted)));
-  const V large =
-      hn::Sub(one, hn::Div(hn::Set(d, T(2)), math::MulExpm1Add(d, r, hn::Zero(d), s, hn::Add(s, one))));
+  const V large = hn::Sub(one, hn::Div(hn::Set(d, T(2)), math::MulExpm1Add(d, r, hn::Zero(d), s, hn::Add(s, one))));
   // Small, and NaN: x + x^3 p(x^2).
   const V z = hn::Mul(magnitude, magnitude);
   const V small = hn::MulAdd(hn::Mul(magnitude, z), math::Polynomial(d, z, C<D>::kTanh), magnitude);
@@ -424,8 +419,7 @@ HWY_INLINE V Sigmoid(D d, V x) {
   // Then s = a / (a + b + b (e^r - 1)), adding the larger of a and b last.
   const auto e = math::ReduceExp<2 * C<D>::kBias>(d, minus_x);
   const auto inverse_a = math::ToExponent(d, hn::ShiftRight<1>(e.biased));
-  const V a =
-      hn::BitCast(d, hn::Sub(hn::Set(du, static_cast<TU>(2 * C<D>::kBias) << C<D>::kMantissaBits), inverse_a));
+  const V a = hn::BitCast(d, hn::Sub(hn::Set(du, static_cast<TU>(2 * C<D>::kBias) << C<D>::kMantissaBits), inverse_a));
   const V b = hn::BitCast(d, hn::Sub(math::ToExponent(d, e.biased), inverse_a));
   return hn::Div(a, hn::Add(hn::Max(a, b), math::MulExpm1Add(d, e.r, e.r_error, b, hn::Min(a, b))));
 }

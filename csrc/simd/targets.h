@@ -11,8 +11,8 @@
 
 // Targets left out to keep the wheel small: they add no instruction that our kernels use. The names are
 // expanded lazily, so those that an old Highway lacks are given a value after its header is read.
-#define HWY_DISABLED_TARGETS                                                                                \
-  (HWY_SSE2 | HWY_SSSE3 | HWY_AVX3_DL | HWY_AVX3_ZEN4 | HWY_AVX3_SPR | HWY_AVX10_2 | HWY_SVE | HWY_SVE2 |   \
+#define HWY_DISABLED_TARGETS                                                                              \
+  (HWY_SSE2 | HWY_SSSE3 | HWY_AVX3_DL | HWY_AVX3_ZEN4 | HWY_AVX3_SPR | HWY_AVX10_2 | HWY_SVE | HWY_SVE2 | \
    HWY_SVE_256 | HWY_SVE2_128 | HWY_NEON_BF16 | HWY_NEON_WITHOUT_AES)
 
 #include "hwy/detect_targets.h"
@@ -57,9 +57,9 @@ int SetThreadTarget(int target);
 
 // Defines `FN##PerTarget`, an array of pointers to the per-target function FN (null where not compiled).
 // HWY_EXPORT proper would refer to symbols of libhwy.
-#define FUSEPROP_EXPORT(FN)                                                             \
-  static decltype(&HWY_STATIC_DISPATCH(FN)) const FN##PerTarget[kNumTargets] = {        \
-      &HWY_STATIC_DISPATCH(FN), HWY_CHOOSE_AVX2(FN), HWY_CHOOSE_AVX3(FN)}
+#define FUSEPROP_EXPORT(FN)                 \
+  static decltype(&HWY_STATIC_DISPATCH(FN)) \
+      const FN##PerTarget[kNumTargets] = {&HWY_STATIC_DISPATCH(FN), HWY_CHOOSE_AVX2(FN), HWY_CHOOSE_AVX3(FN)}
 #define FUSEPROP_DISPATCH(FN) (*FN##PerTarget[::fuseprop::ActiveTarget()])
 
 #endif  // FUSEPROP_SIMD_TARGETS_H_

@@ -174,9 +174,7 @@ class Pool {
 
   // By the caller and active workers: wakes up to n workers if those awake are fewer than the job wants.
   void Wake(int n) {
-    const auto missing = [this] {
-      return wanted_ - (num_workers_ - num_asleep_.load(std::memory_order_relaxed));
-    };
+    const auto missing = [this] { return wanted_ - (num_workers_ - num_asleep_.load(std::memory_order_relaxed)); };
     if (missing() <= 0) return;
     {
       std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);

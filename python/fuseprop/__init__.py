@@ -8,9 +8,7 @@ float32 and float64, the same bits on any number of threads. Needs NumPy alone.
 
 from __future__ import annotations
 
-import os as _os
-
-from fuseprop import _core, activations, init, losses, nn, ops, optim
+from fuseprop import _core, _settings, activations, init, losses, nn, ops, optim
 from fuseprop._settings import build_info, get_num_threads, num_threads, set_num_threads, simd_target
 
 __version__: str = _core.build_info()["version"]
@@ -30,5 +28,4 @@ __all__ = [
     "simd_target",
 ]
 
-if target := _os.environ.get("FUSEPROP_TARGET"):
-    _core.set_default_target(target)
+_settings.set_target_from_environment()

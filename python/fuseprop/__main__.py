@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="info | demo | bench")
     commands.add_parser("info", help="versions, SIMD targets, threads, optional packages")
     demo = commands.add_parser("demo", help="train a network on scikit-learn's digits and compare the speed")
-    demo.add_argument(
-        "--output", metavar="PATH", help="where the picture goes (default: a temporary directory)"
-    )
+    demo.add_argument("--output", metavar="PATH", help="where the picture goes (default: a temporary directory)")
     demo.add_argument("--epochs", type=int, default=30, help="passes over the training data (default: 30)")
     demo.add_argument("--no-peers", action="store_true", help="leave out the comparison of speed")
     commands.add_parser("bench", add_help=False, help="measure; see python -m fuseprop bench --help")

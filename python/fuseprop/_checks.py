@@ -43,8 +43,6 @@ def integer(value: SupportsIndex, name: str, *, least: int | None = None, most: 
     except TypeError:
         raise TypeError(f"{name} must be an integer, found {type(value).__name__}") from None
     if (least is not None and number < least) or (most is not None and number > most):
-        limits = " and ".join(
-            f"{sign} {limit}" for sign, limit in ((">=", least), ("<=", most)) if limit is not None
-        )
+        limits = " and ".join(f"{sign} {limit}" for sign, limit in ((">=", least), ("<=", most)) if limit is not None)
         raise ValueError(f"{name} is {number}; expected an integer {limits}")
     return number

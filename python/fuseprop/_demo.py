@@ -230,9 +230,7 @@ def draw(result: Result, times: dict[str, float], path: Path) -> None:
         names, values = list(times), [1e6 * seconds for seconds in times.values()]
         bars = axes[2].barh(names, values, color=["tab:green"] + ["tab:gray"] * (len(names) - 1))
         axes[2].bar_label(bars, fmt="%.0f", padding=3)
-        axes[2].set(
-            xlabel="µs", title=f"one training step, batch of {BATCH_SIZE}", xlim=(0, 1.15 * max(values))
-        )
+        axes[2].set(xlabel="µs", title=f"one training step, batch of {BATCH_SIZE}", xlim=(0, 1.15 * max(values)))
         axes[2].invert_yaxis()
     figure.suptitle(f"digits, {'-'.join(map(str, SIZES))}: {result.accuracy:.1%} of the test images right")
     figure.savefig(path, dpi=120)

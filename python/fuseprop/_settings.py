@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,9 +71,23 @@ def simd_target(name: str) -> Iterator[None]:
     ------
     ValueError
         If `name` is not one of ``build_info()["supported_targets"]``.
+    TypeError
+        If `name` is not a string.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, found {type(name).__name__}")
     previous = _core.set_thread_target(name)
     try:
         yield
     finally:
         _core.set_thread_target(previous)
+
+
+def set_target_from_environment() -> None:
+    """Let the process use the target that ``FUSEPROP_TARGET`` names, if it is set."""
+    name = os.environ.get("FUSEPROP_TARGET")
+    if name:
+        try:
+            _core.set_default_target(name)
+        except ValueError as error:
+            raise ValueError(f"environment variable FUSEPROP_TARGET: {error}") from None

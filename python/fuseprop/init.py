@@ -60,9 +60,7 @@ def _fans(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _normal(shape: Sequence[int], std: float, rng: Rng, dtype: DTypeLike) -> FloatArray:
-    values: FloatArray = np.random.default_rng(rng).standard_normal(
-        tuple(shape), dtype=_float_dtype(dtype).type
-    )
+    values: FloatArray = np.random.default_rng(rng).standard_normal(tuple(shape), dtype=_float_dtype(dtype).type)
     values *= std
     return values
 

@@ -107,9 +107,7 @@ def linear(
     return _core.linear(x, weight, bias, f, True, out)
 
 
-def linear_backward(
-    x: ArrayLike, weight: ArrayLike, du: ArrayLike
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def linear_backward(x: ArrayLike, weight: ArrayLike, du: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Gradients (dx, dweight, dbias) of a dense layer from du, the gradient at the pre-activation.
 
     dx = du @ weight^T, dweight = x^T @ du, dbias = sum over the rows of du, with x (N, in), weight (in, out) and

@@ -139,9 +139,7 @@ class _Structure:
                     f"cast it with .astype(np.{parameter.dtype})"
                 )
             if grad.shape != parameter.shape:
-                raise ValueError(
-                    f"{grad_name} has shape {grad.shape}; expected its parameter's, {parameter.shape}"
-                )
+                raise ValueError(f"{grad_name} has shape {grad.shape}; expected its parameter's, {parameter.shape}")
 
 
 def _check_parameter(array: object, name: str) -> None:
@@ -164,9 +162,7 @@ def _check_apart(arrays: Sequence[FloatArray], names: Sequence[str]) -> None:
     if not arrays:
         raise ValueError("params is empty; expected at least one array")
     begins = [array.ctypes.data for array in arrays]
-    spans = sorted(
-        (begin, begin + a.nbytes, name) for begin, a, name in zip(begins, arrays, names, strict=True)
-    )
+    spans = sorted((begin, begin + a.nbytes, name) for begin, a, name in zip(begins, arrays, names, strict=True))
     for (_, end, name), (start, stop, other) in itertools.pairwise(spans):
         if start < min(end, stop):
             raise ValueError(f"{name} and {other} share memory; each parameter must be its own")
@@ -258,9 +254,7 @@ class Optimizer:
         for group in self.groups:
             group._bind(rule, len(state_names))
 
-    def _make_groups(
-        self, params: Arrays | Sequence[Mapping[str, Any]], weight_decay: float
-    ) -> tuple[Group, ...]:
+    def _make_groups(self, params: Arrays | Sequence[Mapping[str, Any]], weight_decay: float) -> tuple[Group, ...]:
         if not _is_groups(params):
             return (Group(_Structure(params, "params"), self._lr, False, weight_decay),)  # type: ignore[arg-type]
         groups = []
@@ -548,9 +542,7 @@ class SGD(Optimizer):
                 f"dampening={dampening!r}"
             )
         rule, states = ("sgd_momentum", ("velocity",)) if self._momentum else ("sgd", ())
-        super().__init__(
-            params, rule, states, lr=lr, weight_decay=weight_decay, max_norm=max_norm, maximize=maximize
-        )
+        super().__init__(params, rule, states, lr=lr, weight_decay=weight_decay, max_norm=max_norm, maximize=maximize)
 
     @property
     def momentum(self) -> float:

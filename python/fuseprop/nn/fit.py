@@ -218,21 +218,16 @@ def _target_dtype(y: NDArray[Any], dtype: np.dtype[Any], loss: object) -> np.dty
 class _Validation:
     """The loss and the metrics on validation data."""
 
-    def __init__(
-        self, model: Sequential, data: ValidationData, loss: LossLike, metrics: Mapping[str, Metric]
-    ) -> None:
+    def __init__(self, model: Sequential, data: ValidationData, loss: LossLike, metrics: Mapping[str, Metric]) -> None:
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-            raise TypeError(
-                f"validation_data must be (x, y) or (x, y, sample_weight), found {type(data).__name__}"
-            )
+            raise TypeError(f"validation_data must be (x, y) or (x, y, sample_weight), found {type(data).__name__}")
         self.model, self.metrics = model, metrics
         self.x, self.y = np.asarray(data[0]), np.asarray(data[1])
         self.weight = np.asarray(data[2]) if len(data) == 3 else None
         for name, array in (("y", self.y), ("sample_weight", self.weight)):
             if array is not None and (array.ndim == 0 or len(array) != len(self.x)):
                 raise ValueError(
-                    f"{name} of validation_data has shape {array.shape}; expected {len(self.x)} samples, as "
-                    "x has"
+                    f"{name} of validation_data has shape {array.shape}; expected {len(self.x)} samples, as x has"
                 )
         model._check_shape(self.x.shape, "x of validation_data")
         self.loss: Any = losses.get(loss) if isinstance(loss, str) else loss
@@ -247,9 +242,7 @@ class _Validation:
         value = self.loss(pred, target, *weights)
         # A user's function returns the gradient as well.
         logs = {"val_loss": float(value[0] if isinstance(value, tuple) else value)}
-        logs.update(
-            {f"val_{name}": float(metric(pred, self.y[rows])) for name, metric in self.metrics.items()}
-        )
+        logs.update({f"val_{name}": float(metric(pred, self.y[rows])) for name, metric in self.metrics.items()})
         return logs
 
 

@@ -20,9 +20,7 @@ def _safetensors() -> Any:
     try:
         import safetensors.numpy  # noqa: PLC0415  # optional
     except ImportError as error:
-        raise ImportError(
-            'saving and loading models needs safetensors: pip install "fuseprop[save]"'
-        ) from error
+        raise ImportError('saving and loading models needs safetensors: pip install "fuseprop[save]"') from error
     return safetensors
 
 

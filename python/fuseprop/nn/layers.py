@@ -62,9 +62,7 @@ class Layer:
         """Shape of one sample of the output; ValueError if the layer does not take such an input."""
         raise NotImplementedError
 
-    def initialize(
-        self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]
-    ) -> dict[str, FloatArray]:
+    def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
         """Return the parameters' initial values by name; by default there are none."""
         del input_shape, rng, dtype
         return {}
@@ -184,9 +182,7 @@ class Dense(Layer):
             raise ValueError(f"samples of shape {input_shape}; expected ({self.in_features},)")
         return (self.out_features,)
 
-    def initialize(
-        self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]
-    ) -> dict[str, FloatArray]:
+    def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
         """Draw "weight" (in, out); "bias" (out,) is 0."""
         weight = self.init((self.in_features, self.out_features), rng=rng, dtype=dtype)
         if not self.use_bias:

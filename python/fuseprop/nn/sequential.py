@@ -168,9 +168,7 @@ class Sequential:
         arrays = {name: np.asarray(array) for name, array in state.items()}
         for name, parameter in self._parameters.items():
             if arrays[name].shape != parameter.shape:
-                raise ValueError(
-                    f"state['{name}'] has shape {arrays[name].shape}; expected {parameter.shape}"
-                )
+                raise ValueError(f"state['{name}'] has shape {arrays[name].shape}; expected {parameter.shape}")
             if arrays[name].dtype != parameter.dtype:
                 raise TypeError(
                     f"state['{name}'] has dtype {arrays[name].dtype}; expected {parameter.dtype}: "
@@ -360,9 +358,7 @@ class Sequential:
             for array in group.params:
                 gradient = gradient_of(array)
                 if gradient is None or not np.may_share_memory(gradient, self._flat_gradients):
-                    raise ValueError(
-                        "optimizer updates other arrays than this model's; make it with params=model"
-                    )
+                    raise ValueError("optimizer updates other arrays than this model's; make it with params=model")
         self._optimizer = optimizer
 
     def fit(
@@ -442,9 +438,7 @@ class _UserLoss:
         value, gradient = self.function(pred, target, *weights)
         gradient = np.asarray(gradient)
         if gradient.shape != pred.shape:
-            raise ValueError(
-                f"loss returned a gradient of shape {gradient.shape}; expected pred's, {pred.shape}"
-            )
+            raise ValueError(f"loss returned a gradient of shape {gradient.shape}; expected pred's, {pred.shape}")
         np.copyto(out, gradient, casting="same_kind")
         return float(value), out
 
