@@ -25,21 +25,23 @@ PyObject* Call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* k
   return Guard([&] {
     const Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
     const Py_ssize_t nkeywords = kwnames == nullptr ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject* x_object = nargs >= 1 ? args[0] : nullptr;
     PyObject* out = nargs == 2 ? args[1] : nullptr;
     for (Py_ssize_t i = 0; i < nkeywords; ++i) {
       PyObject* keyword = PyTuple_GET_ITEM(kwnames, i);
-      if (PyUnicode_CompareWithASCIIString(keyword, "out") != 0 || nargs == 2) {
+      const bool is_x = nargs == 0 && PyUnicode_CompareWithASCIIString(keyword, "x") == 0;
+      if (!is_x && (PyUnicode_CompareWithASCIIString(keyword, "out") != 0 || nargs == 2)) {
         Raise(PyExc_TypeError, "%s got an unexpected keyword argument %R; it is called with (x, out=None)",
               Py_TYPE(self)->tp_name, keyword);
       }
-      out = args[nargs];
+      (is_x ? x_object : out) = args[nargs + i];
     }
-    if (nargs < 1 || nargs > 2) {
+    if (x_object == nullptr || nargs > 2) {
       Raise(PyExc_TypeError, "%s takes one array and out=, found %zd positional arguments", Py_TYPE(self)->tp_name,
             nargs);
     }
     const Formula& formula = Self(self);
-    Ref x = FloatArray(args[0], "x");
+    Ref x = FloatArray(x_object, "x");
     const Ref given = Ref::Borrow(x.get());
     const bool fortran = ToCommonOrder(&x, 1, out);
     Output y(out, "out", PyArray_NDIM(x.array()), PyArray_DIMS(x.array()), PyArray_TYPE(x.array()), fortran);
@@ -117,6 +119,10 @@ PyMethodDef functions[] = {
 
 const Formula* AsActivation(PyObject* object, const char* name) {
   if (object == Py_None) return nullptr;
+  if (PyObject_TypeCheck(object, activation_type) && Py_TYPE(object)->tp_call != PyVectorcall_Call) {
+    Raise(PyExc_TypeError, "%s of type %s overrides __call__, which a fused kernel would not see; apply it by itself",
+          name, Py_TYPE(object)->tp_name);
+  }
   if (!PyObject_TypeCheck(object, activation_type)) {
     Raise(PyExc_TypeError, "%s must be an activation or None, found %s", name, Py_TYPE(object)->tp_name);
   }

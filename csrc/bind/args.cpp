@@ -70,6 +70,7 @@ void CheckNumArgs(const char* function, Py_ssize_t found, Py_ssize_t min, Py_ssi
 double AsDouble(PyObject* object, const char* name) {
   const double value = PyFloat_AsDouble(object);
   if (value == -1.0 && PyErr_Occurred() != nullptr) {
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw PythonError();
     PyErr_Clear();
     Raise(PyExc_TypeError, "%s must be a number, found %s", name, Py_TYPE(object)->tp_name);
   }
@@ -109,6 +110,12 @@ bool SameShape(PyArrayObject* a, PyArrayObject* b) {
 Ref AnyArray(PyObject* object, const char* name) {
   if (PyArray_Check(object)) return Ref::Borrow(object);
   if (object == Py_None) Raise(PyExc_TypeError, "%s is None; expected an array", name);
+  const bool dlpack_alone = PyObject_HasAttrString(object, "__dlpack__") &&
+                            !PyObject_HasAttrString(object, "__array__") && !PyObject_CheckBuffer(object);
+  if (dlpack_alone) {
+    const Ref numpy = Ref::Check(PyImport_ImportModule("numpy"));
+    return Ref::Check(PyObject_CallMethod(numpy.get(), "from_dlpack", "O", object));
+  }
   PyObject* array = PyArray_FromAny(object, nullptr, 0, 0, 0, nullptr);
   if (array == nullptr) {
     // NumPy's message does not say which argument it is about.
@@ -120,6 +127,8 @@ Ref AnyArray(PyObject* object, const char* name) {
   }
   return Ref::Steal(array);
 }
+
+bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b) { return Overlap(a, b) && !SameElements(a, b); }
 
 Ref FloatArray(PyObject* object, const char* name) {
   Ref array = AnyArray(object, name);

@@ -19,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <new>
 #include <string>
 #include <utility>
@@ -70,6 +71,8 @@ PyObject* Guard(const F& f) noexcept {
   } catch (const PythonError&) {
   } catch (const std::bad_alloc&) {
     PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
   }
   return nullptr;
 }
@@ -122,6 +125,8 @@ T* Data(const Ref& array) {
 inline size_t Size(const Ref& array) { return static_cast<size_t>(PyArray_SIZE(array.array())); }
 inline bool IsFloat32(const Ref& array) { return PyArray_TYPE(array.array()) == NPY_FLOAT32; }
 bool SameShape(PyArrayObject* a, PyArrayObject* b);
+// Whether the arrays share memory without being the same elements.
+bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b);
 
 // Anything array-like (sequences, buffers, __array__, so torch and JAX tensors on the CPU) as an array of any dtype.
 Ref AnyArray(PyObject* object, const char* name);
@@ -158,6 +163,8 @@ class Output {
     return Data<T>(buffer_);
   }
   const Ref& buffer() const { return buffer_; }
+  // The caller's array, or the new one.
+  const Ref& result() const { return result_; }
   // The array to return, finished.
   Ref Finish();
   // Likewise; a zero-dimensional new array becomes a scalar, as with NumPy's own functions.

@@ -3,6 +3,8 @@
 #ifndef FUSEPROP_BIND_LOSS_ARGS_H_
 #define FUSEPROP_BIND_LOSS_ARGS_H_
 
+#include <cstring>
+
 #include "bind/args.h"
 #include "kernels/losses.h"
 
@@ -39,7 +41,13 @@ struct Scale {
     // A batch with nothing in it has value 0 and gradient 0.
     grad = denominator == 0.0 ? 0.0 : 1.0 / denominator;
   }
-  double Reduce(double sum) const { return value == 0.0 ? 0.0 : sum / value; }
+  bool IsEmpty() const { return value == 0.0; }
+  double Reduce(double sum) const { return IsEmpty() ? 0.0 : sum / value; }
+  // 0 for an empty batch, whatever its elements are.
+  void Finish(const Ref& gradient) const {
+    if (IsEmpty())
+      std::memset(PyArray_DATA(gradient.array()), 0, static_cast<size_t>(PyArray_NBYTES(gradient.array())));
+  }
 };
 
 // None, or a number to raise the Hessian to.

@@ -108,8 +108,10 @@ Ref Gradient(const Formula& formula, const Inputs& inputs, Reduction reduction, 
   LossArgs<T> args;
   Output grad = inputs.NewOutput(out);
   args.grad = grad.data<T>();
-  args.scale = Scale(reduction, inputs.weight_sum).grad;
+  const Scale scale(reduction, inputs.weight_sum);
+  args.scale = scale.grad;
   Run<T>(formula, &LossOps<T>::grad, inputs, args, grad.is_callers());
+  scale.Finish(grad.buffer());
   return grad.Finish();
 }
 
@@ -129,6 +131,7 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
   } else {
     value = ValueObject(scale, Run<T>(formula, &LossOps<T>::value_grad, inputs, args, grad.is_callers()));
   }
+  scale.Finish(grad.buffer());
   const Ref grad_array = grad.Finish();
   return Ref::Check(PyTuple_Pack(2, value.get(), grad_array.get()));
 }

@@ -180,7 +180,7 @@ PyObject* Linear(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     u.CheckOverlap(x.given, "x", false);
     u.CheckOverlap(weight.given, "weight", false);
     u.CheckOverlap(bias, "bias", false);
-    u.CheckOverlap(y.buffer(), "out", false);
+    u.CheckOverlap(y.result(), "out", false);
     if (x.typenum() == NPY_FLOAT32) {
       RunLinear(x, weight, bias, formula, u.data<float>(), y.data<float>());
     } else {
@@ -240,7 +240,7 @@ PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
       outputs[i]->CheckOverlap(weight.given, "weight", false);
       outputs[i]->CheckOverlap(du.given, "du", false);
       for (int j = 0; j < i; ++j) {
-        if (outputs[j]) outputs[i]->CheckOverlap(outputs[j]->buffer(), names[j], false);
+        if (outputs[j]) outputs[i]->CheckOverlap(outputs[j]->result(), names[j], false);
       }
     }
     const Ref du_rows = du.transposed ? COrdered(du.array) : Ref::Borrow(du.array.get());

@@ -174,9 +174,7 @@ class Grads {
       PyObject* object = PySequence_Fast_GET_ITEM(sequence.get(), static_cast<Py_ssize_t>(i));
       Check(update_.parameters[i], object, i);
       Ref grad = COrdered(Ref::Borrow(object));
-      if (!PyArray_ISALIGNED(grad.array()) || !PyArray_ISNOTSWAPPED(grad.array())) {
-        grad = FloatArray(Ref::Check(PyArray_NewCopy(grad.array(), NPY_CORDER)).get(), "grads");
-      }
+      if (!PyArray_ISALIGNED(grad.array())) grad = Ref::Check(PyArray_NewCopy(grad.array(), NPY_CORDER));
       group.list.tensors[k].grad = Data<T>(grad);
       update_.grads.push_back(std::move(grad));
     }
@@ -187,7 +185,7 @@ class Grads {
       Raise(PyExc_TypeError, "grads[%zu] must be a NumPy array, found %s", i, Py_TYPE(object)->tp_name);
     }
     auto* grad = reinterpret_cast<PyArrayObject*>(object);
-    if (PyArray_TYPE(grad) != PyArray_TYPE(parameter.array())) {
+    if (PyArray_TYPE(grad) != PyArray_TYPE(parameter.array()) || !PyArray_ISNOTSWAPPED(grad)) {
       Raise(PyExc_TypeError, "grads[%zu] has dtype %s; its parameter has dtype %s", i, DtypeName(grad).c_str(),
             DtypeName(parameter.array()).c_str());
     }
@@ -195,6 +193,11 @@ class Grads {
       Raise(PyExc_ValueError, "grads[%zu] has shape %s; its parameter has shape %s", i, ShapeText(grad).c_str(),
             ShapeText(parameter.array()).c_str());
     }
+    if (OverlapOtherwise(grad, parameter.array())) {
+      Raise(PyExc_ValueError,
+            "grads[%zu] overlaps its parameter in memory; it may be that array itself or separate memory", i);
+    }
+    if (!PyArray_ISWRITEABLE(parameter.array())) Raise(PyExc_ValueError, "params[%zu] is read-only", i);
   }
 
   Update& update_;

@@ -4,6 +4,7 @@
 
 #include "bind/register.h"
 #include "simd/targets.h"
+#include "threads/cpus.h"
 #include "threads/pool.h"
 
 namespace py = pybind11;
@@ -11,8 +12,6 @@ namespace py = pybind11;
 namespace fuseprop {
 namespace bind {
 namespace {
-
-constexpr int kMaxThreads = 1024;
 
 int CheckedNumThreads(long long n, int least) {
   if (n < least || n > kMaxThreads) {

@@ -177,14 +177,17 @@ Ref ValueAndGrad(Inputs& inputs, Reduction reduction, PyObject* out, bool want_v
   SoftmaxXentArgs<T> args;
   Output grad = inputs.NewOutput(out);
   args.grad = grad.data<T>();
-  args.scale = Scale(reduction, inputs.weight_sum).grad;
+  const Scale scale(reduction, inputs.weight_sum);
+  args.scale = scale.grad;
   args.check_first = grad.is_callers();
   if (!want_value) {
     args.want_sum = false;
     Run(inputs, args);
+    scale.Finish(grad.buffer());
     return grad.Finish();
   }
   const Ref value = Value(inputs, args, reduction);
+  scale.Finish(grad.buffer());
   const Ref grad_array = grad.Finish();
   return Ref::Check(PyTuple_Pack(2, value.get(), grad_array.get()));
 }

@@ -56,13 +56,19 @@ struct LeakyReLU : Base<D> {
   static constexpr size_t kNumParameters = 1;
   using typename Base<D>::T;
   using typename Base<D>::V;
-  HWY_INLINE LeakyReLU(D d, const double* parameters) : slope(hn::Set(d, static_cast<T>(parameters[0]))) {}
-  HWY_INLINE V operator()(D d, V x) const { return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(slope, x)); }
+  HWY_INLINE LeakyReLU(D d, const double* parameters)
+      : slope(hn::Set(d, Parameter<T>(parameters[0]))), is_zero(parameters[0] == 0.0) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    // With slope 0, -inf gives the limit 0, not 0 * inf.
+    const V left = is_zero ? hn::IfThenElse(hn::IsNaN(x), x, hn::CopySign(hn::Set(d, T(1)), x)) : x;
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(slope, left));
+  }
   HWY_INLINE V Derivative(D d, V x) const {
     const V left = hn::IfThenElse(hn::IsNaN(x), x, slope);
     return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Set(d, T(1)), left);
   }
   V slope;
+  bool is_zero;
 };
 
 // s(x) = 1 / (1 + e^-x); s'(x) = s(x) s(-x)
@@ -90,7 +96,7 @@ struct Softplus : Base<D> {
   using typename Base<D>::T;
   using typename Base<D>::V;
   HWY_INLINE Softplus(D d, const double* parameters)
-      : beta(hn::Set(d, static_cast<T>(parameters[0]))), is_one(parameters[0] == 1.0) {}
+      : beta(hn::Set(d, Parameter<T>(parameters[0]))), is_one(parameters[0] == 1.0) {}
   HWY_INLINE V operator()(D d, V x) const {
     if (is_one) return HWY_NAMESPACE::Softplus(d, x);
     // max(x, 0) + softplus(z) / beta with z = -abs(beta x), which overflows only where f(x) does. One rounding of

@@ -53,7 +53,7 @@ struct Huber : Base<D> {
   static constexpr size_t kNumParameters = 1;
   using typename Base<D>::T;
   using typename Base<D>::V;
-  HWY_INLINE Huber(D d, const double* parameters) : delta(hn::Set(d, static_cast<T>(parameters[0]))) {}
+  HWY_INLINE Huber(D d, const double* parameters) : delta(hn::Set(d, Parameter<T>(parameters[0]))) {}
   HWY_INLINE Terms<V> operator()(D d, V pred, V target) const {
     const V r = hn::Sub(pred, target);
     const V size = hn::Abs(r);
@@ -75,7 +75,7 @@ struct BinaryCrossEntropyWithLogits : Base<D> {
   using typename Base<D>::T;
   using typename Base<D>::V;
   HWY_INLINE BinaryCrossEntropyWithLogits(D d, const double* parameters)
-      : pos_weight(hn::Set(d, static_cast<T>(parameters[0]))) {}
+      : pos_weight(hn::Set(d, Parameter<T>(parameters[0]))) {}
   HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
     const V one = hn::Set(d, T(1));
     const V zero = hn::Zero(d);

@@ -42,7 +42,7 @@ struct Tile {
   size_t from_row;
   T* to;
   size_t to_row;
-  const T* bias;  // for these columns, or null
+  const T* bias;    // for these columns, or null
   bool accumulate;  // adds what `to` holds, last
 };
 
@@ -180,8 +180,7 @@ void CopyPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to,
       const size_t end = HWY_MIN(cols, begin + width);
       for (size_t c = begin; c < end; c += lanes) {
         __builtin_prefetch(ahead + c);
-        hn::Store(end - c < lanes ? LoadPartial(d, from + c, end - c) : hn::LoadU(d, from + c), d,
-                  panel + (c - begin));
+        hn::Store(end - c < lanes ? LoadPartial(d, from + c, end - c) : hn::LoadU(d, from + c), d, panel + (c - begin));
       }
     }
   }
@@ -308,8 +307,8 @@ using TileFunction = void (*)(const Tile<T>&);
 
 template <class T, size_t kVectors, size_t... kRowsMinus1>
 HWY_INLINE TileFunction<T> FindTileFunction(size_t rows, std::index_sequence<kRowsMinus1...>) {
-  static constexpr TileFunction<T> functions[] = {
-      MultiplyTile<kRowsMinus1 + 1, kVectors != 0 ? kVectors : WideVectors(kRowsMinus1 + 1), T>...};
+  static constexpr TileFunction<T> functions[] = {MultiplyTile < kRowsMinus1 + 1,
+                                                  kVectors != 0 ? kVectors : WideVectors(kRowsMinus1 + 1), T > ...};
   return functions[rows - 1];
 }
 

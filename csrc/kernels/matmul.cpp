@@ -98,7 +98,7 @@ struct Plan {
   size_t row_blocks, col_blocks;
   bool transpose_tiles;  // transposes B in registers, while it is multiplied
   bool copy_a, copy_b;
-  bool through_sums;  // keeps the sums of a block in memory of its own until they are finished
+  bool through_sums;                 // keeps the sums of a block in memory of its own until they are finished
   size_t b_size, a_size, sums_size;  // elements per thread of the copies and the sums
 
   size_t ScratchSize() const { return b_size + a_size + sums_size; }
@@ -111,8 +111,8 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   Plan plan;
   plan.threads = args.m * args.n * args.k < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
   plan.transpose_tiles = args.transpose_b && args.m <= kWideRows;
-  plan.copy_b = !plan.transpose_tiles &&
-                (args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes));
+  plan.copy_b =
+      !plan.transpose_tiles && (args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes));
   const bool wide = args.m <= kWideRows && args.n > kTileVectors * lanes && !args.transpose_b;
   plan.vectors = wide ? WideVectors(args.m) : kTileVectors;
   const size_t width = plan.vectors * lanes;
@@ -229,8 +229,8 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
         tile.from = k_begin == 0 ? nullptr : (plan.through_sums ? c_sums : c) + col;
         tile.to = (to_sums ? c_sums : c) + col;
         tile.bias = args.bias != nullptr && last_k && !transpose_c ? args.bias + col_begin + col : nullptr;
-        const auto multiply = plan.transpose_tiles ? FindTransposedTileFunction<T>(rows, vectors)
-                                                   : FindTileFunction<T>(rows, vectors);
+        const auto multiply =
+            plan.transpose_tiles ? FindTransposedTileFunction<T>(rows, vectors) : FindTileFunction<T>(rows, vectors);
         multiply(tile);
       }
       if (last_k && !transpose_c && args.epilogue != nullptr) {
@@ -361,8 +361,7 @@ void SumColumns(const T* x, size_t m, size_t n, size_t stride, bool accumulate, 
 }
 
 const MatmulTable& Table() {
-  static constexpr MatmulTable table = {Multiply<float>, Multiply<double>, SumColumns<float>,
-                                        SumColumns<double>};
+  static constexpr MatmulTable table = {Multiply<float>, Multiply<double>, SumColumns<float>, SumColumns<double>};
   return table;
 }
 

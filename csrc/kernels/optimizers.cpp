@@ -30,7 +30,7 @@ struct Sgd {
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
   HWY_INLINE Sgd(D d, const double* hyper)
-      : lr(hn::Set(d, static_cast<T>(hyper[0]))), weight_decay(hn::Set(d, static_cast<T>(hyper[1]))) {}
+      : lr(hn::Set(d, Parameter<T>(hyper[0]))), weight_decay(hn::Set(d, Parameter<T>(hyper[1]))) {}
   HWY_INLINE void operator()(D, V& p, V g, V*) const {
     g = hn::MulAdd(weight_decay, p, g);
     p = hn::NegMulAdd(lr, g, p);
@@ -47,10 +47,10 @@ struct SgdMomentum {
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
   HWY_INLINE SgdMomentum(D d, const double* hyper)
-      : lr(hn::Set(d, static_cast<T>(hyper[0]))),
-        weight_decay(hn::Set(d, static_cast<T>(hyper[1]))),
-        momentum(hn::Set(d, static_cast<T>(hyper[2]))),
-        factor(hn::Set(d, static_cast<T>(hyper[3]))),
+      : lr(hn::Set(d, Parameter<T>(hyper[0]))),
+        weight_decay(hn::Set(d, Parameter<T>(hyper[1]))),
+        momentum(hn::Set(d, Parameter<T>(hyper[2]))),
+        factor(hn::Set(d, Parameter<T>(hyper[3]))),
         nesterov(hyper[4] != 0.0) {}
   HWY_INLINE void operator()(D, V& p, V g, V* states) const {
     g = hn::MulAdd(weight_decay, p, g);
@@ -72,15 +72,15 @@ struct Adam {
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
   HWY_INLINE Adam(D d, const double* hyper)
-      : lr(hn::Set(d, static_cast<T>(hyper[0]))),
-        weight_decay(hn::Set(d, static_cast<T>(hyper[1]))),
-        beta1(hn::Set(d, static_cast<T>(hyper[2]))),
-        one_minus_beta1(hn::Set(d, static_cast<T>(1.0 - hyper[2]))),
-        beta2(hn::Set(d, static_cast<T>(hyper[3]))),
-        one_minus_beta2(hn::Set(d, static_cast<T>(1.0 - hyper[3]))),
-        correction2(hn::Set(d, static_cast<T>(hyper[4]))),
-        eps(hn::Set(d, static_cast<T>(hyper[5]))),
-        eps_root(hn::Set(d, static_cast<T>(hyper[6]))) {}
+      : lr(hn::Set(d, Parameter<T>(hyper[0]))),
+        weight_decay(hn::Set(d, Parameter<T>(hyper[1]))),
+        beta1(hn::Set(d, Parameter<T>(hyper[2]))),
+        one_minus_beta1(hn::Set(d, Parameter<T>(1.0 - hyper[2]))),
+        beta2(hn::Set(d, Parameter<T>(hyper[3]))),
+        one_minus_beta2(hn::Set(d, Parameter<T>(1.0 - hyper[3]))),
+        correction2(hn::Set(d, Parameter<T>(hyper[4]))),
+        eps(hn::Set(d, Parameter<T>(hyper[5]))),
+        eps_root(hn::Set(d, Parameter<T>(hyper[6]))) {}
   HWY_INLINE void operator()(D, V& p, V g, V* states) const {
     g = hn::MulAdd(weight_decay, p, g);
     const V m = hn::MulAdd(beta1, states[0], hn::Mul(one_minus_beta1, g));

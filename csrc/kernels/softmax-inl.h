@@ -389,8 +389,7 @@ class ShortRows {
       const hn::RepartitionToWide<D> wide;
       const auto a = hn::BitCast(wide, v[0]);
       const auto b = hn::BitCast(wide, v[1]);
-      v[0] = op(hn::BitCast(d, hn::InterleaveLower(wide, a, b)),
-                hn::BitCast(d, hn::InterleaveUpper(wide, a, b)));
+      v[0] = op(hn::BitCast(d, hn::InterleaveLower(wide, a, b)), hn::BitCast(d, hn::InterleaveUpper(wide, a, b)));
     }
     return v[0];
   }
@@ -430,13 +429,14 @@ class Scratch {
  public:
   explicit Scratch(size_t n) : stride_((n + 63) / 64 * 64) {
     if (n == 0) return;
-    slots_ = static_cast<size_t>(NumThreads());
+    slots_ = static_cast<size_t>(MaxParticipants());
     data_.resize(slots_ * stride_ + 64);
     busy_.reset(new std::atomic<bool>[slots_]());
     offset_ = (64 - reinterpret_cast<uintptr_t>(data_.data()) % 64) % 64 / sizeof(T);
   }
 
-  // A thread's hold on a buffer. A loop has at most NumThreads() threads, so that one is free.
+  // A thread's hold on a buffer. A loop has at most MaxParticipants() threads, so that one is
+  // free, or soon is if the number was raised since.
   class Use {
    public:
     explicit Use(Scratch& scratch) : scratch_(scratch) {
@@ -475,8 +475,7 @@ HWY_INLINE void ForEachRowRange(size_t rows, size_t classes, const Body& body) {
     return;
   }
   const size_t range = length * HWY_MAX(size_t{1}, blocks / (static_cast<size_t>(threads) * 16));
-  ParallelFor((rows + range - 1) / range,
-              [&](size_t task) { body(task * range, HWY_MIN(rows, (task + 1) * range)); });
+  ParallelFor((rows + range - 1) / range, [&](size_t task) { body(task * range, HWY_MIN(rows, (task + 1) * range)); });
 }
 
 }  // namespace softmax

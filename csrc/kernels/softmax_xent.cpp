@@ -112,7 +112,7 @@ struct Block {
   size_t begin, end;
   T* grad;  // of the block's first row; null if not wanted
   T* hess;
-  T* exps;      // for the exponentials of one row, if they are to be kept apart from the outputs; else null
+  T* exps;  // for the exponentials of one row, if they are to be kept apart from the outputs; else null
   // With `exps`, if the gradient by labels is the one output; else null.
   softmax::PendingRow<T>* pending;
   bool stream;  // write the outputs around the caches
@@ -173,8 +173,8 @@ HWY_INLINE double SumWithoutLargest(const T* HWY_RESTRICT e, size_t n, T sum) {
 
 // sum a_j (max - x_j), and the sum of a_j without j = apart. Returns whether all a_j are in [0, 1].
 template <class T>
-HWY_INLINE bool DistributionSums(const T* HWY_RESTRICT a, const T* HWY_RESTRICT x, size_t n, T max,
-                                 size_t apart, double* base, double* others) {
+HWY_INLINE bool DistributionSums(const T* HWY_RESTRICT a, const T* HWY_RESTRICT x, size_t n, T max, size_t apart,
+                                 double* base, double* others) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   Accumulator<T> base_sum, others_sum;
@@ -244,9 +244,9 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
     const V v_mass = hn::Set(d, static_cast<T>(mass * args.hessian_factor));
     const V floor = hn::Set(d, static_cast<T>(args.hess_floor));
     const V v_weight = hn::Set(d, static_cast<T>(weight));
-    MapRange([&](auto, V v) HWY_ATTR {
-      return Hessian(d, v, v_sum, v_others, v_mass, floor, args.floor_hess, v_weight);
-    }, hess, 0, n, block.stream, static_cast<const T*>(e));
+    MapRange([&](auto, V v)
+                 HWY_ATTR { return Hessian(d, v, v_sum, v_others, v_mass, floor, args.floor_hess, v_weight); },
+             hess, 0, n, block.stream, static_cast<const T*>(e));
   }
   if (grad != nullptr) {
     const double unit = weight * args.scale;
@@ -263,9 +263,8 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
                static_cast<const T*>(e));
     } else {
       const V v_unit = hn::Set(d, static_cast<T>(unit));
-      MapRange([&](auto, V v, V va) HWY_ATTR {
-        return hn::MulSub(hn::Mul(v, lower), factor, hn::Mul(va, v_unit));
-      }, grad, 0, n, block.stream, static_cast<const T*>(e), a);
+      MapRange([&](auto, V v, V va) HWY_ATTR { return hn::MulSub(hn::Mul(v, lower), factor, hn::Mul(va, v_unit)); },
+               grad, 0, n, block.stream, static_cast<const T*>(e), a);
     }
     grad[apart] = at_apart;
   }
@@ -274,8 +273,8 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
 
 // Rows r ... r + count of a block with labels, count <= ShortRows::kGroup.
 template <class T>
-HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::ShortRows<T>& rows,
-                              Block<T>& block, size_t r, size_t count) {
+HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::ShortRows<T>& rows, Block<T>& block,
+                              size_t r, size_t count) {
   using Rows = softmax::ShortRows<T>;
   using V = typename Rows::V;
   const typename Rows::D d;
@@ -433,9 +432,8 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
 }
 
 const SoftmaxXentFunctions& SoftmaxXentTable() {
-  static constexpr SoftmaxXentFunctions table = {
-      Run<float>, Run<double>, FindInvalidLabel, FindInvalidDistribution<float>,
-      FindInvalidDistribution<double>};
+  static constexpr SoftmaxXentFunctions table = {Run<float>, Run<double>, FindInvalidLabel,
+                                                 FindInvalidDistribution<float>, FindInvalidDistribution<double>};
   return table;
 }
 

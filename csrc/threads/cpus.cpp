@@ -20,7 +20,7 @@ int EnvThreads(const char* name, char rest) {
   char* end = nullptr;
   const long n = std::strtol(text, &end, 10);
   while (end != text && (*end == ' ' || *end == '\t')) ++end;
-  return n >= 1 && n <= INT_MAX && (*end == '\0' || *end == rest) ? static_cast<int>(n) : 0;
+  return n >= 1 && n <= kMaxThreads && (*end == '\0' || *end == rest) ? static_cast<int>(n) : 0;
 }
 
 // Reads up to two numbers from a file; returns how many there were.

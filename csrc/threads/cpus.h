@@ -5,6 +5,9 @@
 
 namespace fuseprop {
 
+// The largest number of threads that can be asked for.
+constexpr int kMaxThreads = 1024;
+
 // At least 1.
 int CpusInAffinityMask();
 

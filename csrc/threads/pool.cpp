@@ -57,6 +57,7 @@ class Pool {
     return pool != nullptr ? *pool : Create();
   }
 
+  int cpus() const { return cpus_; }
   int threads() const { return threads_.load(std::memory_order_relaxed); }
   void set_threads(int n) { threads_.store(n, std::memory_order_relaxed); }
 
@@ -217,6 +218,8 @@ thread_local int thread_override = 0;
 }  // namespace
 
 int NumThreads() { return thread_override > 0 ? thread_override : Pool::Get().threads(); }
+
+int MaxParticipants() { return std::min(NumThreads(), Pool::Get().cpus()); }
 
 void SetNumThreads(int n) { Pool::Get().set_threads(std::max(1, n)); }
 

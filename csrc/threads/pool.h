@@ -20,6 +20,9 @@ void SetNumThreads(int n);
 // Overrides the number for the calling thread; 0 removes the override. Returns the previous value.
 int SetThreadNumThreads(int n);
 
+// How many threads, the caller included, can take part in a loop that the calling thread starts now.
+int MaxParticipants();
+
 namespace internal {
 using TaskFn = void (*)(const void* context, size_t task);
 void ParallelForImpl(size_t num_tasks, TaskFn fn, const void* context);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from fuseprop._registry import Spec, find
+from fuseprop._registry import Spec
 
 
 class Formula:
@@ -37,7 +37,7 @@ class Formula:
         raise AttributeError(f"{type(self).__name__} is immutable")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.spec.kind, self.spec.name, self._parameters)
+        return _rebuild, (type(self), self._parameters)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Formula):
@@ -52,5 +52,5 @@ class Formula:
         return f"{type(self).__name__}({inside})"
 
 
-def _rebuild(kind: Any, name: str, parameters: dict[str, Any]) -> Any:
-    return find(kind, name).cls(**parameters)
+def _rebuild(cls: type[Formula], parameters: dict[str, float]) -> Formula:
+    return cls(**parameters)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fuseprop import _core
+from fuseprop._checks import integer
 
 
 def build_info() -> dict[str, Any]:
@@ -28,6 +29,10 @@ def get_num_threads() -> int:
     return _core.get_num_threads()
 
 
+def _checked(n: int) -> int:
+    return integer(n, "num_threads", least=1, most=1024)
+
+
 def set_num_threads(n: int) -> None:
     """Set the number of threads that a call may use, for the whole process.
 
@@ -39,7 +44,7 @@ def set_num_threads(n: int) -> None:
     ValueError
         If n is not in 1 to 1024.
     """
-    _core.set_num_threads(n)
+    _core.set_num_threads(_checked(n))
 
 
 @contextmanager
@@ -51,9 +56,7 @@ def num_threads(n: int) -> Iterator[None]:
     ValueError
         If n is not in 1 to 1024.
     """
-    if n == 0:  # the core takes 0 for "no override"
-        raise ValueError("num_threads is 0; expected 1 to 1024")
-    previous = _core.set_thread_num_threads(n)
+    previous = _core.set_thread_num_threads(_checked(n))
     try:
         yield
     finally:

@@ -54,7 +54,9 @@ def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def _fans(shape: Sequence[int]) -> tuple[int, int]:
-    if len(shape) != 2 or min(shape) < 1:
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"shape must be a pair of integers, found {type(shape).__name__}")
+    if len(shape) != 2 or not all(isinstance(n, int | np.integer) for n in shape) or min(shape) < 1:
         raise ValueError(f"shape is {tuple(shape)}; expected (fan_in, fan_out), both >= 1")
     return shape[0], shape[1]
 

@@ -31,6 +31,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -162,7 +163,7 @@ def _check_apart(arrays: Sequence[FloatArray], names: Sequence[str]) -> None:
     if not arrays:
         raise ValueError("params is empty; expected at least one array")
     begins = [array.ctypes.data for array in arrays]
-    spans = sorted((begin, begin + a.nbytes, name) for begin, a, name in zip(begins, arrays, names, strict=True))
+    spans = sorted((at, at + a.nbytes, name) for at, a, name in zip(begins, arrays, names, strict=True) if a.nbytes)
     for (_, end, name), (start, stop, other) in itertools.pairwise(spans):
         if start < min(end, stop):
             raise ValueError(f"{name} and {other} share memory; each parameter must be its own")
@@ -224,7 +225,7 @@ class Optimizer:
     A subclass names its rule in the core's table and its state arrays, and gives the rule's numbers.
     """
 
-    __slots__ = ("_lr", "_max_norm", "_only", "_sign", "_state_names", "_steps", "groups")
+    __slots__ = ("_lock", "_lr", "_max_norm", "_only", "_sign", "_state_names", "_steps", "groups")
 
     #: The public hyper-parameters besides those of the groups, in the order of the constructor.
     _options: ClassVar[tuple[str, ...]]
@@ -245,6 +246,7 @@ class Optimizer:
         self._max_norm = None if max_norm is None else real(max_norm, "max_norm", above=0.0)
         self._sign = -1.0 if maximize else 1.0
         self._steps = 0
+        self._lock = threading.Lock()
         self.groups = self._make_groups(params, weight_decay)
         # Without groups given there is one; its gradients come as they are, not in a list.
         self._only = None if _is_groups(params) else self.groups[0]
@@ -365,6 +367,18 @@ class Optimizer:
             ]
         for i, (group, entry) in enumerate(zip(groups, arrays, strict=True)):
             group._structure.check(entry, f"grads[{i}]")
+        # What could still fail in a later group is done before the first one is updated: copies of strided gradients,
+        # and the look for a step in another thread.
+        arrays = [[np.require(grad, requirements=["C", "A"]) for grad in entry] for entry in arrays]
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("a step of this optimizer is running in another thread")
+        try:
+            self._update_groups(arrays)
+        finally:
+            self._lock.release()
+
+    def _update_groups(self, arrays: Sequence[Sequence[FloatArray]]) -> None:
+        groups = self.groups
         updaters = [group._updater for group in groups]
         scale = self._sign
         if self._max_norm is not None:
@@ -749,7 +763,8 @@ def clip_grad_norm(grads: Arrays | Iterable[FloatArray], max_norm: float) -> flo
     scale = _clip_scale(norm, max_norm)
     if scale != 1.0:
         for array in arrays:
-            np.multiply(array, scale, out=array)
+            with np.errstate(invalid="ignore"):  # inf * 0, as documented
+                np.multiply(array, scale, out=array)
     return norm
 
 
@@ -767,4 +782,5 @@ def clip_grad_value(grads: Arrays | Iterable[FloatArray], value: float) -> None:
     """
     value = real(value, "value", above=0.0)
     for array in _gradient_arrays(grads):
-        np.clip(array, -value, value, out=array)
+        with np.errstate(over="ignore"):  # a value beyond float32 clips nothing
+            np.clip(array, -value, value, out=array)

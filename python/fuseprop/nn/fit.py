@@ -132,7 +132,7 @@ def fit(
             if bar is not None:
                 bar.set_postfix({name: f"{value:.4g}" for name, value in logs.items()}, refresh=False)
             answers = [callback(epoch, logs, model) for callback in callbacks]
-            if True in answers:
+            if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
                 break
     return history
 
@@ -230,6 +230,8 @@ class _Validation:
                     f"{name} of validation_data has shape {array.shape}; expected {len(self.x)} samples, as x has"
                 )
         model._check_shape(self.x.shape, "x of validation_data")
+        if len(self.x) == 0:
+            raise ValueError("validation_data is empty; expected at least one sample, or None")
         self.loss: Any = losses.get(loss) if isinstance(loss, str) else loss
         self(slice(1))  # better an error now than behind the first epoch
 

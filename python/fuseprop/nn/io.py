@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from typing import Any
 
@@ -78,7 +78,16 @@ def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = ()) -> Se
         raise ValueError(
             f"{fspath(path)} has the format {metadata.get('format')!r}; expected {_FORMAT!r}, as save writes"
         )
-    architecture = json.loads(metadata["architecture"])
+    try:
+        architecture = json.loads(metadata["architecture"])
+        model = _build(architecture, known)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{fspath(path)} describes no model that can be built: {error!r}") from error
+    model.load_state_dict(parameters)
+    return model
+
+
+def _build(architecture: Any, known: Mapping[str, Any]) -> Sequential:
     built = []
     for i, entry in enumerate(architecture["layers"]):
         arguments = dict(entry)
@@ -86,6 +95,4 @@ def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = ()) -> Se
         if name not in known:
             raise ValueError(f"layers[{i}] is a {name}, which is not known; give its class in layers=")
         built.append(known[name](**arguments))
-    model = Sequential(built, rng=0, dtype=np.dtype(architecture["dtype"]))
-    model.load_state_dict(parameters)
-    return model
+    return Sequential(built, rng=0, dtype=np.dtype(architecture["dtype"]))

@@ -69,7 +69,7 @@ class Layer:
 
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters, which hold the initial values, and of their gradients."""
-        self._before_bind = dict(self.__dict__)
+        self._own_names = frozenset(self.__dict__)
         self.parameters = parameters
         self.gradients = gradients
 
@@ -95,7 +95,8 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         # What binding added (views, buffers) belongs to the model.
-        return dict(self.__dict__.get("_before_bind", self.__dict__))
+        own = self.__dict__.get("_own_names", self.__dict__)
+        return {name: value for name, value in self.__dict__.items() if name in own}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -169,6 +170,8 @@ class Dense(Layer):
         if init is None:
             rectified = isinstance(self.activation, activations.ReLU | activations.LeakyReLU)
             init = "he_normal" if rectified else "glorot_uniform"
+        if not (isinstance(init, str) or callable(init)):
+            raise TypeError(f"init must be a name, a function or None, found {type(init).__name__}")
         self.init: Initializer = initializers.get(init) if isinstance(init, str) else init
 
     def __repr__(self) -> str:
@@ -184,7 +187,10 @@ class Dense(Layer):
 
     def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
         """Draw "weight" (in, out); "bias" (out,) is 0."""
-        weight = self.init((self.in_features, self.out_features), rng=rng, dtype=dtype)
+        shape = (self.in_features, self.out_features)
+        weight = self.init(shape, rng=rng, dtype=dtype)
+        if np.shape(weight) != shape:
+            raise ValueError(f"init returned an array of shape {np.shape(weight)}; expected {shape}")
         if not self.use_bias:
             return {"weight": weight}
         return {"weight": weight, "bias": initializers.zeros((self.out_features,), dtype=dtype)}

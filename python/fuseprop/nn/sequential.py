@@ -84,7 +84,7 @@ class Sequential:
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] must be a Layer, found {type(layer).__name__}")
-            if hasattr(layer, "_before_bind") or any(layer is other for other in self.layers[:i]):
+            if hasattr(layer, "_own_names") or any(layer is other for other in self.layers[:i]):
                 raise ValueError(f"layers[{i}], {layer!r}, is part of a model already; make a new one")
 
     def _output_shape(self, shape: Shape, name: str = "x") -> Shape:
@@ -357,7 +357,7 @@ class Sequential:
         for group in optimizer.groups:
             for array in group.params:
                 gradient = gradient_of(array)
-                if gradient is None or not np.may_share_memory(gradient, self._flat_gradients):
+                if gradient is None or (gradient.size and not np.may_share_memory(gradient, self._flat_gradients)):
                     raise ValueError("optimizer updates other arrays than this model's; make it with params=model")
         self._optimizer = optimizer
 
