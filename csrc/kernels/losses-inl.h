@@ -67,6 +67,29 @@ struct Huber : Base<D> {
   V delta;
 };
 
+// log cosh r, with r = pred - target
+template <class D>
+struct LogCosh : Base<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE LogCosh(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V target) const {
+    const V r = hn::Sub(pred, target);
+    const V size = hn::Abs(r);
+    const V one = hn::Set(d, T(1));
+    // log1p(sinh^2 r) / 2 for small r, where nothing cancels; abs r - log 2 + log1p(e^(-2 abs r)) for large r, where
+    // nothing overflows. Both from u = e^abs(r) - 1.
+    const V u = Expm1(d, size);
+    const V inverse = hn::Div(one, hn::Add(one, u));
+    const V sinh = hn::Mul(hn::Set(d, T(0.5)), hn::MulAdd(u, inverse, u));
+    const auto small = hn::Lt(size, one);
+    const V log = Log1p(d, hn::IfThenElse(small, hn::Mul(sinh, sinh), hn::Mul(inverse, inverse)));
+    const V far = hn::Sub(size, hn::Set(d, static_cast<T>(0.693147180559945309417)));
+    const V value = hn::IfThenElse(small, hn::Mul(hn::Set(d, T(0.5)), log), hn::Add(far, log));
+    return {value, Tanh(d, r), TanhDerivative(d, r)};
+  }
+};
+
 // w y softplus(-z) + (1 - y) softplus(z), with w = pos_weight, y in [0, 1]
 template <class D>
 struct BinaryCrossEntropyWithLogits : Base<D> {

@@ -152,6 +152,7 @@ const LossTable& Table() {
   static constexpr LossRow rows[] = {
       Row<losses::HalfSquaredError>("half_squared_error"),
       Row<losses::Huber>("huber"),
+      Row<losses::LogCosh>("log_cosh"),
       Row<losses::BinaryCrossEntropyWithLogits>("binary_cross_entropy_with_logits"),
   };
   static constexpr LossTable table = {rows, sizeof(rows) / sizeof(rows[0])};

@@ -81,6 +81,15 @@ def huber(pred: F64, target: F64, delta: float) -> tuple[F64, F64, F64]:
     return value, np.clip(r, -delta, delta), _or_nan(np.where(size > delta, 0.0, 1.0), r)
 
 
+def log_cosh(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """log cosh r; log1p(2 sinh^2(r/2)) near 0, where log cosh itself would lose all digits."""
+    r = pred - target
+    size = np.abs(r)
+    near = np.log1p(2.0 * np.sinh(0.5 * np.minimum(size, 1.0)) ** 2)
+    value = np.where(size < 1.0, near, size - np.log(2.0) + np.log1p(np.exp(-2.0 * size)))
+    return value, np.tanh(r), tanh(r)[1]
+
+
 def binary_cross_entropy_with_logits(pred: F64, target: F64, pos_weight: float) -> tuple[F64, F64, F64]:
     """w y softplus(-z) + (1 - y) softplus(z)."""
     positive, negative = pos_weight * target, 1.0 - target
