@@ -459,3 +459,33 @@ def test_equal_to_torch(spec: Spec) -> None:
     assert np.all(np.abs(act.backward(x, np.cos(x)) - x_torch.grad.numpy()) <= tolerance)
     # A tensor is taken as it is.
     assert_same_bits(act(x_torch.detach()), act(x))
+
+
+def test_parameters_beyond_float32_act_as_the_nearest() -> None:
+    zero = np.zeros(3, np.float32)
+    np.testing.assert_array_equal(fp.activations.LeakyReLU(1e39)(zero), 0)
+    assert np.all(fp.activations.Softplus(1e39)(zero) < 1e-38)
+    assert fp.activations.LeakyReLU(1e-60)(np.float32(-np.inf)) == -np.inf
+    assert fp.activations.LeakyReLU(0.0)(np.float32(-np.inf)) == 0.0
+
+
+def test_keyword_x_and_dlpack() -> None:
+    class Dlpack:
+        def __init__(self, array: np.ndarray) -> None:
+            self.__dlpack__ = array.__dlpack__
+            self.__dlpack_device__ = array.__dlpack_device__
+
+    x = np.array([-1.0, 2.0])
+    relu = fp.activations.ReLU()
+    np.testing.assert_array_equal(relu(x=x), [0, 2])
+    np.testing.assert_array_equal(relu(Dlpack(x)), [0, 2])
+
+
+def test_subclass_that_overrides_the_call_is_not_fused() -> None:
+    class Twice(fp.activations.Sigmoid):
+        def __call__(self, x: Any, out: Any = None) -> Any:
+            return 2 * super().__call__(x, out)
+
+    assert Twice()(0.0) == 1.0
+    with pytest.raises(TypeError, match="overrides __call__"):
+        fp.ops.linear([[0.0]], [[0.0]], activation=Twice())

@@ -512,3 +512,14 @@ def test_worked_numbers() -> None:
     squared = fp.losses.HalfSquaredError()
     sums = [2 * squared([1.0, *rest], [1.0, 1.0, 1.0], reduction="sum") for rest in ((2.0, 3.0), (3.0, 3.0))]
     assert sums == [5.0, 8.0]
+
+
+@each_loss
+def test_weights_that_sum_to_zero_give_zero(spec: Spec, parameters: Parameters) -> None:
+    """Whatever the predictions are: value and gradient of a batch with no weight are 0."""
+    loss = spec.cls(**parameters)
+    pred = np.array([[np.nan, 1.0], [np.inf, -2.0]], np.float32)
+    value, gradient = loss.value_and_grad(pred, np.zeros_like(pred), np.zeros(2))
+    assert value == 0.0
+    np.testing.assert_array_equal(gradient, 0)
+    np.testing.assert_array_equal(loss.gradient(pred, np.zeros_like(pred), np.zeros(2)), 0)

@@ -558,3 +558,42 @@ def test_clip_grad_value() -> None:
 def test_clip_errors(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+def test_gradient_that_overlaps_its_parameter() -> None:
+    memory = np.arange(65, dtype=np.float32)
+    before = memory.copy()
+    optimizer = fp.optim.SGD(memory[1:], lr=1.0)
+    with pytest.raises(ValueError, match=r"grads\[0\] overlaps its parameter"):
+        optimizer.step(memory[:-1])
+    np.testing.assert_array_equal(memory, before)
+    optimizer.step(memory[1:])  # the same elements are allowed
+    np.testing.assert_array_equal(memory[1:], 0)
+
+
+def test_parameter_that_became_read_only() -> None:
+    parameter = np.ones(4, np.float32)
+    optimizer = fp.optim.SGD(parameter, lr=1.0)
+    parameter.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        optimizer.step(np.ones(4, np.float32))
+    np.testing.assert_array_equal(parameter, 1)
+
+
+def test_parameters_that_share_memory_around_an_empty_one() -> None:
+    memory = np.zeros(100)
+    empty = np.lib.stride_tricks.as_strided(memory[50:51], (0,), (8,))
+    with pytest.raises(ValueError, match="share memory"):
+        fp.optim.SGD([memory, empty, memory[60:70]])
+
+
+def test_hyper_parameters_beyond_float32() -> None:
+    parameter = np.ones(4, np.float32)
+    fp.optim.Adam(parameter, eps=1e-50).step(np.zeros(4, np.float32))
+    np.testing.assert_array_equal(parameter, 1)
+
+
+def test_byte_swapped_gradient_is_refused() -> None:
+    parameter = np.ones(4, np.float32)
+    with pytest.raises(TypeError, match=r"grads\[0\] has dtype >f4"):
+        fp.optim.SGD(parameter).step(np.ones(4, ">f4"))

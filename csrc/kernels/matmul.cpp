@@ -117,7 +117,10 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   plan.vectors = wide ? WideVectors(args.m) : kTileVectors;
   const size_t width = plan.vectors * lanes;
   plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % kPageBytes == 0;
-  plan.block_k = CeilDiv(args.k, HWY_MAX(size_t{1}, CeilDiv(args.k, kBlockK)));
+  plan.block_k = args.k;
+  if (args.k > kBlockK && !plan.transpose_tiles) {
+    plan.block_k = RoundUp(CeilDiv(args.k, CeilDiv(args.k, kBlockK)), 64 / sizeof(T));
+  }
 
   // Columns are dealt to the threads first, as then B is copied once; but not if that makes unequal shares.
   const size_t panels = CeilDiv(args.n, width);
@@ -140,7 +143,7 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   plan.block_cols = RoundUp(CeilDiv(args.n, plan.col_blocks), width);
   plan.col_blocks = CeilDiv(args.n, plan.block_cols);
 
-  plan.b_size = plan.block_k * (plan.copy_b ? plan.block_cols : width);
+  plan.b_size = plan.transpose_tiles ? 0 : plan.block_k * (plan.copy_b ? plan.block_cols : width);
   plan.a_size = plan.copy_a ? RoundUp(kTileRows, lanes) * (RoundUp(plan.block_k, lanes) + kPadding) : 0;
   plan.sums_size = plan.through_sums ? plan.block_rows * plan.block_cols : 0;
   return plan;
