@@ -595,5 +595,5 @@ def test_hyper_parameters_beyond_float32() -> None:
 
 def test_byte_swapped_gradient_is_refused() -> None:
     parameter = np.ones(4, np.float32)
-    with pytest.raises(TypeError, match=r"grads\[0\] has dtype >f4"):
+    with pytest.raises(TypeError, match="dtype >f4"):
         fp.optim.SGD(parameter).step(np.ones(4, ">f4"))
