@@ -88,7 +88,7 @@ endef
 # $(1): FUSEPROP_SANITIZE
 define install_sanitized
 	@echo "fuseprop: building with the $(1) sanitizer" >&2
-	@rm -rf build/san-$(1)/site build/san-$(1)/leaks.*
+	@rm -rf build/san-$(1)/site
 	@$(PIP) install --no-build-isolation --no-deps --target build/san-$(1)/site . \
 	  -C build-dir=build/san-$(1)/cmake -C cmake.define.FUSEPROP_SANITIZE=$(1) -C install.strip=false
 endef
@@ -97,10 +97,10 @@ RUNTIMES = $(foreach lib,$(1),$(shell g++ -print-file-name=lib$(lib).so))
 # Leak detection is off: the interpreter itself leaks at exit, and every stack passes through it.
 sanitize-address: .stamps/dev ## the test suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(call install_sanitized,address)
-	@PYTHONPATH=build/san-address/site PYTHONMALLOC=malloc LD_PRELOAD="$(call RUNTIMES,asan ubsan stdc++)" \
+	@PYTHONPATH=$(CURDIR)/build/san-address/site PYTHONMALLOC=malloc LD_PRELOAD="$(call RUNTIMES,asan ubsan stdc++)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(PYTEST) $(ARGS)
 
 sanitize-thread: .stamps/dev ## the test suite under ThreadSanitizer
 	$(call install_sanitized,thread)
-	@PYTHONPATH=build/san-thread/site LD_PRELOAD="$(call RUNTIMES,tsan)" \
+	@PYTHONPATH=$(CURDIR)/build/san-thread/site LD_PRELOAD="$(call RUNTIMES,tsan)" \
 	  TSAN_OPTIONS="suppressions=$(CURDIR)/tests/sanitizers/tsan.supp halt_on_error=1" $(PYTEST) $(ARGS)
