@@ -91,7 +91,10 @@ def test_number_of_threads_out_of_range(n: int) -> None:
     before = fp.get_num_threads()
     with pytest.raises(ValueError, match=rf"num_threads is {n}; expected an integer >= 1 and <= 1024"):
         fp.set_num_threads(n)
-    with pytest.raises(ValueError, match=rf"num_threads is {n}; expected an integer >= 1 and <= 1024"), fp.num_threads(n):
+    with (
+        pytest.raises(ValueError, match=rf"num_threads is {n}; expected an integer >= 1 and <= 1024"),
+        fp.num_threads(n),
+    ):
         raise AssertionError
     assert fp.get_num_threads() == before
 
