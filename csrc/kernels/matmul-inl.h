@@ -166,17 +166,17 @@ void CopyRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to, s
   }
 }
 
-// Copies a (rows, cols) matrix to panels of `width` columns, which are whole vectors, one after the other.
+// Copies a (rows, cols) matrix to panels of `width` columns, which are whole vectors, `panel_size` elements apart.
 // Reads row by row, as processors fetch ahead along rows.
 template <class T>
-void CopyPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t width) {
+void CopyPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t width, size_t panel_size) {
   const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   constexpr size_t kRowsAhead = 8;
   for (size_t r = 0; r < rows; ++r, from += from_row, to += width) {
     const T* ahead = from + HWY_MIN(kRowsAhead, rows - 1 - r) * from_row;
     T* panel = to;
-    for (size_t begin = 0; begin < cols; begin += width, panel += rows * width) {
+    for (size_t begin = 0; begin < cols; begin += width, panel += panel_size) {
       const size_t end = HWY_MIN(cols, begin + width);
       for (size_t c = begin; c < end; c += lanes) {
         __builtin_prefetch(ahead + c);

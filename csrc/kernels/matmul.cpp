@@ -85,9 +85,14 @@ constexpr size_t kInPlaceBytes = size_t{1} << 20;
 constexpr size_t kPageBytes = 4096;
 // A copied panel of B that stays in the first cache.
 constexpr size_t kPanelBytes = size_t{32} << 10;
+// Operands larger than this together are far from the second cache: what comes next is fetched ahead. For smaller
+// ones that costs more than it gives.
+constexpr size_t kFetchBytes = size_t{4} << 20;
+constexpr size_t kLineBytes = 64;
 // Rows of a block that keeps sums.
 constexpr size_t kSumsRows = 256;
-// Elements between the rows of a copied panel of A: keeps them out of each other's cache sets.
+// Elements between the rows of a copied panel of A, and between the panels of B: keeps them out of each other's
+// cache sets.
 constexpr size_t kPadding = 16;
 
 // How a product is computed. No choice here changes a result.
@@ -98,9 +103,12 @@ struct Plan {
   size_t row_blocks, col_blocks;
   bool transpose_tiles;  // transposes B in registers, while it is multiplied
   bool copy_a, copy_b;
+  bool fetch_ahead;                  // A and C, while other tiles are multiplied
   bool through_sums;                 // keeps the sums of a block in memory of its own until they are finished
   size_t b_size, a_size, sums_size;  // elements per thread of the copies and the sums
 
+  // Elements from one copied panel of B, with k rows, to the next.
+  size_t PanelSize(size_t k, size_t width) const { return k * width + kPadding; }
   size_t ScratchSize() const { return b_size + a_size + sums_size; }
 };
 
@@ -117,6 +125,7 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   plan.vectors = wide ? WideVectors(args.m) : kTileVectors;
   const size_t width = plan.vectors * lanes;
   plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % kPageBytes == 0;
+  plan.fetch_ahead = (args.m * args.k + args.k * args.n + args.m * args.n) * sizeof(T) > kFetchBytes;
   plan.block_k = args.k;
   if (args.k > kBlockK && !plan.transpose_tiles) {
     plan.block_k = RoundUp(CeilDiv(args.k, CeilDiv(args.k, kBlockK)), 64 / sizeof(T));
@@ -143,10 +152,19 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   plan.block_cols = RoundUp(CeilDiv(args.n, plan.col_blocks), width);
   plan.col_blocks = CeilDiv(args.n, plan.block_cols);
 
-  plan.b_size = plan.transpose_tiles ? 0 : plan.block_k * (plan.copy_b ? plan.block_cols : width);
+  plan.b_size =
+      plan.transpose_tiles ? 0 : plan.PanelSize(plan.block_k, width) * (plan.copy_b ? plan.block_cols / width : 1);
   plan.a_size = plan.copy_a ? RoundUp(kTileRows, lanes) * (RoundUp(plan.block_k, lanes) + kPadding) : 0;
   plan.sums_size = plan.through_sums ? plan.block_rows * plan.block_cols : 0;
   return plan;
+}
+
+// Asks for a (rows, cols) matrix to be brought to the first cache.
+template <class T>
+HWY_INLINE void FetchRows(const T* from, size_t from_row, size_t rows, size_t cols) {
+  for (size_t r = 0; r < rows; ++r, from += from_row) {
+    for (size_t c = 0; c < cols; c += kLineBytes / sizeof(T)) __builtin_prefetch(from + c);
+  }
 }
 
 // One block of C. With `transpose_c`, args is the transposed product, except for c, bias, accumulate, epilogue.
@@ -180,10 +198,11 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
     const T* b = args.b + (args.transpose_b ? col_begin * args.ldb + k_begin : k_begin * args.ldb + col_begin);
     if (plan.copy_b && args.transpose_b) {
       for (size_t col = 0; col < cols; col += width) {
-        CopyTransposed(b + col * args.ldb, args.ldb, HWY_MIN(width, cols - col), k, b_copy + col * k, width);
+        CopyTransposed(b + col * args.ldb, args.ldb, HWY_MIN(width, cols - col), k,
+                       b_copy + col / width * plan.PanelSize(k, width), width);
       }
     } else if (plan.copy_b) {
-      CopyPanels(b, args.ldb, k, cols, b_copy, width);
+      CopyPanels(b, args.ldb, k, cols, b_copy, width, plan.PanelSize(k, width));
     } else if (copy_tail) {
       CopyRows(b + tail, args.ldb, k, cols - tail, b_copy, tail_width);
     }
@@ -220,7 +239,7 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
         }
         tile.last = HWY_MIN(lanes, cols - col - (vectors - 1) * lanes);
         if (plan.copy_b) {
-          tile.b = b_copy + col / width * width * k + col % width;
+          tile.b = b_copy + col / width * plan.PanelSize(k, width) + col % width;
           tile.b_k = width;
         } else if (copy_tail && col == tail) {
           tile.b = b_copy;
@@ -231,6 +250,15 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
         }
         tile.from = k_begin == 0 ? nullptr : (plan.through_sums ? c_sums : c) + col;
         tile.to = (to_sums ? c_sums : c) + col;
+        if (plan.fetch_ahead) {
+          if (col + vectors * lanes < cols) FetchRows(tile.to + vectors * lanes, tile.to_row, rows, vectors * lanes);
+          if (!args.transpose_a && row_panel + 1 < row_panels) {
+            // The next panel's rows of A, a few for each tile of this one.
+            const size_t first = rows_least * col / cols;
+            const size_t end = rows_least * HWY_MIN(cols, col + vectors * lanes) / cols;
+            FetchRows(args.a + (row + rows + first) * args.lda + k_begin, args.lda, end - first, k);
+          }
+        }
         tile.bias = args.bias != nullptr && last_k && !transpose_c ? args.bias + col_begin + col : nullptr;
         const auto multiply =
             plan.transpose_tiles ? FindTransposedTileFunction<T>(rows, vectors) : FindTileFunction<T>(rows, vectors);

@@ -66,13 +66,44 @@ int CpusInQuota() {
 
 }  // namespace
 
-int CpusInAffinityMask() {
 #ifdef __linux__
-  cpu_set_t mask[8];  // 8192 CPUs
+
+using CpuMask = cpu_set_t[8];  // 8192 CPUs
+
+int CpusInAffinityMask() {
+  CpuMask mask;
   if (sched_getaffinity(0, sizeof(mask), mask) == 0) return std::max(1, CPU_COUNT_S(sizeof(mask), mask));
-#endif
   return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
+
+int CurrentCpu() { return sched_getcpu(); }
+
+void KeepOff(pthread_t thread, int a, int b, Forbidden* forbidden) {
+  int(&old)[2] = forbidden->cpus;
+  const auto is_kept_off = [&](int cpu) { return cpu < 0 || cpu == old[0] || cpu == old[1]; };
+  if (is_kept_off(a) && is_kept_off(b)) return;
+  CpuMask mask;
+  if (pthread_getaffinity_np(thread, sizeof(mask), mask) != 0) return;
+  for (const int cpu : old) {
+    if (cpu >= 0) CPU_SET_S(static_cast<size_t>(cpu), sizeof(mask), mask);
+  }
+  const auto take = [&](int cpu) {
+    if (cpu < 0 || !CPU_ISSET_S(static_cast<size_t>(cpu), sizeof(mask), mask)) return -1;
+    CPU_CLR_S(static_cast<size_t>(cpu), sizeof(mask), mask);
+    return cpu;
+  };
+  const Forbidden taken = {{take(a), take(b)}};
+  // Refused for an empty mask.
+  if (pthread_setaffinity_np(thread, sizeof(mask), mask) == 0) *forbidden = taken;
+}
+
+#else
+
+int CpusInAffinityMask() { return static_cast<int>(std::max(1u, std::thread::hardware_concurrency())); }
+int CurrentCpu() { return -1; }
+void KeepOff(pthread_t, int, int, Forbidden*) {}
+
+#endif
 
 int InitialThreads(int cpus) {
   if (const int n = EnvThreads("FUSEPROP_NUM_THREADS", '\0')) return n;

@@ -11,15 +11,18 @@
 #include <cstdint>
 #include <mutex>
 #include <new>
-#include <thread>
 
 #include "threads/cpus.h"
 
 namespace fuseprop {
 namespace {
 
-// How long a worker spins for the next job, and a caller for the last workers of its job, before sleeping.
-constexpr std::chrono::microseconds kWorkerSpin{50}, kCallerSpin{20};
+// How long a worker spins for the next job before it sleeps.
+constexpr std::chrono::microseconds kWorkerSpin{50};
+// How long a caller spins for the last workers of its job before it offers its CPU to others, and then before it
+// sleeps. That is late, as a sleeper is often woken on the CPU of the worker that wakes it, where both then wait for
+// each other.
+constexpr std::chrono::microseconds kCallerSpin{20}, kCallerYield{2000};
 
 inline void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -71,6 +74,7 @@ class Pool {
     context_ = context;
     num_tasks_ = num_tasks;
     wanted_ = std::min(num_workers_, static_cast<int>(useful) - 1);
+    caller_cpu_.store(CurrentCpu(), std::memory_order_relaxed);
     next_task_.store(0, std::memory_order_relaxed);
     state_.store(static_cast<uint64_t>(wanted_) * kPlace, std::memory_order_release);
     Wake(1);
@@ -84,6 +88,19 @@ class Pool {
   // state_: free places in the upper half; below, whether the caller sleeps, and the number of active workers.
   static constexpr uint64_t kPlace = uint64_t{1} << 32;
   static constexpr uint64_t kCallerSleeps = uint64_t{1} << 31;
+
+  static constexpr int kWokenAtOnce = 2;
+
+  struct Worker {
+    Pool* pool = nullptr;
+    // Under the mutex:
+    pthread_t thread;
+    Worker* next_asleep = nullptr;
+    bool woken = false;  // told to wake
+    std::condition_variable wake;
+    // The worker's own while it is awake, under the mutex while it sleeps.
+    Forbidden forbidden;
+  };
 
   static Pool& Create() {
     const int cpus = CpusInAffinityMask();
@@ -112,34 +129,55 @@ class Pool {
     creation_failed_ = pthread_attr_init(&attr) != 0;
     if (!creation_failed_) {
       pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-      const auto start = [](void* pool) -> void* { static_cast<Pool*>(pool)->WorkerLoop(); };
-      for (pthread_t thread; num_workers_ < wanted && !creation_failed_;) {
-        creation_failed_ = pthread_create(&thread, &attr, start, this) != 0;
-        if (!creation_failed_) ++num_workers_;
+      const auto start = [](void* object) -> void* {
+        Worker* worker = static_cast<Worker*>(object);
+        worker->pool->WorkerLoop(*worker);
+      };
+      while (num_workers_ < wanted && !creation_failed_) {
+        Worker* worker = new (std::nothrow) Worker;  // never deleted, as the pool
+        creation_failed_ = worker == nullptr;
+        if (creation_failed_) break;
+        worker->pool = this;
+        // pthread_create may set `thread` when the new one runs already; Wake reads it under this lock.
+        std::lock_guard<std::mutex> lock(mutex_);
+        creation_failed_ = pthread_create(&worker->thread, &attr, start, worker) != 0;
+        if (creation_failed_) {
+          delete worker;
+        } else {
+          ++num_workers_;
+        }
       }
       pthread_attr_destroy(&attr);
     }
     pthread_sigmask(SIG_SETMASK, &old, nullptr);
   }
 
-  [[noreturn]] void WorkerLoop() {
+  [[noreturn]] void WorkerLoop(Worker& self) {
     const auto open = [this] { return IsOpen(); };
-    // A caller that has not ended its job may be waiting for the very CPU that this worker was woken on.
-    const auto rest = [this] {
-      if (busy_.load(std::memory_order_relaxed)) sched_yield();
+    // A caller that has not ended its job may be waiting for the very CPU that this worker runs on.
+    const auto rest = [&] {
+      if (!busy_.load(std::memory_order_relaxed)) return;
+      LeaveCallersCpu(self);
+      sched_yield();
     };
     for (;;) {
-      if (!SpinUntil(open, kWorkerSpin, rest)) Sleep();
+      if (!SpinUntil(open, kWorkerSpin, rest)) Sleep(self);
       uint64_t state = state_.load(std::memory_order_relaxed);
       if (state < kPlace) continue;
       if (!state_.compare_exchange_strong(state, state - kPlace + 1, std::memory_order_acquire)) continue;
-      Wake(2);  // so that many workers wake in a tree, and the caller pays for one
+      LeaveCallersCpu(self);
+      Wake(kWokenAtOnce);  // so that many workers wake in a tree, and the caller pays for one
       Work();
       if (state_.fetch_sub(1, std::memory_order_acq_rel) == (kCallerSleeps | 1)) {
         std::lock_guard<std::mutex> lock(mutex_);
         job_done_.notify_one();
       }
     }
+  }
+
+  void LeaveCallersCpu(Worker& self) {
+    const int cpu = caller_cpu_.load(std::memory_order_relaxed);
+    if (cpu >= 0 && CurrentCpu() == cpu) KeepOff(pthread_self(), cpu, -1, &self.forbidden);
   }
 
   bool IsOpen() const { return state_.load(std::memory_order_relaxed) >= kPlace; }
@@ -157,35 +195,46 @@ class Pool {
 
   void WaitForWorkers() {
     const auto done = [this] { return state_.load(std::memory_order_acquire) == 0; };
-    if (done() || SpinUntil(done, kCallerSpin, [] {})) return;
-    // A worker was preempted: sleeping leaves this CPU to it.
+    if (done() || SpinUntil(done, kCallerSpin, [] {}) || SpinUntil(done, kCallerYield, sched_yield)) return;
     std::unique_lock<std::mutex> lock(mutex_);
     state_.fetch_or(kCallerSleeps, std::memory_order_relaxed);
     job_done_.wait(lock, [this] { return state_.load(std::memory_order_acquire) == kCallerSleeps; });
     state_.store(0, std::memory_order_relaxed);
   }
 
-  void Sleep() {
+  void Sleep(Worker& self) {
     std::unique_lock<std::mutex> lock(mutex_);
     if (IsOpen()) return;
+    self.next_asleep = asleep_;
+    asleep_ = &self;
     num_asleep_.fetch_add(1, std::memory_order_relaxed);
-    job_open_.wait(lock, [this] { return num_woken_ > 0; });
-    --num_woken_;
+    self.wake.wait(lock, [&self] { return self.woken; });
+    self.woken = false;
   }
 
-  // By the caller and active workers: wakes up to n workers if those awake are fewer than the job wants.
+  // By the caller and active workers: wakes up to n <= kWokenAtOnce workers if those awake are fewer than the job
+  // wants.
   void Wake(int n) {
     const auto missing = [this] { return wanted_ - (num_workers_ - num_asleep_.load(std::memory_order_relaxed)); };
     if (missing() <= 0) return;
+    Worker* woken[kWokenAtOnce];
+    int count = 0;
     {
       std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
       if (!lock.owns_lock()) return;  // never wait here; the next job tries again
-      n = std::min(n, missing());
-      if (n <= 0) return;
-      num_asleep_.fetch_sub(n, std::memory_order_relaxed);
-      num_woken_ += n;
+      const int cpu = CurrentCpu();
+      for (n = std::min(n, missing()); count < n && asleep_ != nullptr; ++count) {
+        Worker& worker = *asleep_;
+        asleep_ = worker.next_asleep;
+        num_asleep_.fetch_sub(1, std::memory_order_relaxed);
+        // Linux may wake a thread on the waker's CPU though another one is idle (in a virtual machine it mostly
+        // does), and take milliseconds to move it: longer than most jobs.
+        KeepOff(worker.thread, caller_cpu_.load(std::memory_order_relaxed), cpu, &worker.forbidden);
+        worker.woken = true;
+        woken[count] = &worker;
+      }
     }
-    for (int i = 0; i < n; ++i) job_open_.notify_one();
+    for (int i = 0; i < count; ++i) woken[i]->wake.notify_one();
   }
 
   static std::atomic<Pool*> instance_;
@@ -201,13 +250,13 @@ class Pool {
   size_t num_tasks_ = 0;
   int wanted_ = 0;
   int num_workers_ = 0;
+  std::atomic<int> caller_cpu_{-1};  // when the job began
   const int cpus_;
   std::atomic<int> threads_;
 
   alignas(64) std::mutex mutex_;
-  std::atomic<int> num_asleep_{0};  // workers asleep and not told to wake; changed under the mutex
-  int num_woken_ = 0;               // told to wake, not yet awake; under the mutex
-  std::condition_variable job_open_;
+  Worker* asleep_ = nullptr;        // the workers asleep and not told to wake; under the mutex
+  std::atomic<int> num_asleep_{0};  // their number; changed under the mutex
   std::condition_variable job_done_;
 };
 
