@@ -32,8 +32,7 @@ namespace softmax {
 // Rows of one block: the unit of work, of the sum of losses, and of the pass that takes their logarithms.
 constexpr size_t kMaxBlockRows = 128;
 // Outputs too large for the caches are written around them: rows from this length on one by one, from a buffer
-// with their exponentials; shorter ones as blocks. A long row is a block of its own (see RowsPerBlock):
-// PendingRow needs that.
+// with their exponentials; shorter ones as blocks.
 constexpr size_t kLongRow = kBlock / 2 + 1;
 // Virtual lanes of a row, as in Accumulator. Rows of at most this length are short: see ShortRows.
 template <class T>
@@ -238,15 +237,17 @@ HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
   return ExpSum<kStore>(x, n, max, apart, e, [](size_t) {});
 }
 
-// A long row on its way to memory, around the caches: factor * e[i], but `value` at i = apart (nowhere if apart
-// is n). It is written while the next row's exponentials are computed.
+// A row on its way to memory: factor * e[i], but `value` at i = apart (nowhere if apart is n). It is written while
+// the next row's exponentials are computed, so that neither waits for the other's chains of operations.
 template <class T>
 class PendingRow {
  public:
   using D = hn::ScalableTag<T>;
 
-  HWY_INLINE void Start(const T* e, T* to, size_t n, T factor, size_t apart, T value) {
+  // With `stream`, the row is written around the caches.
+  HWY_INLINE void Start(const T* e, T* to, size_t n, T factor, size_t apart, T value, bool stream) {
     const D d;
+    stream_ = stream;
     e_ = e;
     to_ = to;
     n_ = n;
@@ -262,7 +263,11 @@ class PendingRow {
     const D d;
     const size_t lanes = hn::Lanes(d);
     const size_t stop = HWY_MIN(n_, done_ + count);
-    for (; done_ + lanes <= stop; done_ += lanes) hn::Stream(Scaled(hn::LoadU(d, e_ + done_)), d, to_ + done_);
+    if (stream_) {
+      for (; done_ + lanes <= stop; done_ += lanes) hn::Stream(Scaled(hn::LoadU(d, e_ + done_)), d, to_ + done_);
+    } else {
+      for (; done_ + lanes <= stop; done_ += lanes) hn::StoreU(Scaled(hn::LoadU(d, e_ + done_)), d, to_ + done_);
+    }
   }
 
   HWY_INLINE void Finish() {
@@ -283,9 +288,10 @@ class PendingRow {
   T* to_ = nullptr;
   size_t n_ = 0, done_ = 0, apart_ = 0;
   T factor_ = 0, value_ = 0;
+  bool stream_ = false;
 };
 
-// What goes on during ExpSum of a long row: the row after it is fetched, the one before it written.
+// What goes on during ExpSum of a row: the row after it is fetched, the one before it written.
 template <class T>
 HWY_INLINE double ExpSumOverlapped(const T* x, size_t n, T max, size_t apart, T* e, PendingRow<T>& pending) {
   PendingRow<T> before = pending;  // a copy that the compiler can keep in registers

@@ -53,7 +53,7 @@ HWY_INLINE void Row(const T* x, size_t n, T* y, bool stream, T* exps, softmax::P
   if constexpr (kKind == Kind::kSoftmax) {
     if (stream) {
       const double sum = softmax::ExpSumOverlapped(x, n, max, n, exps, pending);
-      pending.Start(exps, y, n, static_cast<T>(1.0 / sum), n, T(0));
+      pending.Start(exps, y, n, static_cast<T>(1.0 / sum), n, T(0), true);
       return;
     }
     const double sum = softmax::ExpSum<true>(x, n, max, n, y);

@@ -44,6 +44,9 @@ namespace {
 using softmax::kLongRow;
 using softmax::kMaxBlockRows;
 
+// Rows of at most this length have their exponentials on the stack.
+constexpr size_t kSmallRow = 1024;
+
 // ------------------------------------------------------------------------------------------------------ labels
 
 // Calls f(pointer of the labels' type).
@@ -112,7 +115,8 @@ struct Block {
   size_t begin, end;
   T* grad;  // of the block's first row; null if not wanted
   T* hess;
-  T* exps;  // for the exponentials of one row, if they are to be kept apart from the outputs; else null
+  T* exps;  // for the exponentials of two rows, if they are to be kept apart from the outputs; else null
+  size_t exps_stride;
   // With `exps`, if the gradient by labels is the one output; else null.
   softmax::PendingRow<T>* pending;
   bool stream;  // write the outputs around the caches
@@ -208,7 +212,7 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
   const T* a = args.labels != nullptr ? nullptr : args.distribution + row * n;
   T* grad = block.grad != nullptr ? block.grad + r * n : nullptr;
   T* hess = block.hess != nullptr ? block.hess + r * n : nullptr;
-  T* e = block.exps != nullptr ? block.exps : grad != nullptr ? grad : hess;
+  T* e = block.exps != nullptr ? block.exps + row % 2 * block.exps_stride : grad != nullptr ? grad : hess;
 
   const T max = softmax::RowMax(x, n);
   const size_t apart = a == nullptr ? block.label[r] : softmax::FindFirst(x, n, max);
@@ -253,7 +257,7 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
     const T at_apart = static_cast<T>((a_others * e_apart - a_apart * rest) * unit / sum);
     const T t_factor = static_cast<T>(mass * unit / sum);
     if (block.pending != nullptr) {
-      block.pending->Start(e, grad, n, t_factor, apart, at_apart);
+      block.pending->Start(e, grad, n, t_factor, apart, at_apart, block.stream);
       return valid;
     }
     const V lower = hn::Set(d, softmax::kLower<T>);
@@ -350,6 +354,16 @@ HWY_INLINE double Losses(const SoftmaxXentArgs<T>& args, const Block<T>& block) 
   return sum.Total();
 }
 
+// A block of rows of any length. A function of its own: with both ways in one, the short rows lose registers.
+template <class T>
+HWY_NOINLINE size_t AnyRows(const SoftmaxXentArgs<T>& args, Block<T>& block) {
+  size_t first_invalid = args.rows;
+  for (size_t r = 0; r < block.end - block.begin; ++r) {
+    if (!Row(args, block, r)) first_invalid = HWY_MIN(first_invalid, block.begin + r);
+  }
+  return first_invalid;
+}
+
 // Computes a block; returns its first invalid row, or args.rows.
 template <class T>
 HWY_INLINE size_t BlockRows(const SoftmaxXentArgs<T>& args, Block<T>& block) {
@@ -362,11 +376,7 @@ HWY_INLINE size_t BlockRows(const SoftmaxXentArgs<T>& args, Block<T>& block) {
     }
     return args.rows;
   }
-  size_t first_invalid = args.rows;
-  for (size_t r = rows; r-- != 0;) {
-    if (!Row(args, block, r)) first_invalid = block.begin + r;
-  }
-  return first_invalid;
+  return AnyRows(args, block);
 }
 
 template <class T>
@@ -390,11 +400,14 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
   const bool stream_rows = stream && n >= kLongRow;
   const bool stream_blocks = stream && !stream_rows;
   // The exponentials of a row are kept while the next row's are computed.
-  const bool overlap = stream_rows && args.hess == nullptr && args.labels != nullptr;
+  const bool overlap = args.grad != nullptr && args.hess == nullptr && args.labels != nullptr && !stream_blocks &&
+                       n > softmax::kRowLanes<T>;
+  const bool small_exps = overlap && n <= kSmallRow;
   const size_t length = softmax::RowsPerBlock(n);
   const size_t blocks = (args.rows + length - 1) / length;
   const size_t row_stride = (n + 63) / 64 * 64;
-  softmax::Scratch<T> scratch(stream_rows ? 2 * row_stride : stream_blocks ? outputs * length * n : 0);
+  const bool large_exps = (overlap && !small_exps) || stream_rows;
+  softmax::Scratch<T> scratch(large_exps ? 2 * row_stride : stream_blocks ? outputs * length * n : 0);
   double one_sum = 0.0;
   std::vector<double> many_sums(blocks > 1 ? blocks : 0);
   double* sums = blocks > 1 ? many_sums.data() : &one_sum;
@@ -404,13 +417,15 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
     typename softmax::Scratch<T>::Use use(scratch);
     softmax::PendingRow<T> pending;
     Block<T> block;
+    HWY_ALIGN T small_memory[2 * kSmallRow];
+    block.exps = small_exps ? small_memory : large_exps ? use.data() : nullptr;
+    block.exps_stride = row_stride;
     block.stream = stream_rows;
     block.pending = overlap ? &pending : nullptr;
     for (size_t begin = range_begin; begin < range_end; begin += length) {
       const size_t end = HWY_MIN(begin + length, range_end);
       block.begin = begin;
       block.end = end;
-      block.exps = stream_rows ? use.data() + (begin / length % 2) * row_stride : nullptr;
       T* grad = args.grad != nullptr ? args.grad + begin * n : nullptr;
       T* hess = args.hess != nullptr ? args.hess + begin * n : nullptr;
       block.grad = grad != nullptr && stream_blocks ? use.data() : grad;

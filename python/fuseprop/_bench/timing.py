@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import gc
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -69,21 +71,38 @@ def sampler(what: Call) -> Sampler:
     return lambda n: loop(n, *given)
 
 
-def settle(limit: float = 0.05) -> None:
+_TASKS = Path("/proc/self/task")
+
+
+def _others_run() -> bool:
+    """Whether another thread of this process is running; Linux alone can tell."""
+    own = threading.get_native_id()
+    for task in _TASKS.iterdir():
+        try:
+            state = (task / "stat").read_bytes().rpartition(b") ")[2][:1]
+        except OSError:  # it has just ended
+            continue
+        if state == b"R" and int(task.name) != own:
+            return True
+    return False
+
+
+def settle(limit: float = 0.2) -> None:
     """Wait until the other threads of this process rest.
 
-    Workers of OpenMP and OpenBLAS spin for some milliseconds after their last call; the next candidate should
-    not pay for that.
+    Workers of OpenMP and OpenBLAS spin for tens of milliseconds after their last call; the next candidate should not
+    pay for that. The threads' CPU time would not tell: Linux adds it up once per tick.
     """
+    if not _TASKS.is_dir():
+        time.sleep(0.05)
+        return
     end = time.perf_counter() + limit
-    while True:
-        wall, cpu = time.perf_counter(), time.process_time()
-        time.sleep(0.0005)
-        if time.process_time() - cpu < 0.2 * (time.perf_counter() - wall) or time.perf_counter() > end:
-            return
+    while _others_run() and time.perf_counter() < end:
+        time.sleep(0.001)
 
 
-SAMPLE_SECONDS = 3e-4
+SAMPLE_SECONDS = 1e-3
+WARM_SECONDS = 1e-2
 MIN_ROUNDS = 5
 
 
@@ -95,6 +114,15 @@ def _calls_per_sample(sample: Sampler) -> int:
         if seconds >= SAMPLE_SECONDS:
             return n
         n = max(n + 1, min(10 * n, int(1.2 * n * SAMPLE_SECONDS / max(seconds, 1e-9)) + 1))
+
+
+def warm(sample: Sampler, calls: int) -> None:
+    """Warm again: caches, branch predictors, and threads, which may take some ticks to come to a CPU of their own."""
+    end = time.perf_counter() + WARM_SECONDS
+    while True:
+        sample(calls)
+        if time.perf_counter() > end:
+            return
 
 
 def interleaved(samplers: Sequence[Sampler], *, repeats: int, seconds: float) -> list[Timing]:
@@ -122,8 +150,7 @@ def interleaved(samplers: Sequence[Sampler], *, repeats: int, seconds: float) ->
             for k in range(len(samplers)):
                 i = (k + round_) % len(samplers)
                 settle()
-                # Warm again: caches, branch predictors, sleeping threads.
-                samplers[i](max(1, counts[i] // 4))
+                warm(samplers[i], max(1, counts[i] // 4))
                 times[i].append(samplers[i](counts[i]) / counts[i])
     finally:
         if collecting:
