@@ -480,7 +480,7 @@ def _optimizer(name: str, variant: str, tensors: tuple[int, int], peers: Peers) 
         for flavour in ("fused", "foreach"):
             parameters = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in start]
             for parameter, g in zip(parameters, grads, strict=True):
-                parameter.grad = torch.from_numpy(g)
+                parameter.grad = torch.from_numpy(g.copy())  # PyTorch's foreach SGD with nesterov writes it
             torch_optimizer = kind(parameters, lr=1e-3, **options, **{flavour: True})
             candidates.append(Candidate("PyTorch", call(torch_optimizer.step), flavour, outputs=outputs(parameters)))
     if peers.jax:
