@@ -90,7 +90,7 @@ def _activation_forward(spec: Spec, n: int, peers: Peers) -> Problem:
             out_t = peers.torch.empty(out.shape)
             candidates.append(_torch(peers, function, xt, **parameters, out=out_t, variant="out="))
     if peers.jax and (jax_function := other.jax_activation(peers.jax, spec.name)):
-        candidates.append(_jax(peers, _with_defaults(jax_function, parameters), x))
+        candidates.append(_jax(peers, with_defaults(jax_function, parameters), x))
     value = spec.reference(x.astype(np.float64), **parameters)[0]
     return Problem(candidates, [expect(value)], elements=n, num_bytes=8 * n)
 
@@ -111,13 +111,13 @@ def _activation_backward(spec: Spec, n: int, peers: Peers) -> Problem:
         y, dy_t = function(xt, **parameters), peers.torch.from_numpy(dy)
         candidates.append(Candidate("PyTorch", call(peers.torch.autograd.grad, y, xt, dy_t, retain_graph=True)))
     if peers.jax and (jax_function := other.jax_activation(peers.jax, spec.name)):
-        f = _with_defaults(jax_function, parameters)
+        f = with_defaults(jax_function, parameters)
         candidates.append(_jax(peers, lambda x, dy: peers.jax.vjp(f, x)[1](dy)[0], x, dy))
     derivative = spec.reference(x.astype(np.float64), **parameters)[1]
     return Problem(candidates, [expect(dy * derivative)], elements=n, num_bytes=12 * n)
 
 
-def _with_defaults(function: Callable[..., Any], parameters: Mapping[str, float]) -> Callable[[Any], Any]:
+def with_defaults(function: Callable[..., Any], parameters: Mapping[str, float]) -> Callable[[Any], Any]:
     """Give the parameters to a function that takes them; one that does not has the defaults built in."""
 
     def apply(x: Any) -> Any:
