@@ -106,7 +106,7 @@ def _activation_backward(spec: Spec, n: int, peers: Peers) -> Problem:
             candidates.append(_numpy(backward))
         else:
             candidates.append(_numpy(lambda: dy * spec.reference(x, **parameters)[1], variant="reference"))
-    if peers.torch and (function := other.torch_activation(peers.torch, spec.name)):
+    if peers.torch and spec.name != "step" and (function := other.torch_activation(peers.torch, spec.name)):
         xt = peers.torch.from_numpy(x).requires_grad_()
         y, dy_t = function(xt, **parameters), peers.torch.from_numpy(dy)
         candidates.append(Candidate("PyTorch", call(peers.torch.autograd.grad, y, xt, dy_t, retain_graph=True)))

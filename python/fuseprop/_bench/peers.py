@@ -55,9 +55,28 @@ def _sigmoid(x: Array) -> Array:
     return result
 
 
+def _tail(x: Array) -> Array:
+    """e^x for x < 0, 1 elsewhere: what does not overflow in a branch that is not taken."""
+    result: Array = np.exp(np.minimum(x, 0))
+    return result
+
+
+_SELU_SCALE, _SELU_ALPHA = np.float32(1.0507009873554805), np.float32(1.6732632423543772)
+
+
+def _numpy_mish_backward(x: Array, dy: Array, out: Array) -> Array:
+    t = np.tanh(np.logaddexp(0, x))
+    result: Array = dy * (t + x * (1 - t * t) * _sigmoid(x))
+    return result
+
+
 #: f(x, out, **parameters) and dy * f'(x) as one writes them in NumPy.
 NUMPY_ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
     "identity": (lambda x, out: np.positive(x, out=out), lambda x, dy, out: np.positive(dy, out=out)),
+    "step": (
+        lambda x, out, at_zero: np.heaviside(x, np.float32(at_zero), out=out),
+        lambda x, dy, out, at_zero: np.multiply(dy, 0, out=out),
+    ),
     "relu": (lambda x, out: np.maximum(x, 0, out=out), lambda x, dy, out: np.multiply(dy, x > 0, out=out)),
     "leaky_relu": (
         lambda x, out, negative_slope: np.where(x > 0, x, negative_slope * x),
@@ -69,30 +88,76 @@ NUMPY_ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] 
         lambda x, out, beta: np.logaddexp(0, beta * x) / beta,
         lambda x, dy, out, beta: dy * _sigmoid(beta * x),
     ),
+    "elu": (
+        lambda x, out, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
+        lambda x, dy, out, alpha: dy * np.where(x > 0, 1, alpha * _tail(x)),
+    ),
+    "selu": (
+        lambda x, out: _SELU_SCALE * np.where(x > 0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0))),
+        lambda x, dy, out: dy * _SELU_SCALE * np.where(x > 0, 1, _SELU_ALPHA * _tail(x)),
+    ),
+    "celu": (
+        lambda x, out, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
+        lambda x, dy, out, alpha: dy * np.where(x > 0, 1, _tail(x / alpha)),
+    ),
+    "swish": (
+        lambda x, out, beta: x * _sigmoid(beta * x),
+        lambda x, dy, out, beta: dy * _sigmoid(beta * x) * (1 + beta * x * _sigmoid(-beta * x)),
+    ),
+    "log_sigmoid": (lambda x, out: -np.logaddexp(0, -x), lambda x, dy, out: dy * _sigmoid(-x)),
+    "mish": (lambda x, out: x * np.tanh(np.logaddexp(0, x)), _numpy_mish_backward),
+    "softsign": (lambda x, out: x / (1 + np.abs(x)), lambda x, dy, out: dy / (1 + np.abs(x)) ** 2),
+    "hardtanh": (
+        lambda x, out, min_val, max_val: np.clip(x, min_val, max_val, out=out),
+        lambda x, dy, out, min_val, max_val: np.multiply(dy, (x > min_val) & (x < max_val), out=out),
+    ),
+    "hardsigmoid": (
+        lambda x, out: np.clip(x / 6 + np.float32(0.5), 0, 1),
+        lambda x, dy, out: dy * ((x > -3) & (x < 3)) / 6,
+    ),
+    "hardswish": (
+        lambda x, out: x * np.clip(x / 6 + np.float32(0.5), 0, 1),
+        lambda x, dy, out: dy * np.where(x <= -3, 0, np.where(x < 3, x / 3 + np.float32(0.5), 1)),
+    ),
 }
-
-_TORCH_NAMES = {"swish": "silu", "log_sigmoid": "logsigmoid"}
-_JAX_NAMES = {"swish": "silu"}
 
 
 def torch_activation(torch: Any, name: str) -> Callable[..., Any] | None:
-    """Return PyTorch's function of this name, or None."""
-    name = _TORCH_NAMES.get(name, name)
+    """Return PyTorch's function of this name, which takes our parameters, or None."""
+    if name == "step":
+        return lambda x, at_zero: torch.heaviside(x, torch.tensor(at_zero))
+    if name == "swish":
+        return lambda x, beta: torch.nn.functional.silu(x)
+    name = {"log_sigmoid": "logsigmoid"}.get(name, name)
     return getattr(torch, name, None) or getattr(torch.nn.functional, name, None)
 
 
 def torch_activation_out(torch: Any, name: str) -> Callable[..., Any] | None:
     """Return PyTorch's function of this name that takes out=, or None."""
+    if name == "step":
+        return lambda x, at_zero, out: torch.heaviside(x, torch.tensor(at_zero), out=out)
     if name == "relu":  # torch.relu has none
         return lambda x, out: torch.clamp(x, min=0, out=out)
-    name = _TORCH_NAMES.get(name, name)
+    if name == "swish":
+        return lambda x, beta, out: torch.ops.aten.silu.out(x, out=out)
     operator = getattr(torch.ops.aten, name, None)
     return None if operator is None else getattr(operator, "out", None)
 
 
 def jax_activation(jax: Any, name: str) -> Callable[..., Any] | None:
-    """Return JAX's function of this name, or None."""
-    name = _JAX_NAMES.get(name, name)
+    """Return JAX's function of this name, or None. It takes our parameters, or has their defaults built in."""
+    if name == "step":
+        return lambda x, at_zero: jax.numpy.heaviside(x, jax.numpy.float32(at_zero))
+    if name == "gelu":
+        return lambda x, approximate: jax.nn.gelu(x, approximate=approximate == "tanh")
+    known = {
+        "swish": "silu",
+        "softsign": "soft_sign",
+        "hardtanh": "hard_tanh",
+        "hardsigmoid": "hard_sigmoid",
+        "hardswish": "hard_silu",
+    }
+    name = known.get(name, name)
     return getattr(jax.nn, name, None) or getattr(jax.numpy, name, None)
 
 
