@@ -13,11 +13,7 @@ void RunBackward(const Formula& formula, const Ref& x, const Ref& dy, const Outp
   const ActivationOps<T>& ops = Activations().rows[formula.row].template Ops<T>();
   const size_t n = Size(x);
   const ReleaseGil release(n);
-  if (dy) {
-    ops.backward(formula.parameters, Data<T>(x), Data<T>(dy), dx.data<T>(), n);
-  } else {
-    ops.derivative(formula.parameters, Data<T>(x), dx.data<T>(), n);
-  }
+  ActivationBackward(ops, formula.parameters, Data<T>(x), dy ? Data<T>(dy) : nullptr, dx.data<T>(), n);
 }
 
 // activation(x, out=None)

@@ -14,7 +14,7 @@ const Formula* AsActivation(PyObject* object, const char* name);
 
 template <class T>
 void ApplyActivation(const Formula& formula, const T* x, T* y, size_t n) {
-  Activations().rows[formula.row].template Ops<T>().forward(formula.parameters, x, y, n);
+  ActivationForward(Activations().rows[formula.row].template Ops<T>(), formula.parameters, x, y, n);
 }
 
 }  // namespace bind

@@ -125,7 +125,7 @@ struct ActivationEpilogue {
     const auto& self = *static_cast<const ActivationEpilogue*>(context);
     for (size_t i = 0; i < r.rows; ++i) {
       const T* from = r.c + i * r.ldc;
-      self.ops->forward(self.parameters, from, self.y + (from - self.c), r.cols);
+      self.ops->forward(self.parameters, from, self.y + (from - self.c), r.cols, false);
     }
   }
 };

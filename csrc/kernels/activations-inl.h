@@ -10,6 +10,8 @@
 #define FUSEPROP_KERNELS_ACTIVATIONS_INL_H_
 #endif
 
+#include <limits>
+
 #include "simd/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -24,6 +26,25 @@ struct Base {
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
 };
+
+// +-1 for infinities, NaN for NaN, something finite elsewhere: a factor whose product with 0 is 0.
+template <class D, class V>
+HWY_INLINE V FiniteOrNaN(D d, V x) {
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::CopySign(hn::Set(d, hn::TFromD<D>(1)), x));
+}
+
+// factor e^x for x <= 0, rounded to a subnormal number once at most; NaN for NaN.
+template <class D, class V>
+HWY_INLINE V MulExpNonPositive(D d, V factor, V x) {
+  using math::C;
+  const V down = hn::Set(d, C<D>::kDownScale);
+  const V one = hn::Set(d, hn::TFromD<D>(1));
+  const V e = math::ScaledExp(d, ClampLowOrNaN(x, hn::Set(d, C<D>::kExpMin)));
+  // Down before a factor that may overflow, after one that may vanish.
+  const auto large = hn::Ge(hn::Abs(factor), one);
+  const V first = hn::IfThenElse(large, hn::Mul(factor, down), factor);
+  return hn::Mul(hn::Mul(e, first), hn::IfThenElse(large, one, down));
+}
 
 // f(x) = x
 template <class D>
@@ -60,7 +81,7 @@ struct LeakyReLU : Base<D> {
       : slope(hn::Set(d, Parameter<T>(parameters[0]))), is_zero(parameters[0] == 0.0) {}
   HWY_INLINE V operator()(D d, V x) const {
     // With slope 0, -inf gives the limit 0, not 0 * inf.
-    const V left = is_zero ? hn::IfThenElse(hn::IsNaN(x), x, hn::CopySign(hn::Set(d, T(1)), x)) : x;
+    const V left = is_zero ? FiniteOrNaN(d, x) : x;
     return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(slope, left));
   }
   HWY_INLINE V Derivative(D d, V x) const {
@@ -118,6 +139,156 @@ struct Softplus : Base<D> {
   }
   V beta;
   bool is_one;
+};
+
+// --- functions of the shape x s(z), s the sigmoid and z a function of x: Swish, GELU's approximation
+
+// x s(z + z_error), with full relative accuracy in both tails. x and z -> -inf gives -0.
+template <class D, class V>
+HWY_INLINE V Gated(D d, V x, V z, V z_error) {
+  using math::C;
+  using T = hn::TFromD<D>;
+  const hn::RebindToUnsigned<D> du;
+  using TU = hn::TFromD<decltype(du)>;
+  const V limit = hn::Set(d, C<D>::kExpMin);
+  // As in Sigmoid, with x times a power of two for a numerator: s itself may be subnormal where x s is not.
+  const auto e = math::ReduceExp<2 * C<D>::kBias>(d, ClampOrNaN(hn::Neg(z), limit, hn::Neg(limit)));
+  const auto inverse_a = math::ToExponent(d, hn::ShiftRight<1>(e.biased));
+  const V a = hn::BitCast(d, hn::Sub(hn::Set(du, static_cast<TU>(2 * C<D>::kBias) << C<D>::kMantissaBits), inverse_a));
+  const V b = hn::BitCast(d, hn::Sub(math::ToExponent(d, e.biased), inverse_a));
+  const V r = hn::Sub(e.r, z_error);
+  const V y = hn::Div(hn::Mul(x, a), hn::Add(hn::Max(a, b), math::MulExpm1Add(d, r, e.r_error, b, hn::Min(a, b))));
+  // Where s rounds to 1, x a may overflow; beyond the limit x was not held to it.
+  const V left = hn::IfThenElse(hn::Lt(z, limit), hn::And(x, hn::SignBit(d)), y);
+  return hn::IfThenElse(hn::Gt(z, hn::Set(d, T(C<D>::kMantissaBits - 5))), x, left);
+}
+
+// Its derivative s(z) (1 + v s(-z)), v = x dz/dx = v_high + v_low, which must be held to a few hundred. With
+// t = e^-|z| that is (1 + t (1 + v)) / (1 + t)^2 for z >= 0 and t ((1 + v) + t) / (1 + t)^2 for z < 0.
+template <class D, class V>
+HWY_INLINE V GatedDerivative(D d, V z, V z_error, V v_high, V v_low) {
+  using math::C;
+  using T = hn::TFromD<D>;
+  const V one = hn::Set(d, T(1));
+  const auto negative = hn::Lt(z, hn::Zero(d));
+  const V minus_a = math::NearerZero(d, math::NegAbs(d, z), hn::Set(d, C<D>::kExpMin));
+  const auto e = math::SplitExp(d, minus_a, hn::IfThenElse(negative, z_error, hn::Neg(z_error)));
+  const V scaled = hn::MulAdd(e.scale, e.q, e.scale);
+  const V t = hn::Mul(scaled, hn::Set(d, C<D>::kDownScale));
+  const V one_v = hn::Add(hn::Add(one, v_high), v_low);
+  const V other = hn::IfThenElse(negative, hn::Mul(scaled, t), hn::Set(d, T(1) / C<D>::kDownScale));
+  const V square = hn::MulAdd(t, hn::Add(t, hn::Set(d, T(2))), one);
+  // Scaled last, so that a subnormal result is rounded once.
+  return hn::Mul(hn::Div(hn::MulAdd(scaled, one_v, other), square), hn::Set(d, C<D>::kDownScale));
+}
+
+// f(x) = x s(beta x); f'(x) = s(beta x) (1 + beta x s(-beta x))
+template <class D>
+struct Swish : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Swish(D d, const double* parameters)
+      : beta(hn::Set(d, Parameter<T>(parameters[0]))), is_one(parameters[0] == 1.0), is_zero(parameters[0] == 0.0) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    V error;
+    const V z = Argument(d, x, &error);
+    if (is_one) return Gated(d, x, z, error);
+    // With a tiny beta a huge x reaches x a, which must not overflow.
+    const V down = hn::Set(d, math::C<D>::kDownScale);
+    const V one = hn::Set(d, T(1));
+    const auto huge = hn::Gt(hn::Abs(x), hn::Set(d, std::numeric_limits<T>::max() * math::C<D>::kDownScale));
+    const V y = Gated(d, hn::Mul(x, hn::IfThenElse(huge, down, one)), z, error);
+    return hn::Mul(y, hn::IfThenElse(huge, hn::Set(d, T(1) / math::C<D>::kDownScale), one));
+  }
+  HWY_INLINE V Derivative(D d, V x) const {
+    V error;
+    const V z = Argument(d, x, &error);
+    const V limit = hn::Set(d, math::C<D>::kExpMin);
+    return GatedDerivative(d, z, error, ClampOrNaN(z, limit, hn::Neg(limit)), error);
+  }
+  // beta x in two pieces: one rounding would be amplified by abs(beta x) in the tail.
+  HWY_INLINE V Argument(D d, V x, V* error) const {
+    if (is_one) {
+      *error = hn::Zero(d);
+      return x;
+    }
+    const V z = hn::Mul(beta, is_zero ? FiniteOrNaN(d, x) : x);
+    *error = ProductError(d, beta, x, z);
+    return z;
+  }
+  V beta;
+  bool is_one;
+  bool is_zero;
+};
+
+// f(x) = x Phi(x), Phi the normal distribution function; f'(x) = Phi(x) + x phi(x). Or Hendrycks & Gimpel's
+// approximation f(x) = x s(2u) = x/2 (1 + tanh u), u = sqrt(2/pi) (x + 0.044715 x^3).
+template <class D>
+struct GELU : Base<D> {
+  static constexpr size_t kNumParameters = 1;  // 0: "none", 1: "tanh"
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE GELU(D, const double* parameters) : approximate(parameters[0] != 0.0) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    if (!approximate) return XNormalCdf(d, x);
+    const Cubic u = DoubleU(d, x);
+    return Gated(d, x, u.value, u.error);
+  }
+  HWY_INLINE V Derivative(D d, V x) const {
+    if (!approximate) return XNormalCdfDerivative(d, x);
+    const Cubic u = DoubleU(d, x);
+    // x d(2u)/dx = 2u + 2 (2 sqrt(2/pi) 0.044715 x^3)
+    const V more = hn::Add(u.cube, u.cube);
+    const V slope = hn::Add(u.value, more);
+    const V lost = hn::Sub(more, hn::Sub(slope, u.value));
+    return GatedDerivative(d, u.value, u.error, slope, hn::Add(lost, u.error));
+  }
+
+  struct Cubic {
+    V value;
+    V error;  // what the roundings of `value` lost
+    V cube;   // its term in x^3
+  };
+  // 2u, in two pieces, for x held to where s(2u) is within [e^kExpMin, 1].
+  HWY_INLINE Cubic DoubleU(D d, V x) const {
+    constexpr bool kFloat = sizeof(T) == 4;
+    const V largest = hn::Set(d, kFloat ? T(11.4) : T(21.7));
+    const V linear = hn::Set(d, static_cast<T>(0x1.9884533d43651p+0));  // 2 sqrt(2/pi)
+    const V linear_low = hn::Set(d, static_cast<T>(kFloat ? -0x1.857936p-25 : -0x1.cbc0d30ebfd15p-54));
+    const V cubic = hn::Set(d, static_cast<T>(0x1.2444f2a4d8b4bp-4));  // times 0.044715
+    const V cubic_low = hn::Set(d, static_cast<T>(kFloat ? 0x1.49b16ap-29 : -0x1.6c843a29d1c70p-61));
+    x = ClampOrNaN(x, hn::Neg(largest), largest);
+    const V square = hn::Mul(x, x);
+    const V square_error = FiniteProductError(d, x, x, square);
+    const V product = hn::Mul(cubic, square);
+    const V product_error = hn::Add(FiniteProductError(d, cubic, square, product),
+                                    hn::MulAdd(cubic, square_error, hn::Mul(cubic_low, square)));
+    // Either summand may be the larger one.
+    const V sum = hn::Add(linear, product);
+    const V from_product = hn::Sub(sum, linear);
+    const V sum_error = hn::Add(hn::Sub(linear, hn::Sub(sum, from_product)), hn::Sub(product, from_product));
+    const V low = hn::Add(hn::Add(sum_error, product_error), linear_low);
+    const V value = hn::Mul(x, sum);
+    return {value, hn::MulAdd(x, low, FiniteProductError(d, x, sum, value)), hn::Mul(x, product)};
+  }
+  bool approximate;
+};
+
+// f(x) = x if x > 0 else alpha (e^x - 1)
+template <class D>
+struct ELU : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE ELU(D d, const double* parameters) : alpha(hn::Set(d, Parameter<T>(parameters[0]))) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(alpha, Expm1(d, x)));
+  }
+  HWY_INLINE V Derivative(D d, V x) const {
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Set(d, T(1)), MulExpNonPositive(d, alpha, x));
+  }
+  V alpha;
 };
 
 }  // namespace activations

@@ -2,6 +2,9 @@
 
 #include "kernels/activations.h"
 
+#include <algorithm>
+#include <vector>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/activations.cpp"
 #include "simd/targets.h"
@@ -18,39 +21,39 @@ namespace HWY_NAMESPACE {
 namespace {
 
 template <template <class> class F, class T>
-void Forward(const double* parameters, const T* x, T* y, size_t n) {
+void Forward(const double* parameters, const T* x, T* y, size_t n, bool stream) {
   using D = hn::ScalableTag<T>;
-  Map(F<D>(D(), parameters), y, n, x);
+  const F<D> f(D(), parameters);
+  MapRange(f, y, 0, n, stream, x);
 }
 
 template <template <class> class F, class T>
-void Backward(const double* parameters, const T* x, const T* dy, T* dx, size_t n) {
+void Backward(const double* parameters, const T* x, const T* dy, T* dx, size_t n, bool stream) {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
   const F<D> f(D(), parameters);
-  Map([&](D d, V vx, V vdy) HWY_ATTR { return hn::Mul(vdy, f.Derivative(d, vx)); }, dx, n, x, dy);
-}
-
-template <template <class> class F, class T>
-void Derivative(const double* parameters, const T* x, T* dx, size_t n) {
-  using D = hn::ScalableTag<T>;
-  using V = hn::Vec<D>;
-  const F<D> f(D(), parameters);
-  Map([&](D d, V vx) HWY_ATTR { return f.Derivative(d, vx); }, dx, n, x);
+  MapRange([&](D d, V vx, V vdy) HWY_ATTR { return hn::Mul(vdy, f.Derivative(d, vx)); }, dx, 0, n, stream, x, dy);
 }
 
 template <template <class> class F>
 constexpr ActivationRow Row(const char* name) {
   return {name,
           F<hn::ScalableTag<float>>::kNumParameters,
-          {Forward<F, float>, Backward<F, float>, Derivative<F, float>},
-          {Forward<F, double>, Backward<F, double>, Derivative<F, double>}};
+          {Forward<F, float>, Backward<F, float>},
+          {Forward<F, double>, Backward<F, double>}};
 }
 
 const ActivationTable& Table() {
   static constexpr ActivationRow rows[] = {
-      Row<activations::Identity>("identity"), Row<activations::ReLU>("relu"), Row<activations::LeakyReLU>("leaky_relu"),
-      Row<activations::Sigmoid>("sigmoid"),   Row<activations::Tanh>("tanh"), Row<activations::Softplus>("softplus"),
+      Row<activations::Identity>("identity"),
+      Row<activations::ReLU>("relu"),
+      Row<activations::LeakyReLU>("leaky_relu"),
+      Row<activations::Sigmoid>("sigmoid"),
+      Row<activations::Tanh>("tanh"),
+      Row<activations::Softplus>("softplus"),
+      Row<activations::ELU>("elu"),
+      Row<activations::Swish>("swish"),
+      Row<activations::GELU>("gelu"),
   };
   static constexpr ActivationTable table = {rows, sizeof(rows) / sizeof(rows[0])};
   return table;
@@ -66,5 +69,51 @@ namespace fuseprop {
 FUSEPROP_EXPORT(Table);
 
 const ActivationTable& Activations() { return FUSEPROP_DISPATCH(Table)(); }
+
+namespace {
+
+// A gradient of ones, for derivatives: multiplying by 1 is exact. Short enough to stay in the first cache.
+constexpr size_t kOnes = 2048;
+
+template <class T>
+const T* Ones() {
+  static const std::vector<T> ones(kOnes, T(1));
+  return ones.data();
+}
+
+}  // namespace
+
+template <class T>
+void ActivationForward(const ActivationOps<T>& ops, const double* parameters, const T* x, T* y, size_t n) {
+  const bool stream = x != y && n * sizeof(T) >= kStreamBytes;
+  ForEachRange(n,
+               [&](size_t begin, size_t end) { ops.forward(parameters, x + begin, y + begin, end - begin, stream); });
+}
+
+template <class T>
+void ActivationBackward(const ActivationOps<T>& ops, const double* parameters, const T* x, const T* dy, T* dx,
+                        size_t n) {
+  const bool stream = x != dx && dy != dx && n * sizeof(T) >= kStreamBytes;
+  if (dy != nullptr) {
+    ForEachRange(n, [&](size_t begin, size_t end) {
+      ops.backward(parameters, x + begin, dy + begin, dx + begin, end - begin, stream);
+    });
+    return;
+  }
+  const T* ones = Ones<T>();
+  ForEachRange(n, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i += kOnes) {
+      ops.backward(parameters, x + i, ones, dx + i, std::min(kOnes, end - i), stream);
+    }
+  });
+}
+
+template void ActivationForward(const ActivationOps<float>&, const double*, const float*, float*, size_t);
+template void ActivationForward(const ActivationOps<double>&, const double*, const double*, double*, size_t);
+template void ActivationBackward(const ActivationOps<float>&, const double*, const float*, const float*, float*,
+                                 size_t);
+template void ActivationBackward(const ActivationOps<double>&, const double*, const double*, const double*, double*,
+                                 size_t);
+
 }  // namespace fuseprop
 #endif  // HWY_ONCE

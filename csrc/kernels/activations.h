@@ -7,14 +7,14 @@
 
 namespace fuseprop {
 
+// The loops of one activation, on the calling thread: the only code that is instantiated per activation. With
+// `stream`, the stores go around the caches.
 template <class T>
 struct ActivationOps {
   // y[i] = f(x[i]); y may be x.
-  void (*forward)(const double* parameters, const T* x, T* y, size_t n);
+  void (*forward)(const double* parameters, const T* x, T* y, size_t n, bool stream);
   // dx[i] = dy[i] * f'(x[i]); dx may be x or dy.
-  void (*backward)(const double* parameters, const T* x, const T* dy, T* dx, size_t n);
-  // dx[i] = f'(x[i]).
-  void (*derivative)(const double* parameters, const T* x, T* dx, size_t n);
+  void (*backward)(const double* parameters, const T* x, const T* dy, T* dx, size_t n, bool stream);
 };
 
 struct ActivationRow {
@@ -40,6 +40,13 @@ struct ActivationTable {
 
 // The table of the active target; every target's has the same rows in the same order.
 const ActivationTable& Activations();
+
+// ops.forward and ops.backward on all threads. Without dy, dx[i] = f'(x[i]).
+template <class T>
+void ActivationForward(const ActivationOps<T>& ops, const double* parameters, const T* x, T* y, size_t n);
+template <class T>
+void ActivationBackward(const ActivationOps<T>& ops, const double* parameters, const T* x, const T* dy, T* dx,
+                        size_t n);
 
 }  // namespace fuseprop
 

@@ -75,11 +75,12 @@ HWY_INLINE V ClampOrNaN(V x, V low, V high) {
 }
 #endif
 
-// a * b - product, where product = round(a * b): what one rounding lost; 0 where the product is not finite.
+// a * b - product, where product = round(a * b) is finite: what one rounding lost.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ProductError(D d, V a, V b, V product) {
+HWY_INLINE V FiniteProductError(D d, V a, V b, V product) {
 #if FUSEPROP_HAVE_FMA
-  const V error = hn::MulSub(a, b, product);
+  static_cast<void>(d);
+  return hn::MulSub(a, b, product);
 #else  // Dekker: split both factors into halves whose products are exact.
   using T = hn::TFromD<D>;
   const V splitter = hn::Set(d, sizeof(T) == 4 ? T(4097) : T(134217729));
@@ -91,8 +92,14 @@ HWY_INLINE V ProductError(D d, V a, V b, V product) {
   const V b_low = hn::Sub(b, b_high);
   const V rest =
       hn::Sub(hn::Sub(hn::Sub(product, hn::Mul(a_high, b_high)), hn::Mul(a_low, b_high)), hn::Mul(a_high, b_low));
-  const V error = hn::Sub(hn::Mul(a_low, b_low), rest);
+  return hn::Sub(hn::Mul(a_low, b_low), rest);
 #endif
+}
+
+// Likewise for any factors; 0 where the product is not finite.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ProductError(D d, V a, V b, V product) {
+  const V error = FiniteProductError(d, a, b, product);
   return hn::IfThenElse(hn::Lt(hn::Abs(error), hn::Abs(product)), error, hn::Zero(d));
 }
 

@@ -1,4 +1,4 @@
-// The loops over arrays, written once: map, map with sums, stream. A kernel is a functor on vectors; a tail goes
+// The loops over arrays, written once: map, stream, sums. A kernel is a functor on vectors; a tail goes
 // through the same functor, so that an element's result does not depend on where it stands in the array.
 // Per-target header.
 
@@ -8,6 +8,8 @@
 #else
 #define FUSEPROP_SIMD_LOOPS_INL_H_
 #endif
+
+#include <utility>
 
 #include "hwy/cache_control.h"
 #include "simd/compat-inl.h"
@@ -24,39 +26,54 @@ HWY_INLINE size_t ElementsToAlignment(D d, const T* p) {
   return (lanes - reinterpret_cast<uintptr_t>(p) / sizeof(T) % lanes) % lanes;
 }
 
+// f(d, in[0][i...], in[1][i...], ...).
+template <class T, class F, class D, size_t... k>
+HWY_INLINE hn::Vec<D> Apply(const F& f, D d, const T* const* in, size_t i, std::index_sequence<k...> /*inputs*/) {
+  return f(d, hn::LoadU(d, in[k] + i)...);
+}
+
 // out[i] = f(d, in[i]...) for i in [begin, end). `out` may be one of the inputs. With `stream`, the stores go
 // around the caches: for outputs that would only evict what others need.
 template <class T, class F, class... In>
 HWY_INLINE void MapRange(const F& f, T* out, size_t begin, size_t end, bool stream, const In*... in) {
+  constexpr size_t kInputs = sizeof...(In);
   const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   const bool align = end - begin >= 32 * lanes;  // stores across cache lines cost more than a partial vector
-  stream = stream && align;
+  const T* const inputs[kInputs] = {in...};
+  HWY_ALIGN T copies[kInputs][HWY_MAX_BYTES / sizeof(T)];
   size_t i = begin;
   size_t part = align ? ElementsToAlignment(d, out + begin) : 0;
-  // A partial vector up to the alignment, whole ones, a partial one for the rest. f stands here twice only, for
-  // whole and for partial vectors: it may be long.
-  do {
-    if (part != 0) StorePartial(f(d, LoadPartial(d, in + i, part)...), d, out + i, part);
-    for (i += part; i + lanes <= end; i += lanes) {
-      const auto y = f(d, hn::LoadU(d, in + i)...);
-      if (stream) {
-        hn::Stream(y, d, out + i);
-      } else {
-        hn::StoreU(y, d, out + i);
+  // A partial vector up to the alignment, whole ones, a partial one for the rest. f may be long, and stands here
+  // once: a partial vector goes through the same loop, as a whole one in a copy.
+  while (i < end) {
+    const size_t whole = (end - i) / lanes * lanes;
+    if (part == 0 && whole == 0) part = end - i;
+    const bool is_part = part != 0;
+    const T* from[kInputs];
+    for (size_t k = 0; k < kInputs; ++k) {
+      from[k] = inputs[k] + i;
+      if (is_part) {
+        hn::Store(LoadPartial(d, from[k], part), d, copies[k]);
+        from[k] = copies[k];
       }
     }
-    part = end - i;
-  } while (part != 0);
-  if (stream) hwy::FlushStream();
-}
-
-// out[i] = f(d, in[i]...) for i in [0, n), on all threads.
-template <class T, class F, class... In>
-HWY_INLINE void Map(const F& f, T* out, size_t n, const In*... in) {
-  const bool in_place = ((static_cast<const void*>(in) == static_cast<const void*>(out)) || ...);
-  const bool stream = !in_place && n * sizeof(T) >= kStreamBytes;
-  ForEachRange(n, [&](size_t begin, size_t end) HWY_ATTR { MapRange(f, out, begin, end, stream, in...); });
+    T* const to = is_part ? copies[0] : out + i;
+    const size_t n = is_part ? lanes : whole;
+    const bool around = stream && align && !is_part;
+    for (size_t j = 0; j < n; j += lanes) {
+      const auto y = Apply(f, d, from, j, std::make_index_sequence<kInputs>());
+      if (around) {
+        hn::Stream(y, d, to + j);
+      } else {
+        hn::StoreU(y, d, to + j);
+      }
+    }
+    if (is_part) StorePartial(hn::Load(d, copies[0]), d, out + i, part);
+    i += is_part ? part : whole;
+    part = 0;
+  }
+  if (stream && align) hwy::FlushStream();
 }
 
 // Copies a block that is in the first cache to memory, around the caches. The caller fences: hwy::FlushStream().

@@ -1,6 +1,7 @@
-// Elementary functions on vectors of float or double: Exp, Expm1, Log, Log1p, Tanh, Sigmoid, Softplus and the
-// derivatives of the two activations. Per-target header: include it after hwy/highway.h, in files compiled
-// through hwy/foreach_target.h. Highway's own contrib/math is not used: it is wrong at NaN and infinity.
+// Elementary functions on vectors of float or double: Exp, Expm1, Log, Log1p, Tanh, Sigmoid, Softplus, Erf, x times
+// the normal distribution function, and the derivatives of the activations. Per-target header: include it after
+// hwy/highway.h, in files compiled through hwy/foreach_target.h. Highway's own contrib/math is not used: it is wrong at
+// NaN and infinity.
 //
 // Rules kept throughout: a NaN gives a NaN; infinities give the limit; subnormals are neither flushed nor
 // ignored; a lane's result depends on that lane's input alone; and all targets that have FMA agree in every bit
@@ -51,8 +52,8 @@ struct Constants<float> {
   static constexpr float kLn2Hi = 0x1.62e4p-1f;  // 15 bits, so that its product with an exponent is exact
   static constexpr float kLn2Lo = 0x1.7f7d1cp-20f;
 
-  // Outside [kExpMin, kExpMax] e^x, and even 4 e^x, round to 0 or infinity; below kExpm1Min e^x-1 rounds to -1.
-  static constexpr float kExpMin = -106.0f;
+  // Outside [kExpMin, kExpMax] e^x, and even 10^6 x e^x, round to 0 or infinity; below kExpm1Min e^x-1 rounds to -1.
+  static constexpr float kExpMin = -128.0f;
   static constexpr float kExpMax = 89.0f;
   static constexpr float kExpm1Min = -18.0f;
   static constexpr float kTiny = 0x1p-26f;  // e^x-1 rounds to x for smaller |x|
@@ -72,6 +73,26 @@ struct Constants<float> {
   static constexpr float kLogWide[] = {0x1.555502p-1f, 0x1.99d1ccp-2f, 0x1.1ec03ap-2f, 0x1.1eca5ep-2f};
   // (tanh(x)/x - 1)/z, z = x^2, for |x| <= kTanhSmall: 2^-27.7
   static constexpr float kTanh[] = {-0x1.555532p-2f, 0x1.1106f6p-3f, -0x1.b835a4p-5f, 0x1.51f8cep-6f, -0x1.750ce2p-8f};
+
+  // The normal distribution: e^(-a^2/2), and even a times it, rounds to 0 from kNormalMax on.
+  static constexpr float kNormalMax = 14.75f;
+  // (a+c) R(a), R the normal distribution's upper tail over e^(-a^2/2), in w = (a-c)/(a+c): 2^-28.2
+  static constexpr float kTailCentre = 3.171875f;
+  static constexpr float kTail[] = {0x1.7850b2p-1f,  -0x1.0fa22ep-1f, 0x1.0b3286p-2f,   -0x1.1f7b86p-4f,
+                                    -0x1.91f5e0p-9f, 0x1.0cffeep-7f,  -0x1.e4cb80p-12f, -0x1.2c0ee8p-10f,
+                                    0x1.39fbaap-16f, 0x1.5b7f44p-13f, 0x1.0de964p-15f};
+  // (R(a) - a/sqrt(2 pi)) / (root - a) in w, another c: 2^-28.2
+  static constexpr float kTailSlopeCentre = 2.90625f;
+  static constexpr float kTailSlope[] = {0x1.ebbda4p-2f,   -0x1.f24e7ep-4f, 0x1.ac824ep-5f,  -0x1.95c15cp-7f,
+                                         -0x1.0d1880p-11f, 0x1.1c9b7ap-10f, 0x1.0b0f52p-17f, -0x1.04b370p-13f,
+                                         -0x1.4f598ap-17f, 0x1.24d602p-17f};
+  static constexpr float kTailRoot = 0x1.80ead2p-1f;
+  static constexpr float kTailRootLow = -0x1.a03fd4p-27f;
+  // erf(x)/x - 1 in x^2, |x| <= 1: 2^-29.3 relative to erf(x)/x
+  static constexpr float kErf[] = {0x1.06eba8p-3f, -0x1.81273ep-2f,  0x1.ce2ce2p-4f, -0x1.b7f6a6p-6f,
+                                   0x1.53edccp-8f, -0x1.a32fa8p-11f, 0x1.471700p-14f};
+  static constexpr float kErfMax = 4.0f;  // erf rounds to 1 beyond
+  static constexpr float kSqrt2 = 0x1.6a09e6p+0f;
 };
 
 template <>
@@ -85,7 +106,7 @@ struct Constants<double> {
   static constexpr double kLn2Hi = 0x1.62e42fefa38p-1;  // 41 bits
   static constexpr double kLn2Lo = 0x1.ef35793c7673p-45;
 
-  static constexpr double kExpMin = -748.0;
+  static constexpr double kExpMin = -770.0;
   static constexpr double kExpMax = 710.0;
   static constexpr double kExpm1Min = -38.0;
   static constexpr double kTiny = 0x1p-55;
@@ -125,6 +146,36 @@ struct Constants<double> {
                                      0x1.664f477adc17cp-6,   -0x1.226e162c17555p-7, 0x1.d6cf28127e3ccp-9,
                                      -0x1.7d68a35336973p-10, 0x1.336613bd3a617p-11, -0x1.df55801dc0d31p-13,
                                      0x1.43912f1805583p-14,  -0x1.0da7411f664dap-16};
+
+  static constexpr double kNormalMax = 38.75;
+  // 2^-58.2
+  static constexpr double kTailCentre = 5.296875;
+  static constexpr double kTail[] = {
+      0x1.8b49ffebb622bp-1,  -0x1.5af97ca5d792ep-1,  0x1.0a50f6e49beabp-1,   -0x1.62717f6250dbfp-2,
+      0x1.92bcc72cdba33p-3,  -0x1.7c05a6553a409p-4,  0x1.19e34eca7aa03p-5,   -0x1.1d967a39e08a4p-7,
+      0x1.557c2eb8ce4a6p-11, 0x1.2930b5bb76290p-11,  -0x1.fd9ded8b2c947p-13, 0x1.7bf582c067fd9p-18,
+      0x1.bde3ae287e6bcp-16, -0x1.96e28ce009f81p-18, -0x1.408412d3b8d79p-19, 0x1.33ce1d5971e53p-20,
+      0x1.c72d8bde299adp-23, -0x1.8a5563dbe6f31p-23, -0x1.865ae28f6c4a3p-26, 0x1.dab54ced05e2cp-26,
+      0x1.f39cfe6f41bb9p-29, -0x1.be628d49793e0p-29, -0x1.358db7bb24645p-31, 0x1.0c78397d7a947p-33};
+  // 2^-57.5
+  static constexpr double kTailSlopeCentre = 4.265625;
+  static constexpr double kTailSlope[] = {
+      0x1.d5f73f55b6547p-2,   -0x1.97663ebc72e16p-4,  0x1.f2d12f46e183ap-5,  -0x1.f57a5d8191f43p-6,
+      0x1.875872fa30f80p-7,   -0x1.9df524fdc1f3bp-9,  0x1.26f4680123c30p-12, 0x1.5d4e3db83ed16p-13,
+      -0x1.06ccc78314611p-14, -0x1.7a52c41c2238ep-18, 0x1.02c5e84acf837p-17, -0x1.f10cbbaec76eap-26,
+      -0x1.0cfe2c4c1b229p-20, 0x1.76beb55da1cc8p-26,  0x1.3cf7bf6d7cb4ep-23, 0x1.ea2ac865f38f5p-29,
+      -0x1.925cc196d4911p-26, -0x1.8ec415f704e81p-29, 0x1.dd509b000946ap-29, 0x1.e9b69929c427bp-31,
+      -0x1.767c2ad6abc60p-32, -0x1.277541d7198ccp-33};
+  static constexpr double kTailRoot = 0x1.80ead197f00b4p-1;
+  static constexpr double kTailRootLow = -0x1.13e74c58cada8p-56;
+  // 2^-56.3
+  static constexpr double kErf[] = {0x1.06eba8214db69p-3,   -0x1.812746b037a06p-2,  0x1.ce2f21a043cc5p-4,
+                                    -0x1.b82ce312c82b9p-6,  0x1.565bcd1679cc4p-8,   -0x1.c02db53c8b1c0p-11,
+                                    0x1.f9a345f8c5570p-14,  -0x1.f4d459ec42fbfp-17, 0x1.b9fc222272b2fp-20,
+                                    -0x1.60021119018acp-23, 0x1.004b64410c401p-26,  -0x1.52484b0d93003p-30,
+                                    0x1.47313e9b650eep-34};
+  static constexpr double kErfMax = 6.0;
+  static constexpr double kSqrt2 = 0x1.6a09e667f3bcdp+0;
 };
 
 template <class D>
@@ -213,6 +264,39 @@ HWY_INLINE V ScaledExp(D d, V x) {
   const auto e = ReduceExp<C<D>::kBias + C<D>::kUpScaleExponent>(d, x);
   const V scale = hn::BitCast(d, ToExponent(d, e.biased));
   return MulExpm1Add(d, e.r, e.r_error, scale, scale);
+}
+
+// e^(x + x_error) = scale (1 + q) / 2^kUpScaleExponent with a power of two `scale`, for kExpMin <= x <= 0: q is never
+// rounded to the precision of 1 + q, so that a factor can take the two at one rounding, y + y q.
+template <class D>
+struct ExpParts {
+  hn::Vec<D> q;
+  hn::Vec<D> scale;
+};
+
+template <class D, class V>
+HWY_INLINE ExpParts<D> SplitExp(D d, V x, V x_error) {
+  constexpr int kOffset = C<D>::kBias + C<D>::kUpScaleExponent;
+  const hn::RebindToUnsigned<D> du;
+  const V round = hn::Set(d, C<D>::kRound + static_cast<hn::TFromD<D>>(kOffset));
+  const V shifted = hn::MulAdd(x, hn::Set(d, C<D>::kLog2E), round);
+  const V n = hn::Sub(shifted, round);
+  const V r_hi = hn::NegMulAdd(n, hn::Set(d, C<D>::kLn2Hi), x);  // exact
+  const V r_lo = hn::NegMulAdd(n, hn::Set(d, C<D>::kLn2Lo), x_error);
+  const V r = hn::Add(r_hi, r_lo);
+  const V r_error = hn::Add(hn::Sub(r_hi, r), r_lo);
+  const V q = hn::Add(r, hn::MulAdd(hn::Mul(r, r), Polynomial(d, r, C<D>::kExp), r_error));
+  return {q, hn::BitCast(d, ToExponent(d, hn::BitCast(du, shifted)))};
+}
+
+// Likewise, e^(-a^2/2) for 0 <= a <= kNormalMax: the square is formed in two pieces, or its rounding error would be
+// amplified by its size.
+template <class D, class V>
+HWY_INLINE ExpParts<D> SplitGauss(D d, V a) {
+  using T = hn::TFromD<D>;
+  const V minus_half = hn::Set(d, T(-0.5));
+  const V square = hn::Mul(a, a);
+  return SplitExp(d, hn::Mul(square, minus_half), hn::Mul(FiniteProductError(d, a, a, square), minus_half));
 }
 
 // scale e^-a / (1 + e^-a)^2 for -a <= 0; NaN where a is.
@@ -446,6 +530,91 @@ HWY_INLINE V Softplus(D d, V x) {
   const V e = hn::Mul(math::ScaledExp(d, minus_a), hn::Set(d, C<D>::kDownScale));
   // The largest term last. A NaN comes through the maximum.
   return hn::Add(e, hn::Add(SelectMax(x, hn::Zero(d)), math::Log1pMinus(d, e, C<D>::kLogWide)));
+}
+
+// x Phi(x), Phi the normal distribution function: GELU, with full relative accuracy in the left tail. -0 at -inf, inf
+// at inf.
+//
+// With a = |x| and the upper tail R(a) e^(-a^2/2) = 1 - Phi(a), it is x/|x| (max(x, 0) - a R(a) e^(-a^2/2)), and
+// a R(a) = S(w) a/(a+c) with a polynomial S in w = 2a/(a+c) - 1 that varies little. a/(a+c) is formed in two pieces.
+// Error: TODO
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V XNormalCdf(D d, V x) {
+  using math::C;
+  using T = hn::TFromD<D>;
+  const V one = hn::Set(d, T(1));
+  const V centre = hn::Set(d, C<D>::kTailCentre);
+  const V a = ClampOrNaN(hn::Abs(x), hn::Set(d, -C<D>::kNormalMax), hn::Set(d, C<D>::kNormalMax));
+  const auto gauss = math::SplitGauss(d, a);
+  const V sum = hn::Add(a, centre);
+  const V sum_error = hn::Sub(a, hn::Sub(sum, centre));  // exact: centre has few bits
+  const V ratio = hn::Div(a, sum);
+  // What is missing from the ratio: (a - ratio (a+c)) / (a+c), and c/(a+c) = 1 - ratio.
+#if FUSEPROP_HAVE_FMA
+  const V missing = hn::NegMulAdd(ratio, sum, a);
+#else
+  const V product = hn::Mul(ratio, sum);
+  const V missing = hn::Sub(hn::Sub(a, product), FiniteProductError(d, ratio, sum, product));
+#endif
+  const V ratio_error = hn::Mul(hn::NegMulAdd(ratio, sum_error, missing),
+                                hn::Mul(hn::Sub(one, ratio), hn::Set(d, T(1) / C<D>::kTailCentre)));
+  const V w = hn::MulAdd(hn::Set(d, T(2)), ratio_error, hn::MulSub(hn::Set(d, T(2)), ratio, one));
+  // S = first + w rest, in two pieces.
+  const V w2 = hn::Mul(w, w);
+  const V rest = hn::MulAdd(math::Horner<2, 2>(d, w2, C<D>::kTail), w, math::Horner<1, 2>(d, w2, C<D>::kTail));
+  const V first = hn::Set(d, C<D>::kTail[0]);
+  const V s = hn::MulAdd(rest, w, first);
+  const V s_error = hn::MulAdd(rest, w, hn::Sub(first, s));
+  const V s_exp = hn::Add(s, hn::MulAdd(s, gauss.q, s_error));
+  V tail_error = hn::Mul(ratio_error, s_exp);
+#if !FUSEPROP_HAVE_FMA
+  tail_error = hn::Add(tail_error, FiniteProductError(d, ratio, s_exp, hn::Mul(ratio, s_exp)));
+#endif
+  const V tail = hn::MulAdd(ratio, s_exp, tail_error);
+  // Scaled back last, so that a subnormal result is rounded once.
+  const V left = hn::Mul(hn::Mul(tail, gauss.scale), hn::Set(d, C<D>::kDownScale));
+  return hn::CopySign(hn::Sub(SelectMax(x, hn::Zero(d)), left), x);
+}
+
+// Its derivative, Phi(x) + x phi(x) = e^(-x^2/2) (R(a) - a/sqrt(2 pi)) for x < 0, and 1 - this for x > 0. The bracket
+// is the distance from its root times a polynomial: full relative accuracy there too. 0 at -inf, 1 at inf.
+// Error: TODO
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V XNormalCdfDerivative(D d, V x) {
+  using math::C;
+  using T = hn::TFromD<D>;
+  const V one = hn::Set(d, T(1));
+  const V centre = hn::Set(d, C<D>::kTailSlopeCentre);
+  const V a = ClampOrNaN(hn::Abs(x), hn::Set(d, -C<D>::kNormalMax), hn::Set(d, C<D>::kNormalMax));
+  const auto gauss = math::SplitGauss(d, a);
+  const V w = hn::Div(hn::Sub(a, centre), hn::Add(a, centre));
+  const V distance = hn::Add(hn::Sub(hn::Set(d, C<D>::kTailRoot), a), hn::Set(d, C<D>::kTailRootLow));
+  const V bracket = hn::Mul(distance, math::Polynomial(d, w, C<D>::kTailSlope));
+  const V scaled = hn::Mul(hn::MulAdd(bracket, gauss.q, bracket), gauss.scale);
+  const V left = hn::Mul(scaled, hn::Set(d, C<D>::kDownScale));
+  return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), left, hn::Sub(one, left));
+}
+
+// erf x: a polynomial near zero, 1 - 2 R(sqrt(2) |x|) e^(-x^2) elsewhere, R as above. Keeps the sign of zero; -1 and 1
+// at -inf and inf. Error: TODO
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Erf(D d, V x) {
+  using math::C;
+  using T = hn::TFromD<D>;
+  const V one = hn::Set(d, T(1));
+  const V magnitude = hn::Abs(x);
+  const V a = math::NearerZero(d, magnitude, hn::Set(d, C<D>::kErfMax));
+  const V z = hn::Mul(a, a);
+  const auto gauss = math::SplitExp(d, hn::Neg(z), hn::Neg(FiniteProductError(d, a, a, z)));
+  const V sqrt2 = hn::Set(d, C<D>::kSqrt2);
+  const V v = hn::Div(one, hn::MulAdd(sqrt2, a, hn::Set(d, C<D>::kTailCentre)));
+  const V w = hn::NegMulAdd(hn::Set(d, 2 * C<D>::kTailCentre), v, one);
+  const V tail = hn::Mul(hn::MulAdd(v, gauss.q, v), math::Polynomial(d, w, C<D>::kTail));
+  const V large = hn::NegMulAdd(tail, hn::Mul(gauss.scale, hn::Set(d, 2 * C<D>::kDownScale)), one);
+  // Small, and NaN: x + x p(x^2).
+  const V square = hn::Mul(magnitude, magnitude);
+  const V small = hn::MulAdd(magnitude, math::Polynomial(d, square, C<D>::kErf), magnitude);
+  return hn::CopySign(hn::IfThenElse(hn::Ge(magnitude, one), large, small), x);
 }
 
 }  // namespace HWY_NAMESPACE
