@@ -143,7 +143,7 @@ struct Softplus : Base<D> {
 
 // --- functions of the shape x s(z), s the sigmoid and z a function of x: Swish, GELU's approximation
 
-// x s(z + z_error), with full relative accuracy in both tails. x and z -> -inf gives -0.
+// x s(z + z_error) for kExpMin <= z, with full relative accuracy in both tails.
 template <class D, class V>
 HWY_INLINE V Gated(D d, V x, V z, V z_error) {
   using math::C;
@@ -158,9 +158,8 @@ HWY_INLINE V Gated(D d, V x, V z, V z_error) {
   const V b = hn::BitCast(d, hn::Sub(math::ToExponent(d, e.biased), inverse_a));
   const V r = hn::Sub(e.r, z_error);
   const V y = hn::Div(hn::Mul(x, a), hn::Add(hn::Max(a, b), math::MulExpm1Add(d, r, e.r_error, b, hn::Min(a, b))));
-  // Where s rounds to 1, x a may overflow; beyond the limit x was not held to it.
-  const V left = hn::IfThenElse(hn::Lt(z, limit), hn::And(x, hn::SignBit(d)), y);
-  return hn::IfThenElse(hn::Gt(z, hn::Set(d, T(C<D>::kMantissaBits - 5))), x, left);
+  // Where s rounds to 1, x a may overflow.
+  return hn::IfThenElse(hn::Gt(z, hn::Set(d, T(C<D>::kMantissaBits - 5))), x, y);
 }
 
 // Its derivative s(z) (1 + v s(-z)), v = x dz/dx = v_high + v_low, which must be held to a few hundred. With
@@ -191,15 +190,20 @@ struct Swish : Base<D> {
   HWY_INLINE Swish(D d, const double* parameters)
       : beta(hn::Set(d, Parameter<T>(parameters[0]))), is_one(parameters[0] == 1.0), is_zero(parameters[0] == 0.0) {}
   HWY_INLINE V operator()(D d, V x) const {
+    const V limit = hn::Set(d, math::C<D>::kExpMin);
+    if (is_one) {
+      x = ClampLowOrNaN(x, limit);
+      return Gated(d, x, x, hn::Zero(d));
+    }
     V error;
     const V z = Argument(d, x, &error);
-    if (is_one) return Gated(d, x, z, error);
     // With a tiny beta a huge x reaches x a, which must not overflow.
     const V down = hn::Set(d, math::C<D>::kDownScale);
     const V one = hn::Set(d, T(1));
     const auto huge = hn::Gt(hn::Abs(x), hn::Set(d, std::numeric_limits<T>::max() * math::C<D>::kDownScale));
     const V y = Gated(d, hn::Mul(x, hn::IfThenElse(huge, down, one)), z, error);
-    return hn::Mul(y, hn::IfThenElse(huge, hn::Set(d, T(1) / math::C<D>::kDownScale), one));
+    const V scaled = hn::Mul(y, hn::IfThenElse(huge, hn::Set(d, T(1) / math::C<D>::kDownScale), one));
+    return hn::IfThenElse(hn::Lt(z, limit), hn::And(x, hn::SignBit(d)), scaled);
   }
   HWY_INLINE V Derivative(D d, V x) const {
     V error;
@@ -233,7 +237,7 @@ struct GELU : Base<D> {
   HWY_INLINE V operator()(D d, V x) const {
     if (!approximate) return XNormalCdf(d, x);
     const Cubic u = DoubleU(d, x);
-    return Gated(d, x, u.value, u.error);
+    return Gated(d, ClampLowOrNaN(x, hn::Set(d, -kLargest)), u.value, u.error);
   }
   HWY_INLINE V Derivative(D d, V x) const {
     if (!approximate) return XNormalCdfDerivative(d, x);
@@ -252,8 +256,7 @@ struct GELU : Base<D> {
   };
   // 2u, in two pieces, for x held to where s(2u) is within [e^kExpMin, 1].
   HWY_INLINE Cubic DoubleU(D d, V x) const {
-    constexpr bool kFloat = sizeof(T) == 4;
-    const V largest = hn::Set(d, kFloat ? T(11.4) : T(21.7));
+    const V largest = hn::Set(d, kLargest);
     const V linear = hn::Set(d, static_cast<T>(0x1.9884533d43651p+0));  // 2 sqrt(2/pi)
     const V linear_low = hn::Set(d, static_cast<T>(kFloat ? -0x1.857936p-25 : -0x1.cbc0d30ebfd15p-54));
     const V cubic = hn::Set(d, static_cast<T>(0x1.2444f2a4d8b4bp-4));  // times 0.044715
@@ -272,6 +275,8 @@ struct GELU : Base<D> {
     const V value = hn::Mul(x, sum);
     return {value, hn::MulAdd(x, low, FiniteProductError(d, x, sum, value)), hn::Mul(x, product)};
   }
+  static constexpr bool kFloat = sizeof(T) == 4;
+  static constexpr T kLargest = kFloat ? T(11.4) : T(21.7);
   bool approximate;
 };
 

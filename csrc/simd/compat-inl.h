@@ -51,7 +51,7 @@ HWY_INLINE V SelectMin(V a, V b) {
   return hn::IfThenElse(hn::Lt(b, a), b, a);
 }
 
-// x held within [low, high], or above `low`; NaN stays NaN. The bounds must be neither zero nor NaN: then these
+// x held within [low, high], above `low`, or below `high`; NaN stays NaN. The bounds must be neither zero nor NaN: then these
 // instructions give what the selects would, in half the time. (x86 returns the second operand of min and max
 // if either is NaN, AArch64 returns the NaN.)
 #if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || \
@@ -61,6 +61,10 @@ HWY_INLINE V ClampLowOrNaN(V x, V low) {
   return hn::Max(low, x);
 }
 template <class V>
+HWY_INLINE V ClampHighOrNaN(V x, V high) {
+  return hn::Min(high, x);
+}
+template <class V>
 HWY_INLINE V ClampOrNaN(V x, V low, V high) {
   return hn::Max(low, hn::Min(high, x));
 }
@@ -68,6 +72,10 @@ HWY_INLINE V ClampOrNaN(V x, V low, V high) {
 template <class V>
 HWY_INLINE V ClampLowOrNaN(V x, V low) {
   return SelectMax(x, low);
+}
+template <class V>
+HWY_INLINE V ClampHighOrNaN(V x, V high) {
+  return SelectMin(x, high);
 }
 template <class V>
 HWY_INLINE V ClampOrNaN(V x, V low, V high) {

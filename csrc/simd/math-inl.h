@@ -66,6 +66,9 @@ struct Constants<float> {
 
   // (e^r - 1 - r)/r^2 on |r| <= ln(2)/2, for an error of 2^-28.2 relative to e^r
   static constexpr float kExp[] = {0x1.fffffcp-2f, 0x1.55548cp-3f, 0x1.555858p-5f, 0x1.123de2p-7f, 0x1.6ac778p-10f};
+  // The same in -2r, over 4
+  static constexpr float kExpHalf[] = {0x1.fffffcp-4f, -0x1.55548cp-6f, 0x1.555858p-9f, -0x1.123de2p-12f,
+                                       0x1.6ac778p-16f};
   // (e^r - 1 - r - r^2/2)/r^3 on |r| <= ln(2)/2, for an error of 2^-28.1 relative to e^r - 1
   static constexpr float kExpm1[] = {0x1.55552cp-3f, 0x1.555502p-5f, 0x1.1155a8p-7f, 0x1.6d2e4ap-10f, 0x1.3b8ap-13f};
   // 2 (atanh(s)/s - 1)/z, z = s^2, for |s| <= 1/5 (2^-28.4) and |s| <= 1/3 (2^-27.7), relative to atanh(s)
@@ -76,16 +79,20 @@ struct Constants<float> {
 
   // The normal distribution: e^(-a^2/2), and even a times it, rounds to 0 from kNormalMax on.
   static constexpr float kNormalMax = 14.75f;
-  // (a+c) R(a), R the normal distribution's upper tail over e^(-a^2/2), in w = (a-c)/(a+c): 2^-28.2
-  static constexpr float kTailCentre = 3.171875f;
-  static constexpr float kTail[] = {0x1.7850b2p-1f,  -0x1.0fa22ep-1f, 0x1.0b3286p-2f,   -0x1.1f7b86p-4f,
-                                    -0x1.91f5e0p-9f, 0x1.0cffeep-7f,  -0x1.e4cb80p-12f, -0x1.2c0ee8p-10f,
-                                    0x1.39fbaap-16f, 0x1.5b7f44p-13f, 0x1.0de964p-15f};
-  // (R(a) - a/sqrt(2 pi)) / (root - a) in w, another c: 2^-28.2
+  // (a+c) R(a) kDownScale, R the normal distribution's upper tail over e^(-a^2/2), in a/(a+c) - 1/2,
+  // a >= 1/2: 2^-28.4
+  static constexpr float kTailCentre = 3.90625f;
+  static constexpr float kTail[] = {0x1.81cb8cp-65f, -0x1.339e7p-64f,  0x1.7faeacp-64f,  -0x1.634e7ep-64f,
+                                    0x1.a62666p-65f, -0x1.fcc1d6p-68f, -0x1.03434cp-66f, 0x1.45db88p-67f,
+                                    0x1.1e24b8p-68f, -0x1.21de7p-68f};
+  // (Phi(x) - 1/2)/x in x^2, |x| <= 5/8: 2^-28.554 relative to Phi(x)
+  static constexpr float kNormalCentre[] = {0x1.988454p-2f, -0x1.10587cp-4f, 0x1.46ddaep-7f, -0x1.37fccap-10f,
+                                            0x1.d73f4ep-14f};
+  // kDownScale (R(a) - a/sqrt(2 pi)) / (root - a) in (a-c)/(a+c), another c: 2^-28.2
   static constexpr float kTailSlopeCentre = 2.90625f;
-  static constexpr float kTailSlope[] = {0x1.ebbda4p-2f,   -0x1.f24e7ep-4f, 0x1.ac824ep-5f,  -0x1.95c15cp-7f,
-                                         -0x1.0d1880p-11f, 0x1.1c9b7ap-10f, 0x1.0b0f52p-17f, -0x1.04b370p-13f,
-                                         -0x1.4f598ap-17f, 0x1.24d602p-17f};
+  static constexpr float kTailSlope[] = {0x1.ebbda4p-66f,  -0x1.f24e7ep-68f, 0x1.ac824ep-69f, -0x1.95c15cp-71f,
+                                         -0x1.0d188p-75f,  0x1.1c9b7ap-74f,  0x1.0b0f52p-81f, -0x1.04b37p-77f,
+                                         -0x1.4f598ap-81f, 0x1.24d602p-81f};
   static constexpr float kTailRoot = 0x1.80ead2p-1f;
   static constexpr float kTailRootLow = -0x1.a03fd4p-27f;
   // erf(x)/x - 1 in x^2, |x| <= 1: 2^-29.3 relative to erf(x)/x
@@ -128,6 +135,17 @@ struct Constants<double> {
                                     0x1.27e5b46304684p-22,
                                     0x1.af6bf5e8ee0ccp-26,
                                     0x1.1e3d1608147a3p-29};
+  static constexpr double kExpHalf[] = {0x1.4p-4,
+                                        -0x1.555555555555bp-6,
+                                        0x1.5555555555503p-9,
+                                        -0x1.111111110ec55p-12,
+                                        0x1.6c16c16c304f2p-16,
+                                        -0x1.a01a01b38156cp-20,
+                                        0x1.a01a01367a425p-24,
+                                        -0x1.71ddf018e2094p-28,
+                                        0x1.27e5b46304684p-32,
+                                        -0x1.af6bf5e8ee0ccp-37,
+                                        0x1.1e3d1608147a3p-41};
   // 2^-59.9
   static constexpr double kExpm1[] = {0x1.5555555555559p-3,  0x1.555555555553fp-5,  0x1.111111110f6d5p-7,
                                       0x1.6c16c16c1f097p-10, 0x1.a01a01afd6503p-13, 0x1.a01a017bbfd96p-16,
@@ -148,24 +166,29 @@ struct Constants<double> {
                                      0x1.43912f1805583p-14,  -0x1.0da7411f664dap-16};
 
   static constexpr double kNormalMax = 38.75;
-  // 2^-58.2
-  static constexpr double kTailCentre = 5.296875;
+  // 2^-57.7
+  static constexpr double kTailCentre = 5.96875;
   static constexpr double kTail[] = {
-      0x1.8b49ffebb622bp-1,  -0x1.5af97ca5d792ep-1,  0x1.0a50f6e49beabp-1,   -0x1.62717f6250dbfp-2,
-      0x1.92bcc72cdba33p-3,  -0x1.7c05a6553a409p-4,  0x1.19e34eca7aa03p-5,   -0x1.1d967a39e08a4p-7,
-      0x1.557c2eb8ce4a6p-11, 0x1.2930b5bb76290p-11,  -0x1.fd9ded8b2c947p-13, 0x1.7bf582c067fd9p-18,
-      0x1.bde3ae287e6bcp-16, -0x1.96e28ce009f81p-18, -0x1.408412d3b8d79p-19, 0x1.33ce1d5971e53p-20,
-      0x1.c72d8bde299adp-23, -0x1.8a5563dbe6f31p-23, -0x1.865ae28f6c4a3p-26, 0x1.dab54ced05e2cp-26,
-      0x1.f39cfe6f41bb9p-29, -0x1.be628d49793e0p-29, -0x1.358db7bb24645p-31, 0x1.0c78397d7a947p-33};
+      0x1.8de6ce8685a3p-129,   -0x1.6675b01825fcep-128, 0x1.225589acd97bp-127,   -0x1.a50729cf5c8bdp-127,
+      0x1.0f4de51b60a0ap-126,  -0x1.3322a159b2c18p-126, 0x1.2baca3024424fp-126,  -0x1.e77b9c145659p-127,
+      0x1.3497522b1ac62p-127,  -0x1.f18bc0569fb8cp-129, -0x1.a29bc60ed0255p-134, 0x1.7f9cd5c3c4f6dp-130,
+      -0x1.ede1253ab29cap-131, -0x1.55dbd4000da8p-135,  0x1.caf2ca473211bp-132,  -0x1.94051b4e35c79p-133,
+      -0x1.11d417ebf265ep-133, 0x1.304cdc941ba59p-133,  0x1.860f897b190d4p-136,  -0x1.4c3bb5eed554cp-134,
+      0x1.25a242c726bc1p-140,  0x1.f00c62aa6c30ep-136};
+  // 2^-58.295
+  static constexpr double kNormalCentre[] = {0x1.9884533d43651p-2,   -0x1.1058377e2cfb1p-4,  0x1.46d04297784dp-7,
+                                             -0x1.37403f740a489p-10, 0x1.e42b1282c467ep-14,  -0x1.3ce9f02e57dc4p-17,
+                                             0x1.65c1af0f0e97fp-21,  -0x1.69aeb5a40b50bp-25, 0x1.c902f115d344ap-29,
+                                             -0x1.6164801d8345dp-31};
   // 2^-57.5
   static constexpr double kTailSlopeCentre = 4.265625;
   static constexpr double kTailSlope[] = {
-      0x1.d5f73f55b6547p-2,   -0x1.97663ebc72e16p-4,  0x1.f2d12f46e183ap-5,  -0x1.f57a5d8191f43p-6,
-      0x1.875872fa30f80p-7,   -0x1.9df524fdc1f3bp-9,  0x1.26f4680123c30p-12, 0x1.5d4e3db83ed16p-13,
-      -0x1.06ccc78314611p-14, -0x1.7a52c41c2238ep-18, 0x1.02c5e84acf837p-17, -0x1.f10cbbaec76eap-26,
-      -0x1.0cfe2c4c1b229p-20, 0x1.76beb55da1cc8p-26,  0x1.3cf7bf6d7cb4ep-23, 0x1.ea2ac865f38f5p-29,
-      -0x1.925cc196d4911p-26, -0x1.8ec415f704e81p-29, 0x1.dd509b000946ap-29, 0x1.e9b69929c427bp-31,
-      -0x1.767c2ad6abc60p-32, -0x1.277541d7198ccp-33};
+      0x1.d5f73f55b6547p-130,  -0x1.97663ebc72e16p-132, 0x1.f2d12f46e183ap-133, -0x1.f57a5d8191f43p-134,
+      0x1.875872fa30f8p-135,   -0x1.9df524fdc1f3bp-137, 0x1.26f4680123c3p-140,  0x1.5d4e3db83ed16p-141,
+      -0x1.06ccc78314611p-142, -0x1.7a52c41c2238ep-146, 0x1.02c5e84acf837p-145, -0x1.f10cbbaec76eap-154,
+      -0x1.0cfe2c4c1b229p-148, 0x1.76beb55da1cc8p-154,  0x1.3cf7bf6d7cb4ep-151, 0x1.ea2ac865f38f5p-157,
+      -0x1.925cc196d4911p-154, -0x1.8ec415f704e81p-157, 0x1.dd509b000946ap-157, 0x1.e9b69929c427bp-159,
+      -0x1.767c2ad6abc6p-160,  -0x1.277541d7198ccp-161};
   static constexpr double kTailRoot = 0x1.80ead197f00b4p-1;
   static constexpr double kTailRootLow = -0x1.13e74c58cada8p-56;
   // 2^-56.3
@@ -203,6 +226,31 @@ HWY_INLINE V Polynomial(D d, V x, const T (&c)[N]) {
     const V x2 = hn::Mul(x, x);
     return hn::MulAdd(Horner<1, 2>(d, x2, c), x, Horner<0, 2>(d, x2, c));
   }
+}
+
+// c[kFirst] + c[kFirst+1] x + ... + c[kLast] x^(kLast-kFirst), in a tree (Estrin): for long formulas, in which
+// successive vectors overlap too little. `powers` are x, x^2, x^4, ...
+template <size_t kFirst, size_t kLast, class D, class V, typename T, size_t N>
+HWY_INLINE V Tree(D d, const V* powers, const T (&c)[N]) {
+  if constexpr (kFirst == kLast) {
+    return hn::Set(d, c[kFirst]);
+  } else {
+    constexpr size_t kTerms = kLast - kFirst + 1;
+    constexpr size_t kLog = kTerms > 16 ? 4 : kTerms > 8 ? 3 : kTerms > 4 ? 2 : kTerms > 2 ? 1 : 0;
+    constexpr size_t kHalf = size_t{1} << kLog;
+    return hn::MulAdd(Tree<kFirst + kHalf, kLast>(d, powers, c), powers[kLog],
+                      Tree<kFirst, kFirst + kHalf - 1>(d, powers, c));
+  }
+}
+
+// The coefficients from kFirst on.
+template <size_t kFirst = 0, class D, class V, typename T, size_t N>
+HWY_INLINE V WidePolynomial(D d, V x, const T (&c)[N]) {
+  const V x2 = hn::Mul(x, x);
+  const V x4 = hn::Mul(x2, x2);
+  const V x8 = hn::Mul(x4, x4);
+  const V powers[] = {x, x2, x4, x8, hn::Mul(x8, x8)};
+  return Tree<kFirst, N - 1>(d, powers, c);
 }
 
 // -|x|
@@ -285,18 +333,26 @@ HWY_INLINE ExpParts<D> SplitExp(D d, V x, V x_error) {
   const V r_lo = hn::NegMulAdd(n, hn::Set(d, C<D>::kLn2Lo), x_error);
   const V r = hn::Add(r_hi, r_lo);
   const V r_error = hn::Add(hn::Sub(r_hi, r), r_lo);
-  const V q = hn::Add(r, hn::MulAdd(hn::Mul(r, r), Polynomial(d, r, C<D>::kExp), r_error));
+  const V q = hn::Add(r, hn::MulAdd(hn::Mul(r, r), WidePolynomial(d, r, C<D>::kExp), r_error));
   return {q, hn::BitCast(d, ToExponent(d, hn::BitCast(du, shifted)))};
 }
 
 // Likewise, e^(-a^2/2) for 0 <= a <= kNormalMax: the square is formed in two pieces, or its rounding error would be
-// amplified by its size.
+// amplified by its size. From u = -2r on.
 template <class D, class V>
 HWY_INLINE ExpParts<D> SplitGauss(D d, V a) {
   using T = hn::TFromD<D>;
-  const V minus_half = hn::Set(d, T(-0.5));
+  constexpr int kOffset = C<D>::kBias + C<D>::kUpScaleExponent;
+  const hn::RebindToUnsigned<D> du;
   const V square = hn::Mul(a, a);
-  return SplitExp(d, hn::Mul(square, minus_half), hn::Mul(FiniteProductError(d, a, a, square), minus_half));
+  const V round = hn::Set(d, C<D>::kRound + static_cast<T>(kOffset));
+  const V shifted = hn::MulAdd(square, hn::Set(d, T(-0.5) * C<D>::kLog2E), round);
+  const V n = hn::Sub(shifted, round);
+  const V u_hi = hn::MulAdd(n, hn::Set(d, 2 * C<D>::kLn2Hi), square);  // exact
+  const V u_lo = hn::MulAdd(n, hn::Set(d, 2 * C<D>::kLn2Lo), FiniteProductError(d, a, a, square));
+  const V u = hn::Add(u_hi, u_lo);
+  const V q = hn::MulAdd(hn::Mul(u, u), WidePolynomial(d, u, C<D>::kExpHalf), hn::Mul(u, hn::Set(d, T(-0.5))));
+  return {q, hn::BitCast(d, ToExponent(d, hn::BitCast(du, shifted)))};
 }
 
 // scale e^-a / (1 + e^-a)^2 for -a <= 0; NaN where a is.
@@ -536,44 +592,28 @@ HWY_INLINE V Softplus(D d, V x) {
 // at inf.
 //
 // With a = |x| and the upper tail R(a) e^(-a^2/2) = 1 - Phi(a), it is x/|x| (max(x, 0) - a R(a) e^(-a^2/2)), and
-// a R(a) = S(w) a/(a+c) with a polynomial S in w = 2a/(a+c) - 1 that varies little. a/(a+c) is formed in two pieces.
+// a R(a) = (a/(a+c)) S(a/(a+c)) with a polynomial S. The error of a/(a+c) matters for small a alone, as a R(a) tends to
+// a constant: for those there is another polynomial.
 // Error: TODO
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V XNormalCdf(D d, V x) {
   using math::C;
   using T = hn::TFromD<D>;
-  const V one = hn::Set(d, T(1));
-  const V centre = hn::Set(d, C<D>::kTailCentre);
-  const V a = ClampOrNaN(hn::Abs(x), hn::Set(d, -C<D>::kNormalMax), hn::Set(d, C<D>::kNormalMax));
+  const V a = ClampHighOrNaN(hn::Abs(x), hn::Set(d, C<D>::kNormalMax));
   const auto gauss = math::SplitGauss(d, a);
-  const V sum = hn::Add(a, centre);
-  const V sum_error = hn::Sub(a, hn::Sub(sum, centre));  // exact: centre has few bits
-  const V ratio = hn::Div(a, sum);
-  // What is missing from the ratio: (a - ratio (a+c)) / (a+c), and c/(a+c) = 1 - ratio.
-#if FUSEPROP_HAVE_FMA
-  const V missing = hn::NegMulAdd(ratio, sum, a);
-#else
-  const V product = hn::Mul(ratio, sum);
-  const V missing = hn::Sub(hn::Sub(a, product), FiniteProductError(d, ratio, sum, product));
-#endif
-  const V ratio_error = hn::Mul(hn::NegMulAdd(ratio, sum_error, missing),
-                                hn::Mul(hn::Sub(one, ratio), hn::Set(d, T(1) / C<D>::kTailCentre)));
-  const V w = hn::MulAdd(hn::Set(d, T(2)), ratio_error, hn::MulSub(hn::Set(d, T(2)), ratio, one));
-  // S = first + w rest, in two pieces.
-  const V w2 = hn::Mul(w, w);
-  const V rest = hn::MulAdd(math::Horner<2, 2>(d, w2, C<D>::kTail), w, math::Horner<1, 2>(d, w2, C<D>::kTail));
+  const V ratio = hn::Div(a, hn::Add(a, hn::Set(d, C<D>::kTailCentre)));
+  const V t = hn::Sub(ratio, hn::Set(d, T(0.5)));
+  // (1 + q) (first + rest) = first + (rest + q (first + rest)), the larger term last. Scaled down, so that a subnormal
+  // result is rounded once.
   const V first = hn::Set(d, C<D>::kTail[0]);
-  const V s = hn::MulAdd(rest, w, first);
-  const V s_error = hn::MulAdd(rest, w, hn::Sub(first, s));
-  const V s_exp = hn::Add(s, hn::MulAdd(s, gauss.q, s_error));
-  V tail_error = hn::Mul(ratio_error, s_exp);
-#if !FUSEPROP_HAVE_FMA
-  tail_error = hn::Add(tail_error, FiniteProductError(d, ratio, s_exp, hn::Mul(ratio, s_exp)));
-#endif
-  const V tail = hn::MulAdd(ratio, s_exp, tail_error);
-  // Scaled back last, so that a subnormal result is rounded once.
-  const V left = hn::Mul(hn::Mul(tail, gauss.scale), hn::Set(d, C<D>::kDownScale));
-  return hn::CopySign(hn::Sub(SelectMax(x, hn::Zero(d)), left), x);
+  const V rest = hn::Mul(t, math::WidePolynomial<1>(d, t, C<D>::kTail));
+  const V s = hn::Add(first, hn::MulAdd(gauss.q, hn::Add(first, rest), rest));
+  // A NaN comes through the tail.
+  const V outer = hn::CopySign(hn::NegMulAdd(hn::Mul(ratio, gauss.scale), s, hn::Max(hn::Zero(d), x)), x);
+  // x (1/2 + x p(x^2))
+  const V half = hn::Set(d, T(0.5));
+  const V inner = hn::Mul(x, hn::MulAdd(x, math::Polynomial(d, hn::Mul(x, x), C<D>::kNormalCentre), half));
+  return hn::IfThenElse(hn::Lt(a, hn::Set(d, T(0.625))), inner, outer);
 }
 
 // Its derivative, Phi(x) + x phi(x) = e^(-x^2/2) (R(a) - a/sqrt(2 pi)) for x < 0, and 1 - this for x > 0. The bracket
@@ -585,14 +625,16 @@ HWY_INLINE V XNormalCdfDerivative(D d, V x) {
   using T = hn::TFromD<D>;
   const V one = hn::Set(d, T(1));
   const V centre = hn::Set(d, C<D>::kTailSlopeCentre);
-  const V a = ClampOrNaN(hn::Abs(x), hn::Set(d, -C<D>::kNormalMax), hn::Set(d, C<D>::kNormalMax));
+  const V a = ClampHighOrNaN(hn::Abs(x), hn::Set(d, C<D>::kNormalMax));
   const auto gauss = math::SplitGauss(d, a);
   const V w = hn::Div(hn::Sub(a, centre), hn::Add(a, centre));
   const V distance = hn::Add(hn::Sub(hn::Set(d, C<D>::kTailRoot), a), hn::Set(d, C<D>::kTailRootLow));
-  const V bracket = hn::Mul(distance, math::Polynomial(d, w, C<D>::kTailSlope));
-  const V scaled = hn::Mul(hn::MulAdd(bracket, gauss.q, bracket), gauss.scale);
-  const V left = hn::Mul(scaled, hn::Set(d, C<D>::kDownScale));
-  return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), left, hn::Sub(one, left));
+  // As above.
+  const V first = hn::Set(d, C<D>::kTailSlope[0]);
+  const V rest = hn::Mul(w, math::WidePolynomial<1>(d, w, C<D>::kTailSlope));
+  const V slope = hn::Add(first, hn::MulAdd(gauss.q, hn::Add(first, rest), rest));
+  const V scaled = hn::Mul(distance, gauss.scale);
+  return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Mul(scaled, slope), hn::NegMulAdd(scaled, slope, one));
 }
 
 // erf x: a polynomial near zero, 1 - 2 R(sqrt(2) |x|) e^(-x^2) elsewhere, R as above. Keeps the sign of zero; -1 and 1
@@ -608,9 +650,9 @@ HWY_INLINE V Erf(D d, V x) {
   const auto gauss = math::SplitExp(d, hn::Neg(z), hn::Neg(FiniteProductError(d, a, a, z)));
   const V sqrt2 = hn::Set(d, C<D>::kSqrt2);
   const V v = hn::Div(one, hn::MulAdd(sqrt2, a, hn::Set(d, C<D>::kTailCentre)));
-  const V w = hn::NegMulAdd(hn::Set(d, 2 * C<D>::kTailCentre), v, one);
-  const V tail = hn::Mul(hn::MulAdd(v, gauss.q, v), math::Polynomial(d, w, C<D>::kTail));
-  const V large = hn::NegMulAdd(tail, hn::Mul(gauss.scale, hn::Set(d, 2 * C<D>::kDownScale)), one);
+  const V t = hn::NegMulAdd(hn::Set(d, C<D>::kTailCentre), v, hn::Set(d, T(0.5)));
+  const V tail = hn::Mul(hn::MulAdd(v, gauss.q, v), math::Polynomial(d, t, C<D>::kTail));
+  const V large = hn::NegMulAdd(tail, hn::Add(gauss.scale, gauss.scale), one);
   // Small, and NaN: x + x p(x^2).
   const V square = hn::Mul(magnitude, magnitude);
   const V small = hn::MulAdd(magnitude, math::Polynomial(d, square, C<D>::kErf), magnitude);
