@@ -57,6 +57,22 @@ struct Identity : Base<D> {
   HWY_INLINE V Derivative(D d, V x) const { return hn::IfThenElse(hn::IsNaN(x), x, hn::Set(d, T(1))); }
 };
 
+// f(x) = 0 if x < 0, at_zero if x = 0, 1 if x > 0; f' = 0, and NaN for NaN
+template <class D>
+struct Step : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Step(D d, const double* parameters) : at_zero(hn::Set(d, Parameter<T>(parameters[0]))) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    const V zero = hn::Zero(d);
+    const V not_zero = hn::IfThenElse(hn::Gt(x, zero), hn::Set(d, T(1)), hn::IfThenZeroElse(hn::Lt(x, zero), x));
+    return hn::IfThenElse(hn::Eq(x, zero), at_zero, not_zero);
+  }
+  HWY_INLINE V Derivative(D d, V x) const { return hn::IfThenElse(hn::IsNaN(x), x, hn::Zero(d)); }
+  V at_zero;
+};
+
 // f(x) = max(0, x); f'(0) = 0; -0 gives +0
 template <class D>
 struct ReLU : Base<D> {
@@ -294,6 +310,220 @@ struct ELU : Base<D> {
     return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Set(d, T(1)), MulExpNonPositive(d, alpha, x));
   }
   V alpha;
+};
+
+// lambda ELU(x; alpha), with constants for which mean 0 and variance 1 are a fixed point
+template <class D>
+struct SELU : Base<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE SELU(D, const double*) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    const V right = hn::Mul(hn::Set(d, kLambda), x);
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), right, hn::Mul(hn::Set(d, kLambdaAlpha), Expm1(d, x)));
+  }
+  HWY_INLINE V Derivative(D d, V x) const {
+    const V e = math::ScaledExp(d, ClampLowOrNaN(x, hn::Set(d, math::C<D>::kExpMin)));
+    const V left = hn::Mul(e, hn::Set(d, kLambdaAlpha * math::C<D>::kDownScale));
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Set(d, kLambda), left);
+  }
+  static constexpr T kLambda = static_cast<T>(1.0507009873554805);
+  static constexpr T kLambdaAlpha = static_cast<T>(1.7580993408473766);
+};
+
+// f(x) = x if x > 0 else alpha (e^(x/alpha) - 1), alpha > 0
+template <class D>
+struct CELU : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE CELU(D d, const double* parameters)
+      : alpha(hn::Set(d, Parameter<T>(parameters[0]))), is_one(parameters[0] == 1.0) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    const V z = Quotient(d, x);
+    const V e = Expm1(d, z);
+    // z + rest/alpha is more exact: alpha (e^(z + rest/alpha) - 1) = alpha (e^z - 1) + rest e^z, to first order.
+    V left = hn::Mul(alpha, e);
+    if (!is_one) left = hn::Add(left, hn::MulAdd(Rest(d, x, z), e, Rest(d, x, z)));
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, left);
+  }
+  HWY_INLINE V Derivative(D d, V x) const {
+    const V one = hn::Set(d, T(1));
+    const V z = Quotient(d, x);
+    V factor = one;
+    if (!is_one) {
+      const V error = hn::Div(Rest(d, x, z), alpha);
+      factor = hn::Add(one, hn::IfThenElseZero(hn::Gt(z, hn::Set(d, math::C<D>::kExpMin)), error));
+    }
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), one, MulExpNonPositive(d, factor, z));
+  }
+  HWY_INLINE V Quotient(D d, V x) const {
+    static_cast<void>(d);
+    return is_one ? x : hn::Div(x, alpha);
+  }
+  // x - z alpha; 0 where that overflows.
+  HWY_INLINE V Rest(D d, V x, V z) const {
+    const V rest = Residual(d, z, alpha, x);
+    return hn::IfThenElseZero(hn::Le(hn::Abs(rest), hn::Abs(x)), rest);
+  }
+  V alpha;
+  bool is_one;
+};
+
+// f(x) = -log(1 + e^-x); f'(x) = s(-x)
+template <class D>
+struct LogSigmoid : Base<D> {
+  using typename Base<D>::V;
+  HWY_INLINE LogSigmoid(D, const double*) {}
+  HWY_INLINE V operator()(D d, V x) const { return hn::Neg(HWY_NAMESPACE::Softplus(d, hn::Neg(x))); }
+  HWY_INLINE V Derivative(D d, V x) const { return HWY_NAMESPACE::Sigmoid(d, hn::Neg(x)); }
+};
+
+// f(x) = x tanh(log(1 + e^x)). With t = e^-|x| and g = 4 (1 + x):
+//   x < 0: f = x t (1 - t (1 + t) / D), f' = t (g + t (g + 2 + t (4 + t))) / D^2, D = 2 + t (2 + t)
+//   x > 0: f = x (1 - 2t^2 / D), f' = (1 + t (4 + t (g + 2 + t g))) / D^2, D = 1 + t (2 + 2t)
+// in which nothing cancels but g and its neighbour, where g is exact.
+template <class D>
+struct Mish : Base<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Mish(D, const double*) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    const V zero = hn::Zero(d);
+    const V one = hn::Set(d, T(1));
+    const V limit = hn::Set(d, math::C<D>::kExpMin);
+    const auto negative = hn::Lt(x, zero);
+    x = ClampLowOrNaN(x, limit);
+    const auto e = math::SplitExp(d, math::NearerZero(d, math::NegAbs(d, x), limit), zero);
+    const V t = hn::Mul(hn::MulAdd(e.scale, e.q, e.scale), hn::Set(d, math::C<D>::kDownScale));
+    const auto denominator = Denominator(d, t, negative);
+    // The quotient is about 0.4 t where the rounding of the denominator matters.
+    const V rounding = hn::Mul(hn::Mul(t, hn::Set(d, T(0.4))), denominator.error);
+    const V numerator = hn::Sub(hn::MulAdd(t, t, hn::IfThenElse(negative, t, hn::Mul(t, t))), rounding);
+    const V lost = hn::Div(numerator, denominator.value);
+    const V rest = hn::Sub(one, lost);
+    const V rest_error = hn::Sub(hn::Sub(one, rest), lost);
+    const V v = hn::Add(rest, hn::MulAdd(rest, e.q, rest_error));  // times e^x without its power of two
+    const V left = hn::Mul(hn::Mul(hn::Mul(x, v), e.scale), hn::Set(d, math::C<D>::kDownScale));
+    return hn::IfThenElse(negative, left, hn::Mul(x, rest));
+  }
+  HWY_INLINE V Derivative(D d, V x) const {
+    const V zero = hn::Zero(d);
+    const V one = hn::Set(d, T(1));
+    const V four = hn::Set(d, T(4));
+    const V limit = hn::Set(d, math::C<D>::kExpMin);
+    const auto negative = hn::Lt(x, zero);
+    x = ClampOrNaN(x, limit, hn::Neg(limit));
+    const auto e = math::SplitExp(d, math::NearerZero(d, math::NegAbs(d, x), limit), zero);
+    const V scaled = hn::MulAdd(e.scale, e.q, e.scale);
+    const V t = hn::Mul(scaled, hn::Set(d, math::C<D>::kDownScale));
+    const V g = hn::Mul(four, hn::Add(one, x));
+    const V g2 = hn::Add(g, hn::Set(d, T(2)));
+    const V inner =
+        hn::IfThenElse(negative, hn::MulAdd(t, hn::Add(t, four), g2), hn::MulAdd(t, hn::MulAdd(t, g, g2), four));
+    const V numerator = hn::MulAdd(t, inner, hn::IfThenElse(negative, g, one));
+    // numerator / D^2 without the roundings of D, its square and the quotient.
+    const auto denominator = Denominator(d, t, negative);
+    const V square = hn::Mul(denominator.value, denominator.value);
+    const V square_error = hn::MulAdd(hn::Add(denominator.value, denominator.value), denominator.error,
+                                      FiniteProductError(d, denominator.value, denominator.value, square));
+    const V inverse = hn::Div(one, square);
+    const V quotient = hn::Mul(numerator, inverse);
+    const V rest = hn::NegMulAdd(quotient, square_error, Residual(d, quotient, square, numerator));
+    const V y = hn::MulAdd(rest, inverse, quotient);
+    return hn::IfThenElse(negative, hn::Mul(hn::Mul(y, scaled), hn::Set(d, math::C<D>::kDownScale)), y);
+  }
+
+  struct Sum {
+    V value;
+    V error;  // what its roundings lost
+  };
+  template <class M>
+  HWY_INLINE Sum Denominator(D d, V t, M negative) const {
+    const V two = hn::Set(d, T(2));
+    const V first = hn::IfThenElse(negative, two, hn::Set(d, T(1)));
+    const V step = hn::IfThenElse(negative, t, hn::Add(t, t));
+    const V factor = hn::Add(step, two);
+    const V product = hn::Mul(t, factor);
+    const V product_error =
+        hn::MulAdd(t, hn::Sub(step, hn::Sub(factor, two)), FiniteProductError(d, t, factor, product));
+    const V value = hn::Add(first, product);
+    return {value, hn::Add(hn::Sub(product, hn::Sub(value, first)), product_error)};
+  }
+};
+
+// f(x) = x / (1 + |x|); f'(x) = 1 / (1 + |x|)^2
+template <class D>
+struct Softsign : Base<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Softsign(D, const double*) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    const V largest = hn::Set(d, std::numeric_limits<T>::max());
+    x = ClampOrNaN(x, hn::Neg(largest), largest);
+    return hn::Div(x, hn::Add(hn::Set(d, T(1)), hn::Abs(x)));
+  }
+  // Squared after the division: the square may overflow.
+  HWY_INLINE V Derivative(D d, V x) const {
+    const V one = hn::Set(d, T(1));
+    const V inverse = hn::Div(one, hn::Add(one, hn::Abs(x)));
+    return hn::Mul(inverse, inverse);
+  }
+};
+
+// f(x) = x held within [min_val, max_val]; f' = 1 if min_val < x <= max_val else 0
+template <class D>
+struct Hardtanh : Base<D> {
+  static constexpr size_t kNumParameters = 2;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Hardtanh(D d, const double* parameters)
+      : low(hn::Set(d, Parameter<T>(parameters[0]))), high(hn::Set(d, Parameter<T>(parameters[1]))) {}
+  HWY_INLINE V operator()(D, V x) const { return SelectMax(SelectMin(x, high), low); }
+  HWY_INLINE V Derivative(D d, V x) const {
+    const V one_or_nan = hn::IfThenElse(hn::IsNaN(x), x, hn::Set(d, T(1)));
+    return hn::IfThenZeroElse(hn::Or(hn::Le(x, low), hn::Gt(x, high)), one_or_nan);
+  }
+  V low;
+  V high;
+};
+
+// f(x) = (x + 3)/6 held within [0, 1]; f' = 1/6 if -3 < x <= 3 else 0
+template <class D>
+struct Hardsigmoid : Base<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Hardsigmoid(D, const double*) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    const V line = hn::Mul(hn::Add(x, hn::Set(d, T(3))), hn::Set(d, T(1) / 6));
+    const V right = hn::IfThenElse(hn::Ge(x, hn::Set(d, T(3))), hn::Set(d, T(1)), line);
+    return hn::IfThenZeroElse(hn::Le(x, hn::Set(d, T(-3))), right);
+  }
+  HWY_INLINE V Derivative(D d, V x) const {
+    const V three = hn::Set(d, T(3));
+    const V sixth_or_nan = hn::IfThenElse(hn::IsNaN(x), x, hn::Set(d, T(1) / 6));
+    return hn::IfThenZeroElse(hn::Or(hn::Le(x, hn::Neg(three)), hn::Gt(x, three)), sixth_or_nan);
+  }
+};
+
+// f(x) = x Hardsigmoid(x); f' = 0, (2x + 3)/6, 1 for x <= -3, -3 < x <= 3, 3 < x
+template <class D>
+struct Hardswish : Base<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Hardswish(D, const double*) {}
+  HWY_INLINE V operator()(D d, V x) const {
+    const V three = hn::Set(d, T(3));
+    const V parabola = hn::Mul(hn::Mul(x, hn::Add(x, three)), hn::Set(d, T(1) / 6));
+    const V right = hn::IfThenElse(hn::Ge(x, three), x, parabola);
+    return hn::IfThenElse(hn::Le(x, hn::Neg(three)), hn::Set(d, T(-0.0)), right);
+  }
+  HWY_INLINE V Derivative(D d, V x) const {
+    const V three = hn::Set(d, T(3));
+    const V line = hn::Mul(hn::Add(hn::Add(x, x), three), hn::Set(d, T(1) / 6));
+    const V right = hn::IfThenElse(hn::Gt(x, three), hn::Set(d, T(1)), line);
+    return hn::IfThenZeroElse(hn::Le(x, hn::Neg(three)), right);
+  }
 };
 
 }  // namespace activations

@@ -46,14 +46,23 @@ constexpr ActivationRow Row(const char* name) {
 const ActivationTable& Table() {
   static constexpr ActivationRow rows[] = {
       Row<activations::Identity>("identity"),
+      Row<activations::Step>("step"),
       Row<activations::ReLU>("relu"),
       Row<activations::LeakyReLU>("leaky_relu"),
       Row<activations::Sigmoid>("sigmoid"),
       Row<activations::Tanh>("tanh"),
       Row<activations::Softplus>("softplus"),
       Row<activations::ELU>("elu"),
+      Row<activations::SELU>("selu"),
+      Row<activations::CELU>("celu"),
       Row<activations::Swish>("swish"),
       Row<activations::GELU>("gelu"),
+      Row<activations::LogSigmoid>("log_sigmoid"),
+      Row<activations::Mish>("mish"),
+      Row<activations::Softsign>("softsign"),
+      Row<activations::Hardtanh>("hardtanh"),
+      Row<activations::Hardsigmoid>("hardsigmoid"),
+      Row<activations::Hardswish>("hardswish"),
   };
   static constexpr ActivationTable table = {rows, sizeof(rows) / sizeof(rows[0])};
   return table;

@@ -51,9 +51,9 @@ HWY_INLINE V SelectMin(V a, V b) {
   return hn::IfThenElse(hn::Lt(b, a), b, a);
 }
 
-// x held within [low, high], above `low`, or below `high`; NaN stays NaN. The bounds must be neither zero nor NaN: then these
-// instructions give what the selects would, in half the time. (x86 returns the second operand of min and max
-// if either is NaN, AArch64 returns the NaN.)
+// x held within [low, high], above `low`, or below `high`; NaN stays NaN. The bounds must be neither zero nor NaN: then
+// these instructions give what the selects would, in half the time. (x86 returns the second operand of min and max if
+// either is NaN, AArch64 returns the NaN.)
 #if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || \
     (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)
 template <class V>
@@ -104,7 +104,19 @@ HWY_INLINE V FiniteProductError(D d, V a, V b, V product) {
 #endif
 }
 
-// Likewise for any factors; 0 where the product is not finite.
+// c - a * b for a finite product near c, as if rounded once.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Residual(D d, V a, V b, V c) {
+#if FUSEPROP_HAVE_FMA
+  static_cast<void>(d);
+  return hn::NegMulAdd(a, b, c);
+#else
+  const V product = hn::Mul(a, b);
+  return hn::Sub(hn::Sub(c, product), FiniteProductError(d, a, b, product));
+#endif
+}
+
+// FiniteProductError for any factors; 0 where the product is not finite.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ProductError(D d, V a, V b, V product) {
   const V error = FiniteProductError(d, a, b, product);
