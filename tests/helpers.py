@@ -23,7 +23,7 @@ from fuseprop import _registry
 from fuseprop._registry import Spec
 
 Array = NDArray[Any]
-Parameters = Mapping[str, float]
+Parameters = Mapping[str, _registry.Parameter]
 
 FLOATS = (np.float32, np.float64)
 TARGETS: list[str] = fp.build_info()["supported_targets"]
@@ -45,10 +45,14 @@ TWO_VECTORS = 33
 def cases(specs: Iterable[Spec]) -> list[Any]:
     """pytest parameters (spec, parameters): each formula with its defaults and each of its examples."""
     return [
-        pytest.param(spec, parameters, id="-".join([spec.name, *(f"{k}={v:g}" for k, v in parameters.items())]))
+        pytest.param(spec, parameters, id="-".join([spec.name, *(f"{k}={_short(v)}" for k, v in parameters.items())]))
         for spec in specs
         for parameters in (spec.parameters, *spec.examples)
     ]
+
+
+def _short(value: _registry.Parameter) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 each_activation = pytest.mark.parametrize(("spec", "parameters"), cases(ACTIVATIONS))
@@ -64,9 +68,9 @@ def seeded(*key: object) -> np.random.Generator:
 # --- truth --------------------------------------------------------------------------------------------------
 
 
-def rounded(parameters: Parameters, dtype: DTypeLike) -> dict[str, float]:
+def rounded(parameters: Parameters, dtype: DTypeLike) -> dict[str, _registry.Parameter]:
     """The parameters that a kernel of this dtype computes with."""
-    return {name: float(np.dtype(dtype).type(value)) for name, value in parameters.items()}
+    return {k: v if isinstance(v, str) else float(np.dtype(dtype).type(v)) for k, v in parameters.items()}
 
 
 def widened(x: Array) -> Array:

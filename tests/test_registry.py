@@ -54,8 +54,12 @@ def test_spec_fits_class_and_reference(spec: Spec) -> None:
     assert list(inspect.signature(spec.reference).parameters) == [*arrays, *spec.parameters]
     for example in spec.examples:
         assert example.keys() <= spec.parameters.keys()
+        assert all(example.get(name, choices[0]) in choices for name, choices in spec.choices.items())
         assert example != spec.parameters
     assert spec.examples or not spec.parameters, "parameters without examples are not tested"
+    for name, choices in spec.choices.items():
+        tested = {values.get(name, spec.parameters[name]) for values in (spec.parameters, *spec.examples)}
+        assert tested == set(choices), "choices without examples are not tested"
 
 
 @pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
@@ -123,7 +127,7 @@ def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) 
     assert eval(repr(formula), {spec.cls.__name__: spec.cls}) == formula
     for name, value in parameters.items():
         assert getattr(formula, name) == value
-        assert isinstance(getattr(formula, name), float)
+        assert type(getattr(formula, name)) is (str if name in spec.choices else float)
         with pytest.raises(AttributeError, match=f"immutable.*{name}"):
             setattr(formula, name, 2.0)
         assert getattr(formula, name) == value

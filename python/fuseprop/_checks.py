@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import SupportsFloat, SupportsIndex
 
 
@@ -46,3 +47,12 @@ def integer(value: SupportsIndex, name: str, *, least: int | None = None, most: 
         limits = " and ".join(f"{sign} {limit}" for sign, limit in ((">=", least), ("<=", most)) if limit is not None)
         raise ValueError(f"{name} is {number}; expected an integer {limits}")
     return number
+
+
+def choice(value: str, name: str, choices: Sequence[str]) -> str:
+    """`value`, which must be one of the choices."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, found {type(value).__name__}")
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}")
+    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from fuseprop._registry import Spec
+from fuseprop._registry import Parameter, Spec
 
 
 class Formula:
@@ -21,9 +21,11 @@ class Formula:
     _parameters: dict[str, Any]
     _bind: Any
 
-    def __init__(self, **parameters: float) -> None:
+    def __init__(self, **parameters: Parameter) -> None:
         object.__setattr__(self, "_parameters", parameters)
-        self._bind(self.spec.name, tuple(parameters.values()))
+        choices = self.spec.choices
+        numbers = (choices[k].index(v) if isinstance(v, str) else v for k, v in parameters.items())
+        self._bind(self.spec.name, tuple(numbers))
 
     def __getattr__(self, name: str) -> Any:
         if name == "_parameters" or name not in self._parameters:
@@ -52,5 +54,5 @@ class Formula:
         return f"{type(self).__name__}({inside})"
 
 
-def _rebuild(cls: type[Formula], parameters: dict[str, float]) -> Formula:
+def _rebuild(cls: type[Formula], parameters: dict[str, Parameter]) -> Formula:
     return cls(**parameters)

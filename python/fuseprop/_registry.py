@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from fuseprop import reference
 
 Kind = Literal["activation", "loss"]
 #: What targets a loss is defined for: any real number, [0, 1], or class labels / distributions over classes.
 Domain = Literal["real", "unit", "classes"]
+#: A formula's parameter: a number, or a string out of a few.
+Parameter: TypeAlias = float | str
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Spec:
         The public class; its constructor takes `parameters` by keyword.
     parameters
         The constructor's parameters with their defaults.
+    choices
+        For each parameter that is a string: the values it may take. The core is given the position in this list.
     examples
         Further parameter values that the tests go through.
     target_domain
@@ -44,8 +48,9 @@ class Spec:
     name: str
     kind: Kind
     cls: type[Any]
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    examples: tuple[Mapping[str, float], ...] = ()
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    examples: tuple[Mapping[str, Parameter], ...] = ()
     target_domain: Domain = "real"
     ulp: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     properties: Mapping[str, Any] = field(default_factory=dict)
