@@ -570,6 +570,8 @@ def test_equal_to_torch(spec: Spec) -> None:
     y.backward(torch.tensor(np.cos(x)))
     # torch's own rounding errors are a few eps of numbers of the size of x.
     tolerance = 1e-13 * (1 + np.abs(x))
+    if spec.name == "hardsigmoid":  # torch's 1/6 is a float32 in float64 gradients too
+        tolerance += 1e-8
     assert np.all(np.abs(act(x) - y.detach().numpy()) <= tolerance)
     assert np.all(np.abs(act.backward(x, np.cos(x)) - x_torch.grad.numpy()) <= tolerance)
     # A tensor is taken as it is.

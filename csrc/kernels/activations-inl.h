@@ -233,8 +233,11 @@ struct Swish : Base<D> {
       *error = hn::Zero(d);
       return x;
     }
-    const V z = hn::Mul(beta, is_zero ? FiniteOrNaN(d, x) : x);
-    *error = ProductError(d, beta, x, z);
+    if (is_zero) x = FiniteOrNaN(d, x);
+    const V z = hn::Mul(beta, x);
+    // Beyond the limit s(beta x) is constant, and the error not small.
+    const V limit = hn::Set(d, -math::C<D>::kExpMin);
+    *error = hn::IfThenElseZero(hn::Lt(hn::Abs(z), limit), ProductError(d, beta, x, z));
     return z;
   }
   V beta;
@@ -345,7 +348,7 @@ struct CELU : Base<D> {
     // z + rest/alpha is more exact: alpha (e^(z + rest/alpha) - 1) = alpha (e^z - 1) + rest e^z, to first order.
     V left = hn::Mul(alpha, e);
     if (!is_one) left = hn::Add(left, hn::MulAdd(Rest(d, x, z), e, Rest(d, x, z)));
-    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, left);
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::CopySign(left, x));
   }
   HWY_INLINE V Derivative(D d, V x) const {
     const V one = hn::Set(d, T(1));

@@ -135,7 +135,7 @@ struct Constants<double> {
                                     0x1.27e5b46304684p-22,
                                     0x1.af6bf5e8ee0ccp-26,
                                     0x1.1e3d1608147a3p-29};
-  static constexpr double kExpHalf[] = {0x1.4p-4,
+  static constexpr double kExpHalf[] = {0.125,
                                         -0x1.555555555555bp-6,
                                         0x1.5555555555503p-9,
                                         -0x1.111111110ec55p-12,

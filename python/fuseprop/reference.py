@@ -159,7 +159,7 @@ def gelu(x: F64, approximate: str) -> tuple[F64, F64]:
     e, r = _normal_tail(a)
     slope = 0.3989422804014327 * a - 2.49232720227773e-17 * a  # phi(x) = e / sqrt(2 pi)
     tail, d_tail = near * e * r, e * (r - slope)
-    return np.where(x < 0, tail, x - tail), np.where(x < 0, d_tail, 1.0 - d_tail)
+    return np.where(x > 0, x - tail, tail), np.where(x < 0, d_tail, 1.0 - d_tail)
 
 
 def log_sigmoid(x: F64) -> tuple[F64, F64]:
