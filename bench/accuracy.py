@@ -280,7 +280,7 @@ def main() -> int:
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out")
     parser.add_argument("--markdown", metavar="FILE", help="write the table here too")
     options = parser.parse_args()
-    names = options.only or list(_registry.activations())
+    names = options.only or [name for name, spec in _registry.activations().items() if spec.structure == "elementwise"]
 
     began = time.perf_counter()
     edges = [i * (1 << 32) // PARTS for i in range(PARTS + 1)]

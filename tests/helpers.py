@@ -32,7 +32,9 @@ FMA_TARGETS = [target for target in TARGETS if target in ("AVX2", "AVX3", "NEON"
 #: "" in a normal build. Under a sanitizer the heavy sweeps take fewer points; nothing is left out.
 SANITIZER: str = fp.build_info()["sanitizer"]
 
-ACTIVATIONS = list(_registry.activations().values())
+#: The elementwise activations, and those of another structure.
+ACTIVATIONS = [spec for spec in _registry.activations().values() if spec.structure == "elementwise"]
+STRUCTURED = [spec for spec in _registry.activations().values() if spec.structure != "elementwise"]
 LOSSES = [spec for spec in _registry.losses().values() if spec.target_domain != "classes"]
 CLASS_LOSSES = [spec for spec in _registry.losses().values() if spec.target_domain == "classes"]
 
@@ -56,6 +58,7 @@ def _short(value: _registry.Parameter) -> str:
 
 
 each_activation = pytest.mark.parametrize(("spec", "parameters"), cases(ACTIVATIONS))
+each_structured = pytest.mark.parametrize(("spec", "parameters"), cases(STRUCTURED))
 each_loss = pytest.mark.parametrize(("spec", "parameters"), cases(LOSSES))
 each_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])
 
@@ -69,8 +72,8 @@ def seeded(*key: object) -> np.random.Generator:
 
 
 def rounded(parameters: Parameters, dtype: DTypeLike) -> dict[str, _registry.Parameter]:
-    """The parameters that a kernel of this dtype computes with."""
-    return {k: v if isinstance(v, str) else float(np.dtype(dtype).type(v)) for k, v in parameters.items()}
+    """The parameters that a kernel of this dtype computes with; integers are exact."""
+    return {n: float(np.dtype(dtype).type(v)) if isinstance(v, float) else v for n, v in parameters.items()}
 
 
 def widened(x: Array) -> Array:
@@ -213,7 +216,7 @@ def assert_ulp(actual: Array, expected: Array, budget: float | Array, *inputs: A
 
 
 def assert_same_bits(actual: Any, expected: Any, what: str = "") -> None:
-    """The same values to the bit, arrays or floats or tuples of them; NaNs compare as NaN."""
+    """The same values to the bit, arrays or floats or tuples or dicts of them; NaNs compare as NaN."""
     if isinstance(expected, tuple):
         assert isinstance(actual, tuple), what
         assert len(actual) == len(expected), what
@@ -221,6 +224,10 @@ def assert_same_bits(actual: Any, expected: Any, what: str = "") -> None:
             assert_same_bits(a, e, f"{what}[{i}]")
         return
     assert type(actual) is type(expected), what
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys(), what
+        assert_same_bits(tuple(actual.values()), tuple(expected[name] for name in actual), what)
+        return
     a, e = np.asarray(actual), np.asarray(expected)
     assert (a.dtype, a.shape) == (e.dtype, e.shape), what
     bits = f"u{a.itemsize}"

@@ -13,6 +13,7 @@ from helpers import (
     FMA_TARGETS,
     LARGE,
     LOSSES,
+    STRUCTURED,
     Array,
     assert_same_bits,
     cases,
@@ -37,6 +38,27 @@ def activation_results(spec: Any, parameters: Any, dtype: Any) -> Results:
     x[-100:] = np.resize(extremes(dtype), 100)
     dy = numbers(LARGE, dtype, seeded("bits", "dy"))
     return {"value": act(x), "derivative": act.derivative(x), "backward": act.backward(x, dy)}
+
+
+def structured_results(spec: Any, parameters: Any, dtype: Any) -> Results:
+    act = spec.cls(**parameters)
+    results: Results = {}
+    last = parameters.get("num_parameters", 1)
+    for shape in ((1212, 84), (12, 1200, 12), (2412, 12), (24, 6000)):
+        rng = seeded("bits", shape)
+        x = (4 * rng.standard_normal(shape if last == 1 else (*shape[:-1], last))).astype(dtype)
+        x = x[:: -1 if parameters.get("axis") != 0 else 1]
+        dy = rng.standard_normal(act.output_shape(x.shape)).astype(dtype)
+        dx, gradients = act.backward_params(x, dy, params=act.init_params(dtype))
+        results |= {f"value {shape}": act(x), f"backward {shape}": dx}
+        results |= {f"{name} {shape}": gradient for name, gradient in gradients.items()}
+    return results
+
+
+def learned_results(dtype: Any) -> Results:
+    act = fp.activations.Swish(learn_beta=True)
+    x, dy = (seeded("beta", k).standard_normal(LARGE).astype(dtype) for k in "xy")
+    return {"swish": act.backward_params(5 * x, dy, params={"beta": np.array([1.25], dtype)})}
 
 
 def verbs_of_loss(loss: Any, pred: Array, target: Array, weight: Array) -> Results:
@@ -81,11 +103,13 @@ def ops_results(dtype: Any) -> Results:
 
 COMPUTATIONS: list[Any] = [
     *(pytest.param(lambda dtype, v=c.values: activation_results(*v, dtype), id=c.id) for c in cases(ACTIVATIONS)),
+    *(pytest.param(lambda dtype, v=c.values: structured_results(*v, dtype), id=c.id) for c in cases(STRUCTURED)),
     *(
         pytest.param(lambda dtype, v=c.values: loss_results(*v, dtype), id=c.id)
         for c in cases([*LOSSES, *CLASS_LOSSES])
     ),
     pytest.param(ops_results, id="ops"),
+    pytest.param(learned_results, id="learned"),
 ]
 each_computation = pytest.mark.parametrize("compute", COMPUTATIONS)
 

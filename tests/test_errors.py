@@ -14,6 +14,7 @@ from helpers import (
     CLASS_LOSSES,
     LAYOUTS,
     LOSSES,
+    STRUCTURED,
     Array,
     Out,
     each_dtype,
@@ -26,7 +27,7 @@ import fuseprop as fp
 from fuseprop import ops
 from fuseprop._registry import Spec
 
-ALL = [*ACTIVATIONS, *LOSSES, *CLASS_LOSSES]
+ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *CLASS_LOSSES]
 BAD_DTYPES = (np.float16, np.longdouble, np.complex64, np.complex128, object, "U3", "S3", "M8[s]", "m8[s]")
 REAL = [spec for spec in LOSSES if invalid_target(spec)]
 
@@ -60,7 +61,7 @@ def verbs(loss: Any) -> list[Callable[..., Any]]:
 
 
 #: Parameters beside which 2 is allowed.
-BESIDE = {("hardtanh", "min_val"): {"max_val": 3.0}}
+BESIDE = {("hardtanh", "min_val"): {"max_val": 3.0}, ("rrelu", "lower"): {"upper": 3.0}}
 
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
@@ -73,6 +74,13 @@ def test_hyper_parameters(spec: Spec) -> None:
             with refuses(TypeError, name, "string", type(wrong).__name__):
                 spec.cls(**{name: wrong})
     for name in spec.parameters.keys() - spec.choices.keys():
+        if isinstance(spec.parameters[name], int):
+            for value in (1.0, math.nan, "1", b"1", None, 1j, [1], {}, object()):
+                with refuses(TypeError, name, "integer", type(value).__name__):
+                    spec.cls(**{name: value})
+            for same in (2, np.int8(2), np.uint64(2), np.array(2)):
+                assert getattr(spec.cls(**{name: same}), name) == 2
+            continue
         for value in (math.nan, math.inf, -math.inf, 10**400):
             with refuses(ValueError, name, "finite"):
                 spec.cls(**{name: value})
@@ -116,13 +124,13 @@ def test_dtypes(dtype: Any) -> None:
     bad = np.zeros((3, 3)).astype(dtype)
     good = np.zeros((3, 3))
     found = ["has dtype", str(bad.dtype), "float32 or float64", "astype"]
-    for spec in ACTIVATIONS:
+    for spec in [*ACTIVATIONS, *STRUCTURED]:
         act = spec.cls()
         for call in (act, act.derivative, lambda x, a=act: a.backward(x, good)):
             with refuses(TypeError, "x", *found):
                 call(bad)
         with refuses(TypeError, "dy", *found):
-            act.backward(good, bad)
+            act.backward(np.zeros((3, 2)), bad)
     for spec in [*LOSSES, *CLASS_LOSSES]:
         target = [0, 1, 2] if spec.target_domain == "classes" else good
         for verb in verbs(spec.cls()):
@@ -155,7 +163,7 @@ def test_dtypes(dtype: Any) -> None:
 )
 def test_what_is_not_an_array(bad: Any) -> None:
     good = np.ones((2, 2))
-    for spec in ACTIVATIONS:
+    for spec in [*ACTIVATIONS, *STRUCTURED]:
         act = spec.cls()
         for call, name in ((act, "x"), (act.derivative, "x"), (lambda v, a=act: a.backward(good, v), "dy")):
             with refuses(TypeError, name):

@@ -11,24 +11,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ACTIVATIONS, CLASS_LOSSES, LOSSES, cases
+from helpers import ACTIVATIONS, CLASS_LOSSES, LOSSES, STRUCTURED, cases
 
 import fuseprop as fp
 from fuseprop import _core, _registry, reference
 from fuseprop._registry import Spec
 
-ALL = [*ACTIVATIONS, *LOSSES, *CLASS_LOSSES]
+ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *CLASS_LOSSES]
 each_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 MODULES = {"activation": fp.activations, "loss": fp.losses}
 
 
 def snake_case(name: str) -> str:
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
-    return words.lower()
+    # ReLU and GLU are one word with what stands before them; "leaky" is a word of its own.
+    return re.sub(r"^([a-z]|swi)_(relu|glu)$", r"\1\2", words.lower().replace("re_lu", "relu"))
 
 
 def test_core_has_the_registered_activations() -> None:
-    assert sorted(_core.activation_names()) == sorted(spec.name for spec in ACTIVATIONS)
+    """Each in the table of its structure."""
+    names = _core.activation_names()
+    assert names.keys() == {"elementwise", "slopes", "axis"}
+    for structure, found in names.items():
+        assert sorted(found) == sorted(s.name for s in [*ACTIVATIONS, *STRUCTURED] if s.structure == structure)
 
 
 def test_core_has_the_registered_losses() -> None:
@@ -39,19 +44,22 @@ def test_core_has_the_registered_losses() -> None:
 
 
 def test_references_are_those_of_the_registry() -> None:
-    # log_softmax is an operation, not a formula of the registry.
     public = {n for n, f in vars(reference).items() if inspect.isfunction(f) and not n.startswith("_")}
-    assert public - {"log_softmax"} == {spec.name for spec in ALL}
+    assert public == {spec.name for spec in ALL}
 
 
 @each_spec
 def test_spec_fits_class_and_reference(spec: Spec) -> None:
     assert spec.cls.spec is spec
-    assert spec.name == snake_case(spec.cls.__name__).replace("re_lu", "relu")
+    assert spec.name == snake_case(spec.cls.__name__)
     constructor = inspect.signature(spec.cls).parameters
-    assert {name: p.default for name, p in constructor.items()} == dict(spec.parameters)
+    assert {name: p.default for name, p in constructor.items()} == {**spec.parameters, **spec.switches}
     arrays = ["x"] if spec.kind == "activation" else ["pred", "target"]
-    assert list(inspect.signature(spec.reference).parameters) == [*arrays, *spec.parameters]
+    expected = [*arrays, *spec.parameters]
+    # What is learned or drawn is an argument of its own, by default the constructor's value.
+    more = list(inspect.signature(spec.reference).parameters)[len(expected) :] if spec.structure == "slopes" else []
+    assert more in ([], list(spec.learned), ["slopes"])
+    assert list(inspect.signature(spec.reference).parameters) == [*expected, *more]
     for example in spec.examples:
         assert example.keys() <= spec.parameters.keys()
         assert all(example.get(name, choices[0]) in choices for name, choices in spec.choices.items())
@@ -62,18 +70,19 @@ def test_spec_fits_class_and_reference(spec: Spec) -> None:
         assert tested == set(choices), "choices without examples are not tested"
 
 
-@pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [*ACTIVATIONS, *STRUCTURED], ids=lambda spec: spec.name)
 def test_activation_spec_has_its_properties(spec: Spec) -> None:
     assert set(spec.properties) == {"range", "monotone", "saturating", "zero_centred", "near_identity"}
     low, high = spec.properties["range"]
     assert low < high
-    assert all(0 <= budget <= 4 for budget in spec.ulp), "beyond what DESIGN 5 allows"
+    allowed = 4 if spec.structure == "elementwise" else 5  # a product with another factor comes on top
+    assert all(0 <= budget <= allowed for budget in spec.ulp), "beyond what DESIGN 5 allows"
 
 
 @each_spec
 def test_docstring_states_the_error_budget_and_every_parameter(spec: Spec) -> None:
     text = inspect.getdoc(spec.cls) or ""
-    for name in spec.parameters:
+    for name in (*spec.parameters, *spec.switches):
         assert re.search(rf"^{name}$", text, re.MULTILINE), f"{name} is not described"
     if spec.kind == "activation":
         assert "ULP" in text or "Exact" in text
@@ -96,7 +105,7 @@ def test_class_is_public_and_get_finds_it(spec: Spec) -> None:
 def test_get_refuses(kind: str) -> None:
     get = MODULES[kind].get
     for name in MODULES[kind].names():
-        wrong = name[:-1] + "x"
+        wrong = name[:-1] + "q"
         with pytest.raises(ValueError, match=f"unknown {kind} '{wrong}'; did you mean .*'{name}'"):
             get(wrong)
     with pytest.raises(ValueError, match="known are " + ", ".join(MODULES[kind].names())):
@@ -127,7 +136,7 @@ def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) 
     assert eval(repr(formula), {spec.cls.__name__: spec.cls}) == formula
     for name, value in parameters.items():
         assert getattr(formula, name) == value
-        assert type(getattr(formula, name)) is (str if name in spec.choices else float)
+        assert type(getattr(formula, name)) is type(spec.parameters[name])
         with pytest.raises(AttributeError, match=f"immutable.*{name}"):
             setattr(formula, name, 2.0)
         assert getattr(formula, name) == value
@@ -136,7 +145,8 @@ def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) 
     with pytest.raises(AttributeError, match=f"{spec.cls.__name__} has no attribute 'nonsense'"):
         _ = formula.nonsense
     for example in spec.examples:
-        assert (spec.cls(**example) == formula) == (dict(example) == dict(parameters))
+        complete = {**spec.parameters, **example}
+        assert (spec.cls(**example) == formula) == (complete == {**spec.parameters, **parameters})
     assert all(formula != o.cls(**o.parameters) for o in ALL if o is not spec)
     assert formula != spec.name
 
@@ -146,6 +156,8 @@ def test_a_pickled_copy_computes_the_same(spec: Spec) -> None:
     formula = spec.cls(**(spec.examples[-1] if spec.examples else {}))
     again = pickle.loads(pickle.dumps(formula))
     x = np.linspace(-3, 3, 12).reshape(4, 3)
+    if spec.structure != "elementwise":
+        x = np.linspace(-3, 3, 72).reshape(1, 12, 6)
     arguments: tuple[Any, ...] = (x,)
     if spec.kind == "loss":
         arguments = (x, np.array([0, 1, 2, 1]) if spec.target_domain == "classes" else np.full((4, 3), 0.25))

@@ -17,6 +17,7 @@ from helpers import (
     LARGE,
     LOSSES,
     SANITIZER,
+    STRUCTURED,
     Array,
     assert_same_bits,
     check_output,
@@ -32,6 +33,16 @@ ROUNDS = 6 if SANITIZER == "" else 2
 def jobs() -> list[Callable[[], Any]]:
     """Computations of every kind, each on data of its own, large enough for the pool."""
     result: list[Callable[[], Any]] = []
+    for i, spec in enumerate(STRUCTURED):
+        act = spec.cls()
+        x = seeded("structured", i).standard_normal((6007, 16)).astype([np.float32, np.float64][i % 2])
+        dy = act(x)
+
+        def passes(act: Any = act, x: Array = x, dy: Array = dy) -> Any:
+            dx, gradients = act.backward_params(x, dy, params=act.init_params())
+            return (act(x), dx, *gradients.values())
+
+        result.append(passes)
     for i, spec in enumerate(ACTIVATIONS):
         act = spec.cls()
         x = seeded("thread", i).standard_normal(LARGE).astype([np.float32, np.float64][i % 2])

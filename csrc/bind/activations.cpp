@@ -1,6 +1,7 @@
 #include "bind/activations.h"
 
 #include "bind/register.h"
+#include "kernels/learned.h"
 
 namespace fuseprop {
 namespace bind {
@@ -8,101 +9,268 @@ namespace {
 
 PyTypeObject* activation_type = nullptr;
 
-template <class T>
-void RunBackward(const Formula& formula, const Ref& x, const Ref& dy, const Output& dx) {
-  const ActivationOps<T>& ops = Activations().rows[formula.row].template Ops<T>();
-  const size_t n = Size(x);
-  const ReleaseGil release(n);
-  ActivationBackward(ops, formula.parameters, Data<T>(x), dy ? Data<T>(dy) : nullptr, dx.data<T>(), n);
-}
+bool Is(PyObject* keyword, const char* name) { return PyUnicode_CompareWithASCIIString(keyword, name) == 0; }
 
-// activation(x, out=None)
-PyObject* Call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
-  return Guard([&] {
-    const Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
-    const Py_ssize_t nkeywords = kwnames == nullptr ? 0 : PyTuple_GET_SIZE(kwnames);
-    PyObject* x_object = nargs >= 1 ? args[0] : nullptr;
-    PyObject* out = nargs == 2 ? args[1] : nullptr;
-    for (Py_ssize_t i = 0; i < nkeywords; ++i) {
-      PyObject* keyword = PyTuple_GET_ITEM(kwnames, i);
-      const bool is_x = nargs == 0 && PyUnicode_CompareWithASCIIString(keyword, "x") == 0;
-      if (!is_x && (PyUnicode_CompareWithASCIIString(keyword, "out") != 0 || nargs == 2)) {
-        Raise(PyExc_TypeError, "%s got an unexpected keyword argument %R; it is called with (x, out=None)",
-              Py_TYPE(self)->tp_name, keyword);
-      }
-      (is_x ? x_object : out) = args[nargs + i];
-    }
-    if (x_object == nullptr || nargs > 2) {
-      Raise(PyExc_TypeError, "%s takes one array and out=, found %zd positional arguments", Py_TYPE(self)->tp_name,
-            nargs);
-    }
-    const Formula& formula = Self(self);
-    Ref x = FloatArray(x_object, "x");
+// --------------------------------------------------------------------------------------------------- elementwise
+
+// Parameters with the learned one in its place.
+class Bound {
+ public:
+  Bound(const Formula& formula, PyObject* params)
+      : learned_(LearnedParameter(formula, params, 1)), parameters_(formula.parameters) {
+    if (!learned_) return;
+    std::copy(formula.parameters, formula.parameters + kMaxParameters, own_);
+    own_[0] = IsFloat32(learned_) ? static_cast<double>(*Data<float>(learned_)) : *Data<double>(learned_);
+    parameters_ = own_;
+  }
+  const double* parameters() const { return parameters_; }
+  const Ref& learned() const { return learned_; }
+
+ private:
+  Ref learned_;
+  const double* parameters_;
+  double own_[kMaxParameters];
+};
+
+class Elementwise final : public ActivationFamily {
+ public:
+  const char* structure() const override { return "elementwise"; }
+  bool Find(const char* name, size_t* row, size_t* num_parameters) const override {
+    return FindByName(Activations(), name, row, num_parameters);
+  }
+  Ref Names() const override { return bind::Names(Activations()); }
+  const char* Learned(const char* name) const override {
+    const LearnedRow* row = FindLearned(name);
+    return row == nullptr ? nullptr : row->parameter;
+  }
+
+  Ref Forward(const Formula& formula, const ActivationArgs& args) const override {
+    RefuseSlopes(formula, args);
+    const Bound bound(formula, args.params);
+    Ref x = FloatArray(args.x, "x");
     const Ref given = Ref::Borrow(x.get());
-    const bool fortran = ToCommonOrder(&x, 1, out);
-    Output y(out, "out", PyArray_NDIM(x.array()), PyArray_DIMS(x.array()), PyArray_TYPE(x.array()), fortran);
+    const bool fortran = ToCommonOrder(&x, 1, args.out);
+    Output y(args.out, "out", PyArray_NDIM(x.array()), PyArray_DIMS(x.array()), PyArray_TYPE(x.array()), fortran);
     y.CheckOverlap(given, "x");
     const size_t n = Size(x);
+    const ActivationRow& row = Activations().rows[formula.row];
     {
       const ReleaseGil release(n);
       if (IsFloat32(x)) {
-        ApplyActivation(formula, Data<float>(x), y.data<float>(), n);
+        ActivationForward(row.f32, bound.parameters(), Data<float>(x), y.data<float>(), n);
       } else {
-        ApplyActivation(formula, Data<double>(x), y.data<double>(), n);
+        ActivationForward(row.f64, bound.parameters(), Data<double>(x), y.data<double>(), n);
       }
     }
     return y.FinishAsScalarIfZeroDim();
-  });
-}
+  }
 
-// _backward(x, dy, out=None, /)
-PyObject* Backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
-  return Guard([&] {
-    CheckNumArgs("_backward", nargs, 2, 3);
-    PyObject* out = nargs > 2 ? args[2] : nullptr;
-    Ref operands[2] = {FloatArray(args[0], "x"), Ref()};
+  Ref Backward(const Formula& formula, const ActivationArgs& args) const override {
+    return Run(formula, args, nullptr);
+  }
+
+  Ref BackwardParams(const Formula& formula, const ActivationArgs& args) const override {
+    const LearnedRow* row = FindLearned(Activations().rows[formula.row].name);
+    return formula.learned == nullptr ? ActivationFamily::BackwardParams(formula, args) : Run(formula, args, row);
+  }
+
+ private:
+  // dx; with a row of learned.h, dx and the parameter's gradient.
+  static Ref Run(const Formula& formula, const ActivationArgs& args, const LearnedRow* learned) {
+    RefuseSlopes(formula, args);
+    const Bound bound(formula, args.params);
+    Ref operands[2] = {FloatArray(args.x, "x"), Ref()};
     Ref& x = operands[0];
     Ref& dy = operands[1];
     const int typenum = PyArray_TYPE(x.array());
-    if (args[1] != Py_None) {
-      dy = FloatArray(args[1], "dy");
+    if (Given(args.dy)) {
+      dy = FloatArray(args.dy, "dy");
       CheckSameDtype(x, "x", dy, "dy");
       CheckSameShape(x, "x", dy, "dy");
     }
     const Ref given_x = Ref::Borrow(x.get());
     const Ref given_dy = Ref::Borrow(dy.get());
-    const bool fortran = ToCommonOrder(operands, 2, out);
-    Output dx(out, "out", PyArray_NDIM(x.array()), PyArray_DIMS(x.array()), typenum, fortran);
+    const bool fortran = ToCommonOrder(operands, 2, args.out, learned != nullptr);
+    Output dx(args.out, "out", PyArray_NDIM(x.array()), PyArray_DIMS(x.array()), typenum, fortran);
     dx.CheckOverlap(given_x, "x");
     dx.CheckOverlap(given_dy, "dy");
-    const Formula& formula = Self(self);
+    double gradient = 0.0;
     if (typenum == NPY_FLOAT32) {
-      RunBackward<float>(formula, x, dy, dx);
+      Kernels<float>(formula, bound, learned == nullptr ? nullptr : &learned->f32, x, dy, dx, &gradient);
     } else {
-      RunBackward<double>(formula, x, dy, dx);
+      Kernels<double>(formula, bound, learned == nullptr ? nullptr : &learned->f64, x, dy, dx, &gradient);
     }
-    return dx.FinishAsScalarIfZeroDim();
+    Ref result = dx.FinishAsScalarIfZeroDim();
+    return learned == nullptr ? std::move(result) : WithParameterGradient(formula, result, bound.learned(), &gradient);
+  }
+
+  template <class T>
+  static void Kernels(const Formula& formula, const Bound& bound, const LearnedOps<T>* learned, const Ref& x,
+                      const Ref& dy, const Output& dx, double* gradient) {
+    const ActivationOps<T>& ops = Activations().rows[formula.row].template Ops<T>();
+    const size_t n = Size(x);
+    const ReleaseGil release(n);
+    if (learned != nullptr) {
+      *gradient = learned->backward(bound.parameters(), Data<T>(x), Data<T>(dy), dx.data<T>(), n);
+    } else {
+      ActivationBackward(ops, bound.parameters(), Data<T>(x), dy ? Data<T>(dy) : nullptr, dx.data<T>(), n);
+    }
+  }
+};
+
+// ------------------------------------------------------------------------------------------------ calls from Python
+
+const ActivationFamily* FamilyOf(const char* name) {
+  size_t row = 0;
+  size_t num_parameters = 0;
+  size_t count = 0;
+  const ActivationFamily* const* families = AxisFamilies(&count);
+  for (size_t i = 0; i < count; ++i) {
+    if (families[i]->Find(name, &row, &num_parameters)) return families[i];
+  }
+  return SlopesFamily().Find(name, &row, &num_parameters) ? &SlopesFamily() : &ElementwiseFamily();
+}
+
+// activation(x, out=None, *, params=None)
+PyObject* Call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+  return Guard([&] {
+    const Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    const Py_ssize_t nkeywords = kwnames == nullptr ? 0 : PyTuple_GET_SIZE(kwnames);
+    ActivationArgs given;
+    given.x = nargs >= 1 ? args[0] : nullptr;
+    given.out = nargs == 2 ? args[1] : nullptr;
+    for (Py_ssize_t i = 0; i < nkeywords; ++i) {
+      PyObject* keyword = PyTuple_GET_ITEM(kwnames, i);
+      PyObject* value = args[nargs + i];
+      if (nargs < 2 && Is(keyword, "out")) {
+        given.out = value;
+      } else if (Is(keyword, "params")) {
+        given.params = value;
+      } else if (nargs == 0 && Is(keyword, "x")) {
+        given.x = value;
+      } else {
+        Raise(PyExc_TypeError,
+              "%s got an unexpected keyword argument %R; it is called with (x, out=None, *, params=None)",
+              Py_TYPE(self)->tp_name, keyword);
+      }
+    }
+    if (given.x == nullptr || nargs > 2) {
+      Raise(PyExc_TypeError, "%s takes one array and out=, found %zd positional arguments", Py_TYPE(self)->tp_name,
+            nargs);
+    }
+    const Formula& formula = Self(self);
+    return formula.family->Forward(formula, given);
+  });
+}
+
+// _forward(x, out, slopes, /)
+PyObject* Forward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_forward", nargs, 3, 3);
+    ActivationArgs given;
+    given.x = args[0];
+    given.out = args[1];
+    given.slopes = args[2];
+    const Formula& formula = Self(self);
+    return formula.family->Forward(formula, given);
+  });
+}
+
+// _backward(x, dy, out=None, params=None, slopes=None, /)
+PyObject* Backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_backward", nargs, 2, 5);
+    ActivationArgs given;
+    given.x = args[0];
+    given.dy = args[1];
+    given.out = nargs > 2 ? args[2] : nullptr;
+    given.params = nargs > 3 ? args[3] : nullptr;
+    given.slopes = nargs > 4 ? args[4] : nullptr;
+    const Formula& formula = Self(self);
+    return formula.family->Backward(formula, given);
+  });
+}
+
+// _backward_params(x, dy, params, out, /)
+PyObject* BackwardParams(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_backward_params", nargs, 4, 4);
+    ActivationArgs given;
+    given.x = args[0];
+    given.dy = args[1];
+    given.params = args[2];
+    given.out = args[3];
+    const Formula& formula = Self(self);
+    if (formula.learned != nullptr && !Given(given.params)) {
+      Raise(PyExc_TypeError, "params is None; expected a dict with the key '%s', as init_params() gives it",
+            formula.learned);
+    }
+    return formula.family->BackwardParams(formula, given);
+  });
+}
+
+// _output_shape(shape, /)
+PyObject* OutputShape(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_output_shape", nargs, 1, 1);
+    const Formula& formula = Self(self);
+    PyArray_Dims shape = {nullptr, 0};
+    if (PyArray_IntpConverter(args[0], &shape) == NPY_FAIL) throw PythonError();
+    npy_intp dims[NPY_MAXDIMS];
+    const int ndim = shape.len;
+    std::copy(shape.ptr, shape.ptr + ndim, dims);
+    PyDimMem_FREE(shape.ptr);
+    formula.family->OutputShape(formula, ndim, dims);
+    Ref result = Ref::Check(PyTuple_New(ndim));
+    for (int i = 0; i < ndim; ++i) PyTuple_SET_ITEM(result.get(), i, Ref::Check(PyLong_FromSsize_t(dims[i])).release());
+    return result;
   });
 }
 
 PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, Call); }
 
-// _bind(name, parameters, /)
+// _bind(name, parameters, learns=False, /)
 PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    return Bind(self, args, nargs, [](const char* name, size_t* row, size_t* num_parameters) {
-      return FindByName(Activations(), name, row, num_parameters);
+    CheckNumArgs("_bind", nargs, 2, 3);
+    const char* name = PyUnicode_AsUTF8(args[0]);
+    if (name == nullptr) throw PythonError();
+    auto* formula = reinterpret_cast<Formula*>(self);
+    formula->family = FamilyOf(name);
+    formula->learned = nargs > 2 && AsBool(args[2], "learns") ? formula->family->Learned(name) : nullptr;
+    return Bind(self, args, 2, [](const char* row_name, size_t* row, size_t* num_parameters) {
+      return FamilyOf(row_name)->Find(row_name, row, num_parameters);
     });
   });
 }
 
+// activation_names(): {structure: names}
 PyObject* ActivationNames(PyObject*, PyObject*) {
-  return Guard([] { return Names(Activations()); });
+  return Guard([] {
+    Ref result = Ref::Check(PyDict_New());
+    const auto add = [&](const ActivationFamily& family) {
+      const Ref structure = Ref::Check(PyUnicode_FromString(family.structure()));
+      Ref names = family.Names();
+      if (PyObject* before = PyDict_GetItemWithError(result.get(), structure.get())) {
+        names = Ref::Check(PySequence_Concat(before, names.get()));
+      }
+      if (PyDict_SetItem(result.get(), structure.get(), names.get()) < 0) throw PythonError();
+    };
+    add(ElementwiseFamily());
+    add(SlopesFamily());
+    size_t count = 0;
+    const ActivationFamily* const* families = AxisFamilies(&count);
+    for (size_t i = 0; i < count; ++i) add(*families[i]);
+    return result;
+  });
 }
 
 PyMethodDef methods[] = {
     {"_bind", FastCall(PyBind), METH_FASTCALL, nullptr},
+    {"_forward", FastCall(Forward), METH_FASTCALL, nullptr},
     {"_backward", FastCall(Backward), METH_FASTCALL, nullptr},
+    {"_backward_params", FastCall(BackwardParams), METH_FASTCALL, nullptr},
+    {"_output_shape", FastCall(OutputShape), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -113,6 +281,73 @@ PyMethodDef functions[] = {
 
 }  // namespace
 
+const ActivationFamily& ElementwiseFamily() {
+  static const Elementwise family;
+  return family;
+}
+
+// For an activation that learns nothing: (dx, {}).
+Ref ActivationFamily::BackwardParams(const Formula& formula, const ActivationArgs& args) const {
+  const Ref dx = Backward(formula, args);
+  const Ref nothing = Ref::Check(PyDict_New());
+  return Ref::Check(PyTuple_Pack(2, dx.get(), nothing.get()));
+}
+
+void RefuseSlopes(const Formula&, const ActivationArgs& args) {
+  if (Given(args.slopes)) Raise(PyExc_TypeError, "slopes is given, which RReLU alone takes");
+}
+
+Ref LearnedParameter(const Formula& formula, PyObject* params, npy_intp size) {
+  if (!Given(params)) return Ref();
+  if (!PyObject_HasAttrString(params, "keys")) {
+    Raise(PyExc_TypeError, "params must be a dict of arrays, as init_params() gives it, found %s",
+          Py_TYPE(params)->tp_name);
+  }
+  const Ref keys = Ref::Check(PyMapping_Keys(params));
+  if (formula.learned == nullptr) {
+    if (PyObject_Length(keys.get()) != 0) {
+      Raise(PyExc_ValueError, "params has the keys %R; expected none, as the activation learns nothing", keys.get());
+    }
+    return Ref();
+  }
+  const char* name = formula.learned;
+  if (PyObject_Length(keys.get()) != 1 || PyMapping_HasKeyString(params, name) == 0) {
+    Raise(PyExc_ValueError, "params has the keys %R; expected ['%s']", keys.get(), name);
+  }
+  Ref value = Ref::Check(PyMapping_GetItemString(params, name));
+  if (!PyArray_Check(value.get())) {
+    Raise(PyExc_TypeError, "params['%s'] must be a NumPy array, found %s", name, Py_TYPE(value.get())->tp_name);
+  }
+  PyArrayObject* array = value.array();
+  if (PyArray_TYPE(array) != NPY_FLOAT32 && PyArray_TYPE(array) != NPY_FLOAT64) {
+    Raise(PyExc_TypeError, "params['%s'] has dtype %s; expected float32 or float64: cast it with .astype(np.float32)",
+          name, DtypeName(array).c_str());
+  }
+  if (PyArray_NDIM(array) != 1 || PyArray_DIM(array, 0) != size) {
+    Raise(PyExc_ValueError, "params['%s'] has shape %s; expected (%zd,)", name, ShapeText(array).c_str(), size);
+  }
+  if (!PyArray_ISCARRAY_RO(array)) {
+    Raise(PyExc_ValueError, "params['%s'] is not C-contiguous: copy it with np.ascontiguousarray", name);
+  }
+  return value;
+}
+
+Ref WithParameterGradient(const Formula& formula, const Ref& dx, const Ref& parameter, const double* gradient) {
+  PyArrayObject* like = parameter.array();
+  const Output result(PyArray_NDIM(like), PyArray_DIMS(like), PyArray_TYPE(like));
+  const size_t n = Size(parameter);
+  for (size_t i = 0; i < n; ++i) {
+    if (IsFloat32(parameter)) {
+      result.data<float>()[i] = static_cast<float>(gradient[i]);
+    } else {
+      result.data<double>()[i] = gradient[i];
+    }
+  }
+  const Ref dparams = Ref::Check(PyDict_New());
+  if (PyDict_SetItemString(dparams.get(), formula.learned, result.result().get()) < 0) throw PythonError();
+  return Ref::Check(PyTuple_Pack(2, dx.get(), dparams.get()));
+}
+
 const Formula* AsActivation(PyObject* object, const char* name) {
   if (object == Py_None) return nullptr;
   if (PyObject_TypeCheck(object, activation_type) && Py_TYPE(object)->tp_call != PyVectorcall_Call) {
@@ -122,7 +357,13 @@ const Formula* AsActivation(PyObject* object, const char* name) {
   if (!PyObject_TypeCheck(object, activation_type)) {
     Raise(PyExc_TypeError, "%s must be an activation or None, found %s", name, Py_TYPE(object)->tp_name);
   }
-  return &Self(object);
+  const Formula& formula = Self(object);
+  if (formula.family != &ElementwiseFamily() || formula.learned != nullptr) {
+    Raise(PyExc_TypeError,
+          "%s of type %s is not a plain elementwise one and cannot be fused with a product; apply it by itself", name,
+          Py_TYPE(object)->tp_name);
+  }
+  return &formula;
 }
 
 void RegisterActivations(PyObject* module) {

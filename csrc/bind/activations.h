@@ -1,15 +1,61 @@
-// Applying a bound activation to raw memory, for the ops that fuse one.
+// Activations as Python objects: the families that their calls are dispatched to, and applying an elementwise one to
+// raw memory, for the ops that fuse it.
 
 #ifndef FUSEPROP_BIND_ACTIVATIONS_H_
 #define FUSEPROP_BIND_ACTIVATIONS_H_
 
 #include "bind/formula.h"
 #include "kernels/activations.h"
+#include "kernels/axis_activations.h"
 
 namespace fuseprop {
 namespace bind {
 
-// The Formula behind a Python Activation object; null for None; TypeError for anything else.
+// The arguments of a call; null or None: not given.
+struct ActivationArgs {
+  PyObject* x = nullptr;
+  PyObject* dy = nullptr;  // not given: ones
+  PyObject* out = nullptr;
+  PyObject* params = nullptr;
+  PyObject* slopes = nullptr;
+};
+
+inline bool Given(PyObject* object) { return object != nullptr && object != Py_None; }
+
+// What activations of one structure share: a table of the core, and how arguments become a call of its kernels.
+class ActivationFamily {
+ public:
+  virtual ~ActivationFamily() = default;
+  virtual const char* structure() const = 0;  // as Spec has it
+  virtual bool Find(const char* name, size_t* row, size_t* num_parameters) const = 0;
+  virtual Ref Names() const = 0;
+  // The name of the parameter that this activation can learn, or null.
+  virtual const char* Learned(const char* /*name*/) const { return nullptr; }
+  // The shape of the result, in place of that of x.
+  virtual void OutputShape(const Formula& /*formula*/, int /*ndim*/, npy_intp* /*shape*/) const {}
+  virtual Ref Forward(const Formula& formula, const ActivationArgs& args) const = 0;
+  virtual Ref Backward(const Formula& formula, const ActivationArgs& args) const = 0;
+  // (dx, gradient of the learned parameter)
+  virtual Ref BackwardParams(const Formula& formula, const ActivationArgs& args) const;
+};
+
+const ActivationFamily& ElementwiseFamily();                 // activations.cpp
+const ActivationFamily& SlopesFamily();                      // slopes.cpp
+const ActivationFamily* const* AxisFamilies(size_t* count);  // axis_activations.cpp
+
+// The learned parameter as the caller gives it, {name: array}: checked, in C order, of the given shape. Null if
+// `params` is not given or the activation learns nothing.
+Ref LearnedParameter(const Formula& formula, PyObject* params, npy_intp size);
+// (dx, {name: array of parameter's dtype}) from the gradient in float64.
+Ref WithParameterGradient(const Formula& formula, const Ref& dx, const Ref& parameter, const double* gradient);
+// Raises if slopes are given to an activation that does not take them.
+void RefuseSlopes(const Formula& formula, const ActivationArgs& args);
+
+// One row of an axis table applied to x: what fp.ops shares with the activations.
+Ref AxisForward(const AxisActivationRow& row, const double* parameters, PyObject* x, PyObject* axis, PyObject* out);
+
+// The Formula behind a Python Activation object that is elementwise and learns nothing; null for None; TypeError for
+// anything else.
 const Formula* AsActivation(PyObject* object, const char* name);
 
 template <class T>

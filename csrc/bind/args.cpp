@@ -128,6 +128,13 @@ Ref AnyArray(PyObject* object, const char* name) {
   return Ref::Steal(array);
 }
 
+Ref Ones(int ndim, const npy_intp* shape, int typenum, bool fortran) {
+  Ref array = NewArray(ndim, shape, typenum, fortran);
+  const Ref one = Ref::Check(PyLong_FromLong(1));
+  if (PyArray_FillWithScalar(array.array(), one.get()) < 0) throw PythonError();
+  return array;
+}
+
 bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b) { return Overlap(a, b) && !SameElements(a, b); }
 
 Ref FloatArray(PyObject* object, const char* name) {

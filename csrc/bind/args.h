@@ -130,6 +130,8 @@ bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b);
 
 // Anything array-like (sequences, buffers, __array__, so torch and JAX tensors on the CPU) as an array of any dtype.
 Ref AnyArray(PyObject* object, const char* name);
+// A new array of ones, in C or Fortran order.
+Ref Ones(int ndim, const npy_intp* shape, int typenum, bool fortran);
 // An array of float32 or float64 in the machine's byte order, any strides. Integers and booleans become float64;
 // any other dtype is a TypeError. A TypeError too if `typenum` is given and differs (no silent upcast).
 Ref FloatArray(PyObject* object, const char* name);

@@ -11,8 +11,12 @@ namespace bind {
 
 constexpr size_t kMaxParameters = 8;
 
+class ActivationFamily;
+
 struct Formula {
   PyObject_HEAD vectorcallfunc call;  // null if the type is not callable
+  const ActivationFamily* family;     // of an activation, see bind/activations.h
+  const char* learned;                // the name of its learned parameter, or null
   size_t row;
   double parameters[kMaxParameters];
 };

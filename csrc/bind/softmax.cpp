@@ -2,12 +2,14 @@
 
 #include "kernels/softmax.h"
 
+#include "bind/activations.h"
 #include "bind/register.h"
 
 namespace fuseprop {
 namespace bind {
 namespace {
 
+// x with the axis last.
 struct Line {
   Ref given;  // the caller's array
   Ref moved;  // a view with the axis last
@@ -47,43 +49,22 @@ struct Line {
   }
 };
 
-template <class T>
-using Rows = void (*)(const T* x, size_t rows, size_t length, T* y);
-
-// softmax(x, axis, out, /) and log_softmax
-PyObject* Normalise(PyObject* const* args, Py_ssize_t nargs, const char* name, Rows<float> f32, Rows<double> f64) {
+// softmax(x, axis, out, /) and log_softmax: rows of the activations' table.
+PyObject* Normalise(PyObject* const* args, Py_ssize_t nargs, const char* name) {
   return Guard([&] {
     CheckNumArgs(name, nargs, 3, 3);
-    const Line x(args[0], args[1]);
-    const int typenum = PyArray_TYPE(x.given.array());
-    Output y(args[2], "out", x.ndim, PyArray_DIMS(x.given.array()), typenum);
-    y.CheckOverlap(x.given, "x");
-    // The kernel writes rows: into the result itself if the axis is the last one.
-    const bool direct = x.axis == x.ndim - 1;
-    const Output apart(direct ? 0 : x.ndim, PyArray_DIMS(x.rows.array()), typenum);
-    const Ref& rows = direct ? y.buffer() : apart.buffer();
-    {
-      const ReleaseGil release(x.num_rows * x.length);
-      if (IsFloat32(x.rows)) {
-        f32(Data<float>(x.rows), x.num_rows, x.length, Data<float>(rows));
-      } else {
-        f64(Data<double>(x.rows), x.num_rows, x.length, Data<double>(rows));
-      }
-    }
-    if (!direct) {
-      const Ref view = x.AxisLast(y.buffer());
-      if (PyArray_CopyInto(view.array(), rows.array()) < 0) throw PythonError();
-    }
-    return y.Finish();
+    const AxisActivationTable& table = SoftmaxActivations();
+    size_t row = 0;
+    size_t num_parameters = 0;
+    FindByName(table, name, &row, &num_parameters);
+    return AxisForward(table.rows[row], nullptr, args[0], args[1], args[2]);
   });
 }
 
-PyObject* PySoftmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  return Normalise(args, nargs, "softmax", Softmax, Softmax);
-}
+PyObject* PySoftmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) { return Normalise(args, nargs, "softmax"); }
 
 PyObject* PyLogSoftmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  return Normalise(args, nargs, "log_softmax", LogSoftmax, LogSoftmax);
+  return Normalise(args, nargs, "log_softmax");
 }
 
 // logsumexp(x, axis, out, /)

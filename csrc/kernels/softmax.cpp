@@ -1,9 +1,12 @@
-// Softmax, log-softmax and log-sum-exp: short rows in groups, longer ones one by one.
+// Softmax, log-softmax and log-sum-exp, forward and backward: short rows in groups, longer ones one by one. Along an
+// axis that is not the last, strips of columns are copied to rows and back.
 
 #include "kernels/softmax.h"
 
 #include <algorithm>
 #include <cmath>
+
+#include "kernels/axis_activations.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/softmax.cpp"
@@ -20,8 +23,6 @@ namespace fuseprop {
 namespace {
 template <class T>
 struct SoftmaxFunctions {
-  void (*softmax)(const T*, size_t, size_t, T*);
-  void (*log_softmax)(const T*, size_t, size_t, T*);
   void (*log_sum_exp)(const T*, size_t, size_t, T*);
 };
 
@@ -164,13 +165,237 @@ void Run(const T* x, size_t rows, size_t n, T* y) {
   });
 }
 
+// ---------------------------------------------------------------------------------------------------- backward
+
+// dx for one row longer than a short one. `exps` holds n elements; dx may be x or dy.
+//
+// Softmax: dx_j = p_j (dy_j - sum_k p_k dy_k). Where one p is near 1, that difference cancels: dy is then taken
+// relative to its element there, which changes nothing else.
+// LogSoftmax: dx_j = dy_j - p_j sum_k dy_k, which cancels likewise at the largest p; with e its sum of exponentials
+// relative to it and `rest` that sum without itself, it is (dy rest - sum of the other dy) / e there.
+template <Kind kKind, class T>
+HWY_INLINE void RowBackward(const T* x, const T* dy, size_t n, T* dx, T* exps, bool stream) {
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  const T max = softmax::RowMax(x, n);
+  const size_t apart = softmax::FindFirst(x, n, max);
+  const double rest = softmax::ExpSum<true>(x, n, max, apart, exps) + (max - max);
+  const double sum = 1.0 + rest;
+  const T dy_apart = dy[apart];
+  const V factor = hn::Set(d, static_cast<T>(1.0 / sum));
+  const V lower = hn::Set(d, softmax::kLower<T>);
+  const T* from = exps;
+  if constexpr (kKind == Kind::kSoftmax) {
+    const V shift = hn::Set(d, rest < 1.0 && std::isfinite(dy_apart) ? dy_apart : T(0));
+    Accumulator<T> products;
+    ForEachVector<T>(0, n, [&](size_t i, size_t index, size_t count, auto full) HWY_ATTR {
+      const auto load = [&](const T* at) HWY_ATTR { return full ? hn::LoadU(d, at) : LoadPartial(d, at, count); };
+      products.AddProduct(index, load(exps + i), hn::Sub(load(dy + i), shift));
+    });
+    const double mean = products.Total() * static_cast<double>(softmax::kLower<T>) / sum;
+    const V v_mean = hn::Set(d, static_cast<T>(mean));
+    const auto f = [&](auto, V e, V v) HWY_ATTR {
+      return hn::Mul(hn::Mul(hn::Mul(e, lower), factor), hn::Sub(hn::Sub(v, shift), v_mean));
+    };
+    MapRange(f, dx, 0, n, stream, from, dy);
+  } else {
+    const double others = SumRange(dy, 0, apart) + SumRange(dy, apart + 1, n);
+    const V total = hn::Set(d, static_cast<T>(others + static_cast<double>(dy_apart)));
+    const auto f = [&](auto, V e, V v) HWY_ATTR { return hn::NegMulAdd(hn::Mul(hn::Mul(e, lower), factor), total, v); };
+    MapRange(f, dx, 0, n, stream, from, dy);
+    dx[apart] = static_cast<T>((static_cast<double>(dy_apart) * rest - others) / sum);
+  }
+}
+
+// dx for `count` short rows, at most ShortRows::kGroup.
+template <Kind kKind, class T>
+HWY_INLINE void ShortRowGroupBackward(const softmax::ShortRows<T>& rows, const T* x, const T* dy, size_t n,
+                                      size_t count, T* dx) {
+  using Rows = softmax::ShortRows<T>;
+  using V = typename Rows::V;
+  constexpr size_t kSize = Rows::kGroup * Rows::kStride;
+  const typename Rows::D d;
+  const V one = hn::Set(d, T(1));
+  const V lower = hn::Set(d, softmax::kLower<T>);
+  HWY_ALIGN T exps[kSize];
+  HWY_ALIGN T dys[kSize];
+  HWY_ALIGN T terms[kSize];
+  HWY_ALIGN T max[Rows::kGroup], factor[Rows::kGroup], shift[Rows::kGroup], mean[Rows::kGroup];
+  size_t apart[Rows::kGroup];
+  rows.Load(x, count, exps);
+  const V v_max = rows.Max(exps);
+  hn::Store(v_max, d, max);
+  // Where each row has its maximum, for the first time; anywhere if it has a NaN.
+  constexpr size_t kNowhere = kSize;
+  for (size_t row = 0; row < Rows::kGroup; ++row) apart[row] = kNowhere;
+  rows.ForEach(Rows::kGroup, [&](size_t row, size_t part, size_t at) HWY_ATTR {
+    const intptr_t lane = hn::FindFirstTrue(d, hn::Eq(hn::Load(d, exps + at), hn::Set(d, max[row])));
+    if (lane >= 0 && apart[row] == kNowhere) apart[row] = at + static_cast<size_t>(lane);
+    const T* from = dy + HWY_MIN(row, count - 1) * n + part * Rows::kGroup;
+    hn::Store(LoadPartial(d, from, rows.Count(part)), d, dys + at);
+  });
+  rows.Exp(max, exps);
+  // The sum of the exponentials without the one apart, which is 1; NaN if the maximum is infinite.
+  T raised_one[Rows::kGroup];
+  for (size_t row = 0; row < Rows::kGroup; ++row) {
+    if (apart[row] == kNowhere) apart[row] = row * Rows::kStride;
+    raised_one[row] = exps[apart[row]];
+    exps[apart[row]] = T(0);
+  }
+  const V rest = hn::Add(hn::Mul(rows.Sum(exps), lower), hn::Sub(v_max, v_max));
+  for (size_t row = 0; row < Rows::kGroup; ++row) exps[apart[row]] = raised_one[row];
+  const V sum = hn::Add(one, rest);
+  hn::Store(hn::Div(one, sum), d, factor);
+  const auto probability = [&](size_t row, size_t at) HWY_ATTR {
+    return hn::Mul(hn::Mul(hn::Load(d, exps + at), lower), hn::Set(d, factor[row]));
+  };
+  for (size_t row = 0; row < Rows::kGroup; ++row) shift[row] = dys[apart[row]];
+  const V dy_apart = hn::Load(d, shift);
+  if constexpr (kKind == Kind::kSoftmax) {
+    const V half_or_less = hn::IfThenElseZero(hn::Lt(rest, one), dy_apart);
+    hn::Store(hn::IfThenElseZero(hn::IsFinite(half_or_less), half_or_less), d, shift);
+    rows.ForEach(Rows::kGroup, [&](size_t row, size_t, size_t at) HWY_ATTR {
+      const V v = hn::Sub(hn::Load(d, dys + at), hn::Set(d, shift[row]));
+      hn::Store(v, d, dys + at);
+      // Beyond the row's end the exponential is 0 or NaN, v is finite; NaN is right.
+      hn::Store(hn::Mul(probability(row, at), v), d, terms + at);
+    });
+    hn::Store(rows.Sum(terms), d, mean);
+    rows.ForEach(count, [&](size_t row, size_t part, size_t at) HWY_ATTR {
+      const V v = hn::Mul(probability(row, at), hn::Sub(hn::Load(d, dys + at), hn::Set(d, mean[row])));
+      StorePartial(v, d, dx + row * n + part * Rows::kGroup, rows.Count(part));
+    });
+  } else {
+    for (size_t row = 0; row < Rows::kGroup; ++row) dys[apart[row]] = T(0);
+    const V others = rows.Sum(dys);
+    hn::Store(hn::Add(others, dy_apart), d, mean);  // the total
+    HWY_ALIGN T at_apart[Rows::kGroup];
+    hn::Store(hn::Div(hn::MulSub(dy_apart, rest, others), sum), d, at_apart);
+    rows.ForEach(count, [&](size_t row, size_t part, size_t at) HWY_ATTR {
+      const V v = hn::NegMulAdd(probability(row, at), hn::Set(d, mean[row]), hn::Load(d, dys + at));
+      StorePartial(v, d, dx + row * n + part * Rows::kGroup, rows.Count(part));
+    });
+    for (size_t row = 0; row < count; ++row) dx[row * n + (apart[row] - row * Rows::kStride)] = at_apart[row];
+  }
+}
+
+// dx for rows without threads. `exps` holds n elements if the rows are not short.
+template <Kind kKind, class T>
+HWY_INLINE void RowsBackward(const T* x, const T* dy, size_t rows, size_t n, T* dx, T* exps, bool stream) {
+  if (n > softmax::kRowLanes<T>) {
+    for (size_t row = 0; row < rows; ++row) {
+      RowBackward<kKind>(x + row * n, dy + row * n, n, dx + row * n, exps, stream);
+    }
+    return;
+  }
+  const softmax::ShortRows<T> short_rows(n);
+  for (size_t row = 0; row < rows; row += short_rows.kGroup) {
+    const size_t count = HWY_MIN(short_rows.kGroup, rows - row);
+    ShortRowGroupBackward<kKind>(short_rows, x + row * n, dy + row * n, n, count, dx + row * n);
+  }
+}
+
+template <Kind kKind, class T>
+void RunBackward(const T* x, const T* dy, size_t rows, size_t n, T* dx) {
+  const bool stream = x != dx && dy != dx && rows * n * sizeof(T) >= kStreamBytes;
+  softmax::Scratch<T> scratch(n > softmax::kRowLanes<T> ? n : 0);
+  softmax::ForEachRowRange(rows, n, [&](size_t begin, size_t end) HWY_ATTR {
+    typename softmax::Scratch<T>::Use use(scratch);
+    RowsBackward<kKind>(x + begin * n, dy + begin * n, end - begin, n, dx + begin * n, use.data(), stream);
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------- any axis
+
+// Columns of a strip: one cache line.
 template <class T>
-constexpr SoftmaxFunctions<T> Functions() {
-  return {Run<Kind::kSoftmax, T>, Run<Kind::kLogSoftmax, T>, Run<Kind::kLogSumExp, T>};
+constexpr size_t kStrip = 64 / sizeof(T);
+
+// Columns of x, `inner` apart along the axis, to rows of n elements, and back.
+template <class T>
+HWY_INLINE void ColumnsToRows(const T* HWY_RESTRICT x, size_t n, size_t inner, size_t columns, T* HWY_RESTRICT rows) {
+  for (size_t j = 0; j < n; ++j) {
+    for (size_t c = 0; c < columns; ++c) rows[c * n + j] = x[j * inner + c];
+  }
+}
+template <class T>
+HWY_INLINE void RowsToColumns(const T* HWY_RESTRICT rows, size_t n, size_t inner, size_t columns, T* HWY_RESTRICT x) {
+  for (size_t j = 0; j < n; ++j) {
+    for (size_t c = 0; c < columns; ++c) x[j * inner + c] = rows[c * n + j];
+  }
+}
+
+// Calls body(offset, columns, memory for kBuffers strips) for all strips of columns.
+template <size_t kBuffers, class T, class Body>
+HWY_INLINE void ForEachStrip(const AxisShape& shape, const Body& body) {
+  const size_t strips = (shape.inner + kStrip<T> - 1) / kStrip<T>;
+  const size_t size = shape.outer * shape.length * shape.inner;
+  softmax::Scratch<T> scratch(kBuffers * kStrip<T> * shape.length);
+  const auto task = [&](size_t i) HWY_ATTR {
+    typename softmax::Scratch<T>::Use use(scratch);
+    const size_t first = i % strips * kStrip<T>;
+    body(i / strips * shape.length * shape.inner + first, HWY_MIN(kStrip<T>, shape.inner - first), use.data());
+  };
+  if (size < kParallelElements) {
+    for (size_t i = 0; i < shape.outer * strips; ++i) task(i);
+  } else {
+    ParallelFor(shape.outer * strips, task);
+  }
+}
+
+template <Kind kKind, class T>
+void Forward(const double*, const AxisShape& shape, const T* x, T* y) {
+  const size_t n = shape.length;
+  if (shape.inner == 1) {
+    Run<kKind>(x, shape.outer, n, y);
+    return;
+  }
+  if (n == 0) return;
+  ForEachStrip<1, T>(shape, [&](size_t at, size_t columns, T* rows) HWY_ATTR {
+    ColumnsToRows(x + at, n, shape.inner, columns, rows);
+    Run<kKind>(static_cast<const T*>(rows), columns, n, rows);
+    RowsToColumns(rows, n, shape.inner, columns, y + at);
+  });
+}
+
+template <Kind kKind, class T>
+void Backward(const double*, const AxisShape& shape, const T* x, const T* dy, T* dx) {
+  const size_t n = shape.length;
+  if (n == 0) return;
+  if (shape.inner == 1) {
+    RunBackward<kKind>(x, dy, shape.outer, n, dx);
+    return;
+  }
+  ForEachStrip<3, T>(shape, [&](size_t at, size_t columns, T* rows) HWY_ATTR {
+    T* dy_rows = rows + kStrip<T> * n;
+    ColumnsToRows(x + at, n, shape.inner, columns, rows);
+    ColumnsToRows(dy + at, n, shape.inner, columns, dy_rows);
+    RowsBackward<kKind>(static_cast<const T*>(rows), static_cast<const T*>(dy_rows), columns, n, rows,
+                        dy_rows + kStrip<T> * n, false);
+    RowsToColumns(rows, n, shape.inner, columns, dx + at);
+  });
+}
+
+template <Kind kKind>
+constexpr AxisActivationRow ActivationRow(const char* name) {
+  return {name,
+          1,
+          0,
+          1,
+          1,
+          {Forward<kKind, float>, Backward<kKind, float>},
+          {Forward<kKind, double>, Backward<kKind, double>}};
+}
+
+const AxisActivationTable& ActivationTable() {
+  static constexpr AxisActivationRow rows[] = {ActivationRow<Kind::kSoftmax>("softmax"),
+                                               ActivationRow<Kind::kLogSoftmax>("log_softmax")};
+  static constexpr AxisActivationTable table = {rows, sizeof(rows) / sizeof(rows[0])};
+  return table;
 }
 
 const SoftmaxFunctionTable& SoftmaxTable() {
-  static constexpr SoftmaxFunctionTable table = {Functions<float>(), Functions<double>()};
+  static constexpr SoftmaxFunctionTable table = {{Run<Kind::kLogSumExp, float>}, {Run<Kind::kLogSumExp, double>}};
   return table;
 }
 
@@ -182,19 +407,10 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace fuseprop {
 FUSEPROP_EXPORT(SoftmaxTable);
+FUSEPROP_EXPORT(ActivationTable);
 
-void Softmax(const float* x, size_t rows, size_t classes, float* y) {
-  FUSEPROP_DISPATCH(SoftmaxTable)().f32.softmax(x, rows, classes, y);
-}
-void Softmax(const double* x, size_t rows, size_t classes, double* y) {
-  FUSEPROP_DISPATCH(SoftmaxTable)().f64.softmax(x, rows, classes, y);
-}
-void LogSoftmax(const float* x, size_t rows, size_t classes, float* y) {
-  FUSEPROP_DISPATCH(SoftmaxTable)().f32.log_softmax(x, rows, classes, y);
-}
-void LogSoftmax(const double* x, size_t rows, size_t classes, double* y) {
-  FUSEPROP_DISPATCH(SoftmaxTable)().f64.log_softmax(x, rows, classes, y);
-}
+const AxisActivationTable& SoftmaxActivations() { return FUSEPROP_DISPATCH(ActivationTable)(); }
+
 void LogSumExp(const float* x, size_t rows, size_t classes, float* y) {
   FUSEPROP_DISPATCH(SoftmaxTable)().f32.log_sum_exp(x, rows, classes, y);
 }

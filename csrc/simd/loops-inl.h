@@ -76,6 +76,64 @@ HWY_INLINE void MapRange(const F& f, T* out, size_t begin, size_t end, bool stre
   if (stream && align) hwy::FlushStream();
 }
 
+// The same with a functor of two results: f(d, in[i]..., &v0, &v1).
+template <class T, class F, class D, class V, size_t... k>
+HWY_INLINE void ApplyPair(const F& f, D d, const T* const* in, size_t i, V* v0, V* v1,
+                          std::index_sequence<k...> /*inputs*/) {
+  f(d, hn::LoadU(d, in[k] + i)..., v0, v1);
+}
+
+// Likewise with two results, which are stored in out0[i] and out1[i].
+template <class T, class F, class... In>
+HWY_INLINE void MapPairRange(const F& f, T* out0, T* out1, size_t begin, size_t end, bool stream, const In*... in) {
+  constexpr size_t kInputs = sizeof...(In);
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  const size_t lanes = hn::Lanes(d);
+  const bool align = end - begin >= 32 * lanes;
+  stream = stream && align && ElementsToAlignment(d, out0) == ElementsToAlignment(d, out1);
+  const T* const inputs[kInputs] = {in...};
+  HWY_ALIGN T copies[kInputs][HWY_MAX_BYTES / sizeof(T)];
+  HWY_ALIGN T results[2][HWY_MAX_BYTES / sizeof(T)];
+  size_t i = begin;
+  size_t part = align ? ElementsToAlignment(d, out0 + begin) : 0;
+  while (i < end) {
+    const size_t whole = (end - i) / lanes * lanes;
+    if (part == 0 && whole == 0) part = end - i;
+    const bool is_part = part != 0;
+    const T* from[kInputs];
+    for (size_t k = 0; k < kInputs; ++k) {
+      from[k] = inputs[k] + i;
+      if (is_part) {
+        hn::Store(LoadPartial(d, from[k], part), d, copies[k]);
+        from[k] = copies[k];
+      }
+    }
+    T* const to0 = is_part ? results[0] : out0 + i;
+    T* const to1 = is_part ? results[1] : out1 + i;
+    const size_t n = is_part ? lanes : whole;
+    const bool around = stream && !is_part;
+    for (size_t j = 0; j < n; j += lanes) {
+      V v0, v1;
+      ApplyPair(f, d, from, j, &v0, &v1, std::make_index_sequence<kInputs>());
+      if (around) {
+        hn::Stream(v0, d, to0 + j);
+        hn::Stream(v1, d, to1 + j);
+      } else {
+        hn::StoreU(v0, d, to0 + j);
+        hn::StoreU(v1, d, to1 + j);
+      }
+    }
+    if (is_part) {
+      StorePartial(hn::Load(d, results[0]), d, out0 + i, part);
+      StorePartial(hn::Load(d, results[1]), d, out1 + i, part);
+    }
+    i += is_part ? part : whole;
+    part = 0;
+  }
+  if (stream) hwy::FlushStream();
+}
+
 // Copies a block that is in the first cache to memory, around the caches. The caller fences: hwy::FlushStream().
 template <class T>
 HWY_INLINE void StreamOut(const T* HWY_RESTRICT block, T* HWY_RESTRICT to, size_t n) {
@@ -85,6 +143,17 @@ HWY_INLINE void StreamOut(const T* HWY_RESTRICT block, T* HWY_RESTRICT to, size_
   if (i != 0) StorePartial(LoadPartial(d, block, i), d, to, i);
   for (; i + lanes <= n; i += lanes) hn::Stream(hn::LoadU(d, block + i), d, to + i);
   if (i < n) StorePartial(LoadPartial(d, block + i, n - i), d, to + i, n - i);
+}
+
+// The sum of a vector's lanes in a tree: i and i + Lanes(d) / 2, and so on.
+template <class D>
+HWY_INLINE double SumOfHalves(D d, hn::Vec<D> v) {
+  if constexpr (hn::MaxLanes(d) == 1) {
+    return hn::GetLane(v);
+  } else {
+    const hn::Half<D> half;
+    return SumOfHalves(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
 }
 
 // A sum in float64 whose bits do not depend on the target: element i of a block goes to virtual lane i % kLanes,
@@ -128,14 +197,33 @@ class Accumulator {
     }
   }
 
+  // Likewise, the products a * b, formed in float64.
+  HWY_INLINE void AddProduct(size_t index, V a, V b) {
+    const hn::ScalableTag<double> d64;
+    if constexpr (sizeof(T) == 4) {
+      const hn::Half<D> half;
+      const auto a_low = hn::PromoteTo(d64, hn::LowerHalf(half, a));
+      const auto a_high = hn::PromoteTo(d64, hn::UpperHalf(half, a));
+      const auto b_low = hn::PromoteTo(d64, hn::LowerHalf(half, b));
+      const auto b_high = hn::PromoteTo(d64, hn::UpperHalf(half, b));
+      sums_[2 * index] = hn::MulAdd(a_low, b_low, sums_[2 * index]);
+      sums_[2 * index + 1] = hn::MulAdd(a_high, b_high, sums_[2 * index + 1]);
+    } else {
+      sums_[index] = hn::MulAdd(a, b, sums_[index]);
+    }
+  }
+
+  // The lanes in a tree: i and i + kLanes / 2, and so on.
   HWY_INLINE double Total() const {
     const hn::ScalableTag<double> d64;
-    HWY_ALIGN double lanes[kLanes];
-    for (size_t i = 0; i < kSums; ++i) hn::Store(sums_[i], d64, lanes + i * hn::Lanes(d64));
-    for (size_t width = kLanes / 2; width != 0; width /= 2) {
-      for (size_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    hn::Vec<hn::ScalableTag<double>> sums[kSums];
+    for (size_t i = 0; i < kSums; ++i) sums[i] = sums_[i];
+    HWY_UNROLL(8)
+    for (size_t width = kSums / 2; width != 0; width /= 2) {
+      HWY_UNROLL(4)
+      for (size_t i = 0; i < width; ++i) sums[i] = hn::Add(sums[i], sums[i + width]);
     }
-    return lanes[0];
+    return SumOfHalves(d64, sums[0]);
   }
 
  private:

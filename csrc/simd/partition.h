@@ -35,6 +35,21 @@ void ForEachRange(size_t n, const Body& body) {
   ParallelFor(ranges, [&](size_t range) { body(range * length, std::min(n, (range + 1) * length)); });
 }
 
+// Calls body(row, begin, end) for pieces of rows of `length` elements that cover rows * length elements, on all
+// threads if they are many; [begin, end) lies within [0, length). Long rows are cut, short ones come in runs.
+template <class Body>
+void ForEachRowPiece(size_t rows, size_t length, const Body& body) {
+  ForEachRange(rows * length, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end;) {
+      const size_t row = i / length;
+      const size_t first = i - row * length;
+      const size_t last = std::min(length, first + (end - i));
+      body(row, first, last);
+      i += last - first;
+    }
+  });
+}
+
 // Adds values[0, n) in a fixed tree; overwrites them.
 inline double TreeSum(double* values, size_t n) {
   if (n == 0) return 0.0;

@@ -1,6 +1,6 @@
 """The typed face of the compiled core (csrc/bind). Private: the public objects wrap it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final, overload
 
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,7 @@ def set_thread_target(name: str | None) -> str | None: ...  # None: no override;
 
 # --- tables: what the core has, for the registry ------------------------------------------------------------
 
-def activation_names() -> list[str]: ...
+def activation_names() -> dict[str, list[str]]: ...  # by structure
 def loss_names() -> list[str]: ...
 def optimizer_names() -> list[str]: ...
 
@@ -27,12 +27,27 @@ def optimizer_names() -> list[str]: ...
 # Bases of the public classes, which bind them to a row of a table: _bind(name, parameters).
 
 class Activation:
-    """An elementwise activation."""
+    """An activation of any structure. `learns`: calls take params with what this formula can learn."""
 
-    def _bind(self, name: str, parameters: tuple[float, ...], /) -> None: ...
-    def __call__(self, x: ArrayLike, out: FloatArray | None = None) -> FloatArray: ...
+    def _bind(self, name: str, parameters: tuple[float, ...], learns: bool = False, /) -> None: ...
+    def __call__(
+        self, x: ArrayLike, out: FloatArray | None = None, *, params: Mapping[str, FloatArray] | None = None
+    ) -> FloatArray: ...
+    def _forward(self, x: ArrayLike, out: FloatArray | None, slopes: ArrayLike | None, /) -> FloatArray: ...
     # dy None: ones, which gives the derivative.
-    def _backward(self, x: ArrayLike, dy: ArrayLike | None, out: FloatArray | None = None, /) -> FloatArray: ...
+    def _backward(
+        self,
+        x: ArrayLike,
+        dy: ArrayLike | None,
+        out: FloatArray | None = None,
+        params: Mapping[str, FloatArray] | None = None,
+        slopes: ArrayLike | None = None,
+        /,
+    ) -> FloatArray: ...
+    def _backward_params(
+        self, x: ArrayLike, dy: ArrayLike, params: Mapping[str, FloatArray] | None, out: FloatArray | None, /
+    ) -> tuple[FloatArray, dict[str, FloatArray]]: ...
+    def _output_shape(self, shape: tuple[int, ...], /) -> tuple[int, ...]: ...
 
 class Loss:
     """A loss of one prediction per target."""

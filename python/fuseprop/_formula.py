@@ -23,8 +23,12 @@ class Formula:
 
     def __init__(self, **parameters: Parameter) -> None:
         object.__setattr__(self, "_parameters", parameters)
+        self._bind_core()
+
+    def _bind_core(self) -> None:
+        """Tell the core which formula this is, and its numbers."""
         choices = self.spec.choices
-        numbers = (choices[k].index(v) if isinstance(v, str) else v for k, v in parameters.items())
+        numbers = (choices[k].index(v) if isinstance(v, str) else v for k, v in self._parameters.items())
         self._bind(self.spec.name, tuple(numbers))
 
     def __getattr__(self, name: str) -> Any:

@@ -14,6 +14,9 @@ Kind = Literal["activation", "loss"]
 Domain = Literal["real", "unit", "classes"]
 #: A formula's parameter: a number, or a string out of a few.
 Parameter: TypeAlias = float | str
+#: How an activation's result depends on its input: element by element and on nothing else; element by element, with
+#: slopes that are learned or drawn; along an axis.
+Structure = Literal["elementwise", "slopes", "axis"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,15 @@ class Spec:
     cls
         The public class; its constructor takes `parameters` by keyword.
     parameters
-        The constructor's parameters with their defaults.
+        The constructor's parameters with their defaults: those of the formula.
     choices
         For each parameter that is a string: the values it may take. The core is given the position in this list.
+    switches
+        What else the constructor takes, which does not change the formula, with the defaults.
+    structure
+        Of an activation: "elementwise", "slopes" or "axis".
+    learned
+        Of an activation: the arrays that `init_params` gives, if need be with a switch set.
     examples
         Further parameter values that the tests go through.
     target_domain
@@ -50,6 +59,9 @@ class Spec:
     cls: type[Any]
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    switches: Mapping[str, bool] = field(default_factory=dict)
+    structure: Structure = "elementwise"
+    learned: tuple[str, ...] = ()
     examples: tuple[Mapping[str, Parameter], ...] = ()
     target_domain: Domain = "real"
     ulp: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -58,7 +70,7 @@ class Spec:
 
     @property
     def reference(self) -> Callable[..., Any]:
-        """The formula in float64 NumPy: (x, **parameters) or (pred, target, **parameters), see `reference.py`."""
+        """The formula in float64 NumPy, see `reference.py`: (x, **parameters) or (pred, target, **parameters)."""
         function: Callable[..., Any] = getattr(reference, self.name)
         return function
 

@@ -1,27 +1,37 @@
-"""Activation functions, forward and backward, elementwise.
+"""Activation functions, forward and backward.
 
 An activation is a small immutable object: its constructor takes the parameters, and
 
 - ``act(x, out=None)`` is f(x),
-- ``act.backward(x, dy, out=None)`` is dL/dx = dL/dy * f'(x), from the input x, not the output,
-- ``act.derivative(x, out=None)`` is f'(x).
+- ``act.backward(x, dy, out=None)`` is dL/dx from dy = dL/dy, from the input x, not the output,
+- ``act.derivative(x, out=None)`` is backward with ones for dy: f'(x), where f is elementwise.
+
+Most are elementwise: dL/dx = dy * f'(x). `PReLU`, and `Swish` with ``learn_beta``, learn parameters, which are
+arguments and not state: ``act.init_params()`` makes them, ``act(x, params=p)`` uses them and
+``act.backward_params(x, dy, params=p)`` gives their gradients too. `RReLU` draws its slopes: ``act.sample(x, rng)``.
+Softmax, LogSoftmax, CReLU, Maxout and the gated units work along an axis; ``act.output_shape(x.shape)`` is the shape of
+their result.
 
 All take arrays of any shape and strides. float32 stays float32 and float64 stays float64; integers and booleans become
-float64; any other dtype is a TypeError. ``out`` must have the input's shape and the result's dtype; it may be the input
-itself (or ``dy``), any other overlap is a ValueError. A NaN gives NaN, in the derivative too; an infinity gives the
-mathematical limit; subnormal numbers are not flushed. At the joint of a piecewise function the derivative is the left
-one. Unlike PyTorch there is no graph: the caller keeps x.
+float64; any other dtype is a TypeError. ``out`` must have the result's shape and dtype; it may be the input itself (or
+``dy``) if that has this shape, any other overlap is a ValueError. A NaN gives NaN, in the derivative too; an infinity
+gives the mathematical limit; subnormal numbers are not flushed. At the joint of a piecewise function the derivative is
+the left one. Unlike PyTorch there is no graph: the caller keeps x.
 
-To add one: the class with its Spec here, the functor and its row in csrc/kernels/activations, and the formula in
-reference.py.
+To add an elementwise one: the class with its Spec here, the functor and its row in csrc/kernels/activations, and the
+formula in reference.py. One along an axis likewise, with its row in csrc/kernels/softmax, gated or channels.
 """
 
 from __future__ import annotations
 
-from numpy.typing import ArrayLike
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from fuseprop import _core, _registry
-from fuseprop._checks import choice, real
+from fuseprop._checks import choice, integer, real
 from fuseprop._formula import Formula
 from fuseprop._registry import Parameter, register
 from fuseprop._typing import FloatArray
@@ -29,22 +39,31 @@ from fuseprop._typing import FloatArray
 __all__ = [
     "CELU",
     "ELU",
+    "GEGLU",
     "GELU",
+    "GLU",
     "SELU",
     "Activation",
+    "CReLU",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
     "Identity",
     "LeakyReLU",
     "LogSigmoid",
+    "LogSoftmax",
+    "Maxout",
     "Mish",
+    "PReLU",
+    "RReLU",
     "ReLU",
     "SiLU",
     "Sigmoid",
+    "Softmax",
     "Softplus",
     "Softsign",
     "Step",
+    "SwiGLU",
     "Swish",
     "Tanh",
     "get",
@@ -55,24 +74,68 @@ __all__ = [
 class Activation(Formula, _core.Activation):
     """What all activations share; see the module's description.
 
-    A call, ``act(x, out=None)``, goes to the core directly: it costs no Python frame.
+    A call, ``act(x, out=None, *, params=None)``, goes to the core directly: it costs no Python frame.
     """
 
     __slots__ = ("_parameters",)
 
-    def backward(self, x: ArrayLike, dy: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
-        """dL/dx = dy * f'(x), for the input x and the gradient dy = dL/dy of the same shape and dtype."""
+    def backward(
+        self,
+        x: ArrayLike,
+        dy: ArrayLike,
+        *,
+        params: Mapping[str, FloatArray] | None = None,
+        slopes: ArrayLike | None = None,
+        out: FloatArray | None = None,
+    ) -> FloatArray:
+        """dL/dx for the input x and the gradient dy = dL/dy, which has the result's shape and x's dtype.
+
+        Parameters
+        ----------
+        x, dy
+            The input, and the gradient by the result.
+        params
+            The learned parameters, as in the call; None: their initial values.
+        slopes
+            What `RReLU.sample` returned; other activations take none.
+        out
+            Receives dL/dx; it may be x, or dy if that has x's shape.
+        """
         if dy is None:
             raise TypeError("dy is None; expected an array (for f'(x) alone there is derivative)")
-        return self._backward(x, dy, out)
+        return self._backward(x, dy, out, params, slopes)
 
-    def derivative(self, x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
-        """f'(x), elementwise."""
-        return self._backward(x, None, out)
+    def backward_params(
+        self,
+        x: ArrayLike,
+        dy: ArrayLike,
+        *,
+        params: Mapping[str, FloatArray] | None = None,
+        out: FloatArray | None = None,
+    ) -> tuple[FloatArray, dict[str, FloatArray]]:
+        """(dL/dx, the gradients of `params`), from one pass; the gradients have the parameters' shapes and dtypes.
+
+        They are summed in float64, in an order that depends on x's shape alone. An activation that learns nothing
+        gives (dL/dx, {}).
+        """
+        if dy is None:
+            raise TypeError("dy is None; expected an array")
+        return self._backward_params(x, dy, params, out)
+
+    def derivative(
+        self, x: ArrayLike, *, params: Mapping[str, FloatArray] | None = None, out: FloatArray | None = None
+    ) -> FloatArray:
+        """`backward` with ones for dy: f'(x), elementwise."""
+        return self._backward(x, None, out, params)
+
+    def init_params(self, dtype: DTypeLike = np.float32) -> dict[str, FloatArray]:
+        """Return the initial values of the learned parameters, one-dimensional arrays; {} if there are none."""
+        del dtype
+        return {}
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the result for an input of this shape."""
-        return tuple(shape)
+        """Shape of the result for an input of this shape; ValueError if it does not take such an input."""
+        return self._output_shape(tuple(shape))
 
 
 @register(
@@ -375,7 +438,9 @@ class CELU(Activation):
 @register(
     "activation",
     "swish",
+    learned=("beta",),
     parameters={"beta": 1.0},
+    switches={"learn_beta": False},
     examples=({"beta": 0.3}, {"beta": 3.7}, {"beta": -1.5}, {"beta": 0.0}),
     ulp=(3.0, 4.0, 4.0, 4.0),
     aliases=("silu",),
@@ -396,8 +461,11 @@ class Swish(Activation):
     Parameters
     ----------
     beta
-        Sharpness; any finite number. 0 gives x / 2. For abs(beta) below 1e-7 results are 0 where beta x < -128
-        (float64: -770).
+        Sharpness; any finite number, the initial one if it is learned. 0 gives x / 2. For abs(beta) below 1e-7 results
+        are 0 where beta x < -128 (float64: -770).
+    learn_beta
+        Whether beta is learned: ``init_params()`` gives {"beta": array of shape (1,)}, and ``backward_params`` its
+        gradient, the sum of dy x^2 s(beta x) s(-beta x), in float64. A call without `params` uses the initial value.
 
     Notes
     -----
@@ -406,8 +474,15 @@ class Swish(Activation):
 
     __slots__ = ()
 
-    def __init__(self, beta: float = 1.0) -> None:
-        super().__init__(beta=real(beta, "beta"))
+    def __init__(self, beta: float = 1.0, learn_beta: bool = False) -> None:
+        super().__init__(beta=real(beta, "beta"), learn_beta=bool(learn_beta))
+
+    def _bind_core(self) -> None:
+        self._bind("swish", (self.beta,), self.learn_beta)
+
+    def init_params(self, dtype: DTypeLike = np.float32) -> dict[str, FloatArray]:
+        """Return {"beta": array of shape (1,)} if beta is learned, else {}."""
+        return {"beta": _learned(self.beta, 1, dtype)} if self.learn_beta else {}
 
 
 def SiLU() -> Swish:  # noqa: N802  # the name in torch.nn
@@ -625,6 +700,397 @@ class Hardswish(Activation):
     Notes
     -----
     Source: Howard et al. (2019), "Searching for MobileNetV3".
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def _learned(values: float, size: int, dtype: DTypeLike) -> FloatArray:
+    """Return `size` equal values of a learned parameter."""
+    found = np.dtype(dtype)
+    if found not in (np.float32, np.float64):
+        raise TypeError(f"dtype is {found}; expected float32 or float64")
+    array: FloatArray = np.full(size, values, found)
+    return array
+
+
+@register(
+    "activation",
+    "prelu",
+    structure="slopes",
+    learned=("alpha",),
+    parameters={"init": 0.25, "num_parameters": 1},
+    examples=({"init": -0.5}, {"init": 0.0, "num_parameters": 6}),
+    ulp=(1.0, 1.0, 1.0, 1.0),
+    properties={
+        "range": (float("-inf"), float("inf")),
+        "monotone": True,
+        "saturating": False,
+        "zero_centred": False,
+        "near_identity": False,
+    },
+)
+class PReLU(Activation):
+    """Rectifier with a learned slope: f(x) = x if x > 0 else a x; f'(x) = 1 if x > 0 else a.
+
+    At most 1 ULP. dL/da is the sum of dy x over x <= 0 (per channel: over the elements of the channel), in float64.
+    ``init_params()`` gives {"alpha": a}, of shape (num_parameters,); a call without `params` uses the initial value.
+
+    Parameters
+    ----------
+    init
+        The initial slope.
+    num_parameters
+        1: one slope for all; else one for each channel, which are the last axis of x.
+
+    Raises
+    ------
+    ValueError
+        If the last axis of x is not num_parameters long (unless that is 1), or alpha is not a C-contiguous array of
+        shape (num_parameters,).
+    TypeError
+        If alpha is neither float32 nor float64. It is cast to x's dtype; its gradient has alpha's own.
+
+    Notes
+    -----
+    Source: He et al. (2015). In PyTorch the channels are axis 1. Weight decay on alpha pulls it to plain ReLU.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, init: float = 0.25, num_parameters: int = 1) -> None:
+        super().__init__(init=real(init, "init"), num_parameters=integer(num_parameters, "num_parameters", least=1))
+
+    def _bind_core(self) -> None:
+        self._bind("prelu", (self.init, self.num_parameters), True)
+
+    def init_params(self, dtype: DTypeLike = np.float32) -> dict[str, FloatArray]:
+        """Return {"alpha": array of shape (num_parameters,)} with the initial slopes."""
+        return {"alpha": _learned(self.init, self.num_parameters, dtype)}
+
+
+@register(
+    "activation",
+    "rrelu",
+    structure="slopes",
+    parameters={"lower": 1 / 8, "upper": 1 / 3},
+    examples=({"lower": 0.2, "upper": 0.2}, {"lower": -0.5, "upper": 0.1}),
+    ulp=(1.5, 1.0, 1.5, 1.0),
+    properties={
+        "range": (float("-inf"), float("inf")),
+        "monotone": True,
+        "saturating": False,
+        "zero_centred": False,
+        "near_identity": False,
+    },
+)
+class RReLU(Activation):
+    """Rectifier with random slopes: f(x) = x if x > 0 else a x, a from U(lower, upper) for each element in training.
+
+    At most 1.5 ULP. ``act(x)`` and ``act.backward(x, dy)`` are those of evaluation, with the mean slope
+    (lower + upper) / 2. In training ``y, slopes = act.sample(x, rng)``, then ``act.backward(x, dy, slopes=slopes)``.
+
+    Parameters
+    ----------
+    lower
+        The least slope.
+    upper
+        The largest one, >= lower.
+
+    Notes
+    -----
+    Source: Xu et al. (2015). A slope is drawn for positive elements too, so that the draws do not depend on x; PyTorch
+    has 1 there.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3) -> None:
+        lower, upper = real(lower, "lower"), real(upper, "upper")
+        if lower > upper:
+            raise ValueError(f"lower is {lower!r} and upper is {upper!r}; expected lower <= upper")
+        super().__init__(lower=lower, upper=upper)
+
+    def sample(
+        self, x: ArrayLike, rng: np.random.Generator, *, out: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """(f(x), slopes) with a slope drawn for each element: the forward pass of training.
+
+        The draws are rng's next uniform numbers of x's dtype, in C order, whatever the number of threads.
+        """
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng must be a numpy.random.Generator, found {type(rng).__name__}")
+        given, x = x, np.asarray(x)
+        dtype: Any = np.float32 if x.dtype == np.float32 else np.float64
+        known = x.dtype.kind in "biu" or x.dtype == dtype
+        if not known or (out is not None and (np.shape(out) != x.shape or getattr(out, "dtype", None) != dtype)):
+            self._forward(given, out, None)  # refuses, before anything is drawn
+        lower, upper = dtype(self.lower), dtype(self.upper)
+        slopes: Any = np.empty(x.shape, dtype)
+        rng.random(out=slopes, dtype=dtype)
+        np.multiply(slopes, upper - lower, out=slopes)
+        np.add(slopes, lower, out=slopes)
+        np.clip(slopes, lower, upper, out=slopes)
+        return self._forward(x, out, slopes), slopes
+
+
+@register(
+    "activation",
+    "softmax",
+    structure="axis",
+    parameters={"axis": -1},
+    examples=({"axis": 0}, {"axis": 1}),
+    properties={
+        "range": (0.0, 1.0),
+        "monotone": False,
+        "saturating": False,
+        "zero_centred": False,
+        "near_identity": False,
+    },
+)
+class Softmax(Activation):
+    """Softmax along an axis: f(x) = e^(x - m) / sum e^(x - m), m the largest; dL/dx = f (dy - sum dy f).
+
+    Error, relative: at most 4 eps (1 + abs(x - m)), eps = 2^-24 (float64: 2^-53), which is not a fixed number of ULP. A
+    line with a NaN, a +inf, or nothing but -inf is NaN throughout, as in PyTorch. With the cross-entropy to follow,
+    `losses.SoftmaxCrossEntropy` from the logits is faster and more exact.
+
+    Parameters
+    ----------
+    axis
+        Along which the results sum to 1.
+
+    Raises
+    ------
+    ValueError
+        If x does not have this axis.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__(axis=integer(axis, "axis"))
+
+
+@register(
+    "activation",
+    "log_softmax",
+    structure="axis",
+    parameters={"axis": -1},
+    examples=({"axis": 0}, {"axis": 1}),
+    properties={
+        "range": (float("-inf"), 0.0),
+        "monotone": False,
+        "saturating": False,
+        "zero_centred": False,
+        "near_identity": False,
+    },
+)
+class LogSoftmax(Activation):
+    """Logarithm of softmax along an axis: f(x) = x - log sum e^x; dL/dx = dy - softmax(x) sum dy.
+
+    Error: as that of `Softmax`, not a fixed number of ULP; accurate where the probability is near 1. A line with a NaN,
+    a +inf, or nothing but -inf is NaN throughout, as in PyTorch.
+
+    Parameters
+    ----------
+    axis
+        Along which the exponentials of the results sum to 1.
+
+    Raises
+    ------
+    ValueError
+        If x does not have this axis.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__(axis=integer(axis, "axis"))
+
+
+@register(
+    "activation",
+    "crelu",
+    structure="axis",
+    parameters={"axis": -1},
+    examples=({"axis": 0}, {"axis": 1}),
+    properties={
+        "range": (0.0, float("inf")),
+        "monotone": False,
+        "saturating": False,
+        "zero_centred": False,
+        "near_identity": False,
+    },
+)
+class CReLU(Activation):
+    """Concatenated ReLU: f(x) = (max(0, x), max(0, -x)), one after the other along an axis, which it doubles. Exact.
+
+    dL/dx = dy1 where x > 0, -dy2 where x < 0, 0 where x = 0, dy1 and dy2 being the halves of dy.
+
+    Parameters
+    ----------
+    axis
+        The axis that is doubled.
+
+    Raises
+    ------
+    ValueError
+        If x does not have this axis.
+
+    Notes
+    -----
+    Source: Shang et al. (2016).
+    """
+
+    __slots__ = ()
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__(axis=integer(axis, "axis"))
+
+
+@register(
+    "activation",
+    "maxout",
+    structure="axis",
+    parameters={"pieces": 2, "axis": -1},
+    examples=({"pieces": 3, "axis": 0}, {"pieces": 4}, {"pieces": 1}, {"pieces": 12, "axis": 1}),
+    properties={
+        "range": (float("-inf"), float("inf")),
+        "monotone": True,
+        "saturating": False,
+        "zero_centred": True,
+        "near_identity": False,
+    },
+)
+class Maxout(Activation):
+    """The largest of each group of `pieces` neighbours along an axis, which it divides by `pieces`. Exact.
+
+    dL/dx = dy at the first element that holds the maximum, 0 at the others. A group with a NaN is NaN, in dL/dx
+    throughout. After a layer with pieces * n outputs: max_j (w_j x + b_j) for n units.
+
+    Parameters
+    ----------
+    pieces
+        Elements of a group.
+    axis
+        The axis that is divided.
+
+    Raises
+    ------
+    ValueError
+        If x does not have this axis, or its length is not a multiple of `pieces`.
+
+    Notes
+    -----
+    Source: Goodfellow et al. (2013).
+    """
+
+    __slots__ = ()
+
+    def __init__(self, pieces: int = 2, axis: int = -1) -> None:
+        super().__init__(pieces=integer(pieces, "pieces", least=1, most=2**31), axis=integer(axis, "axis"))
+
+
+@register(
+    "activation",
+    "glu",
+    structure="axis",
+    ulp=(3.0, 4.0, 4.5, 4.5),
+    properties={
+        "range": (float("-inf"), float("inf")),
+        "monotone": False,
+        "saturating": False,
+        "zero_centred": True,
+        "near_identity": False,
+    },
+)
+class GLU(Activation):
+    """Gated linear unit: f(x) = a s(b), a and b the halves of the last axis, s the logistic sigmoid.
+
+    dL/da = dy s(b), dL/db = dy a s'(b), from one pass. At most 3 ULP (float64: 4.5), the derivatives at most 4 (4.5).
+
+    Raises
+    ------
+    ValueError
+        If the last axis of x is odd.
+
+    Notes
+    -----
+    Source: Dauphin et al. (2017).
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register(
+    "activation",
+    "swiglu",
+    structure="axis",
+    ulp=(4.0, 5.0, 5.0, 5.0),
+    properties={
+        "range": (float("-inf"), float("inf")),
+        "monotone": False,
+        "saturating": False,
+        "zero_centred": True,
+        "near_identity": False,
+    },
+)
+class SwiGLU(Activation):
+    """Gated linear unit with SiLU for a gate: f(x) = a g(b), g(b) = b s(b), a and b the halves of the last axis.
+
+    dL/da = dy g(b), dL/db = dy a g'(b), from one pass. At most 4 ULP (float64: 5), the derivatives at most 5, save near
+    the zero of g', where the error is 2^-23 of the terms' sizes.
+
+    Raises
+    ------
+    ValueError
+        If the last axis of x is odd.
+
+    Notes
+    -----
+    Source: Shazeer (2020). Often written with the activation on the first half; here, as in GLU, it is on the second.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register(
+    "activation",
+    "geglu",
+    structure="axis",
+    ulp=(4.0, 5.0, 5.0, 5.0),
+    properties={
+        "range": (float("-inf"), float("inf")),
+        "monotone": False,
+        "saturating": False,
+        "zero_centred": True,
+        "near_identity": False,
+    },
+)
+class GEGLU(Activation):
+    """Gated linear unit with GELU for a gate: f(x) = a g(b), g(b) = b Phi(b), a and b the halves of the last axis.
+
+    dL/da = dy g(b), dL/db = dy a g'(b), from one pass. At most 4 ULP (float64: 5), the derivatives at most 5, save near
+    the zero of g', where the error is 2^-23 of the terms' sizes.
+
+    Raises
+    ------
+    ValueError
+        If the last axis of x is odd.
+
+    Notes
+    -----
+    Source: Shazeer (2020). Often written with the activation on the first half; here, as in GLU, it is on the second.
     """
 
     __slots__ = ()

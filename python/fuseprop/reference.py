@@ -1,19 +1,22 @@
 """The formulas in plain float64 NumPy: what the tests and the benchmarks compare with.
 
-One function for each formula, named as in the registry. An activation gives (f(x), f'(x)); a loss of one prediction
-per target gives (value, first derivative, second derivative by the prediction), elementwise; a loss over classes
-gives (value per row, gradient, diagonal of the Hessian). Written for exactness and to be read, not for speed: where
-the textbook form cancels or overflows, an equal form that does not stands here.
+One function for each formula, named as in the registry. An elementwise activation gives (f(x), f'(x)); any other one
+gives f(x) and its vector-Jacobian product, a function from dL/dy to dL/dx. A loss of one prediction per target gives
+(value, first derivative, second derivative by the prediction), elementwise; a loss over classes gives (value per row,
+gradient, diagonal of the Hessian). Written for exactness and to be read, not for speed: where the textbook form cancels
+or overflows, an equal form that does not stands here.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
+VJP = Callable[[F64], F64]
 
 
 def _or_nan(value: F64 | float, x: F64) -> F64:
@@ -81,6 +84,19 @@ def _normal_tail(a: F64) -> tuple[F64, F64]:
     near = np.where(a < 12.5, a, 0.0)
     residue = np.exp(0.5 * near * near) / (1.0 + np.exp(4.0 * np.pi * near))
     return np.exp(-0.5 * a * a), inverse_2pi * a * total + np.where(a < 12.5, residue, 0.0)
+
+
+def _log_softmax(x: F64, axis: int) -> F64:
+    """Return x - logsumexp, along an axis; the largest term stands outside of the sum, for accuracy."""
+    if x.shape[axis] == 0:
+        return x
+    top = np.expand_dims(np.argmax(x, axis=axis), axis)
+    shifted = x - np.take_along_axis(x, top, axis=axis)
+    e = np.exp(shifted)
+    bad = np.isnan(np.take_along_axis(e, top, axis=axis))
+    np.put_along_axis(e, top, 0.0, axis=axis)
+    result: F64 = np.where(bad, np.nan, shifted - np.log1p(e.sum(axis=axis, keepdims=True)))
+    return result
 
 
 # --- activations --------------------------------------------------------------------------------------------
@@ -202,6 +218,96 @@ def hardswish(x: F64) -> tuple[F64, F64]:
     return f, np.where(x <= -3, 0.0, np.where(x > 3, 1.0, (2.0 * x + 3.0) / 6.0))
 
 
+# --- activations of another structure -----------------------------------------------------------------------
+
+
+def prelu(
+    x: F64, init: float, num_parameters: int, alpha: F64 | None = None
+) -> tuple[F64, Callable[[F64], tuple[F64, F64]]]:
+    """f = x if x > 0 else a x, with a per channel; the product gives (dx, da), da = sum of dy x over x <= 0."""
+    a = np.full(num_parameters, init) if alpha is None else alpha
+
+    def vjp(dy: F64) -> tuple[F64, F64]:
+        terms = np.where(x > 0, 0.0, dy * x)
+        da = terms.sum().reshape(1) if num_parameters == 1 else terms.reshape(-1, num_parameters).sum(axis=0)
+        return dy * _or_nan(np.where(x > 0, 1.0, a.reshape(()) if num_parameters == 1 else a), x), da
+
+    return np.where(x > 0, x, (a.reshape(()) if num_parameters == 1 else a) * x), vjp
+
+
+def rrelu(x: F64, lower: float, upper: float, slopes: F64 | None = None) -> tuple[F64, VJP]:
+    """f = x if x > 0 else a x, a being the slopes drawn, or their mean."""
+    a = np.full(x.shape, (lower + upper) / 2) if slopes is None else slopes
+    return np.where(x > 0, x, a * x), lambda dy: dy * _or_nan(np.where(x > 0, 1.0, a), x)
+
+
+def softmax(x: F64, axis: int) -> tuple[F64, VJP]:
+    """f = e^x / sum e^x; dx = f (dy - sum dy f), with dy relative to its element at the largest f."""
+    f = np.exp(_log_softmax(x, axis))
+
+    def vjp(dy: F64) -> F64:
+        if x.shape[axis] == 0:
+            return x
+        top = np.expand_dims(np.argmax(x, axis=axis), axis)
+        shifted = dy - np.take_along_axis(dy, top, axis=axis)
+        result: F64 = f * (shifted - (shifted * f).sum(axis=axis, keepdims=True))
+        return result
+
+    return f, vjp
+
+
+def log_softmax(x: F64, axis: int) -> tuple[F64, VJP]:
+    """f = x - log sum e^x; dx = dy - e^f sum dy."""
+    f = _log_softmax(x, axis)
+    return f, lambda dy: dy - np.exp(f) * dy.sum(axis=axis, keepdims=True)
+
+
+def crelu(x: F64, axis: int) -> tuple[F64, VJP]:
+    """f = (max(0, x), max(0, -x)), one after the other along the axis."""
+    d0, d1 = relu(x)[1], relu(-x)[1]
+
+    def vjp(dy: F64) -> F64:
+        first, second = np.split(dy, 2, axis=axis)
+        return first * d0 - second * d1
+
+    return np.concatenate([relu(x)[0], relu(-x)[0]], axis=axis), vjp
+
+
+def maxout(x: F64, pieces: int, axis: int) -> tuple[F64, VJP]:
+    """f = the largest of each group of neighbours; its gradient goes to the first that holds it."""
+    moved = np.moveaxis(x, axis, -1)
+    groups = moved.reshape(*moved.shape[:-1], moved.shape[-1] // pieces, pieces)
+    first = np.arange(pieces) == groups.argmax(axis=-1)[..., np.newaxis]
+    value = groups.max(axis=-1)
+
+    def vjp(dy: F64) -> F64:
+        to_first = np.where(first, np.moveaxis(dy, axis, -1)[..., np.newaxis], 0.0)
+        return np.moveaxis(_or_nan(to_first, value[..., np.newaxis]).reshape(moved.shape), -1, axis)
+
+    return np.moveaxis(value, -1, axis), vjp
+
+
+def _gated_unit(x: F64, g: Callable[[F64], tuple[F64, F64]]) -> tuple[F64, VJP]:
+    a, b = np.split(x, 2, axis=-1)
+    value, derivative = g(b)
+    return a * value, lambda dy: np.concatenate([dy * value, dy * (a * derivative)], axis=-1)
+
+
+def glu(x: F64) -> tuple[F64, VJP]:
+    """f = a s(b), a and b being the halves of the last axis."""
+    return _gated_unit(x, sigmoid)
+
+
+def swiglu(x: F64) -> tuple[F64, VJP]:
+    """f = a b s(b), a and b being the halves of the last axis."""
+    return _gated_unit(x, lambda b: swish(b, 1.0))
+
+
+def geglu(x: F64) -> tuple[F64, VJP]:
+    """f = a b Phi(b), a and b being the halves of the last axis."""
+    return _gated_unit(x, lambda b: gelu(b, "none"))
+
+
 # --- losses of one prediction per target --------------------------------------------------------------------
 
 
@@ -241,19 +347,9 @@ def binary_cross_entropy_with_logits(pred: F64, target: F64, pos_weight: float) 
 # --- losses over classes ------------------------------------------------------------------------------------
 
 
-def log_softmax(x: F64) -> F64:
-    """Return x - logsumexp, over the last axis; the largest term stands outside of the sum, for accuracy."""
-    top = np.argmax(x, axis=-1, keepdims=True)
-    shifted = x - np.take_along_axis(x, top, axis=-1)
-    e = np.exp(shifted)
-    np.put_along_axis(e, top, 0.0, axis=-1)
-    result: F64 = shifted - np.log1p(e.sum(axis=-1, keepdims=True))
-    return result
-
-
 def softmax_cross_entropy(pred: F64, target: F64) -> tuple[F64, F64, F64]:
     """-sum_j q_j log softmax(z)_j for a distribution q (one-hot for labels); gradient A p - q with A = sum q."""
-    log_p = log_softmax(pred)
+    log_p = _log_softmax(pred, -1)
     p = np.exp(log_p)
     with np.errstate(invalid="ignore"):  # 0 * -inf, which stands for 0
         value = -np.where(target == 0, 0.0, target * log_p).sum(axis=-1)

@@ -34,6 +34,7 @@ Array = NDArray[Any]
 
 #: Elements of the elementwise cases: a call's overhead, the first cache, both threads, the memory.
 SIZES = ("128", "1000", "100k", "16M")
+STRUCTURED_SHAPES = ((128, 10), (1000, 100), (1024, 1024))
 CLASS_SHAPES = ((64, 10), (128, 1000), (2048, 50257))
 
 
@@ -127,6 +128,59 @@ def with_defaults(function: Callable[..., Any], parameters: Mapping[str, float])
             return function(x)
 
     return apply
+
+
+# --- activations of another structure -----------------------------------------------------------------------
+
+
+def _structured_forward(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+    act, x = spec.cls(), _normal(*shape, scale=2)
+    out = np.empty(act.output_shape(shape), np.float32)
+    arrays = [x, *act.init_params().values()]
+    params = act.init_params() or None
+    candidates = [Candidate(OURS, call(act, x, out=out, params=params))]
+    if peers.numpy and spec.name in other.NUMPY_STRUCTURED:
+        candidates.append(_numpy(other.NUMPY_STRUCTURED[spec.name][0], x, outputs=_checked(spec)))
+    if peers.torch and (function := other.torch_structured(peers.torch, spec.name)):
+        candidates.append(_torch(peers, function, *map(peers.torch.from_numpy, arrays)))
+    if peers.jax and (jax_function := other.jax_structured(peers.jax, spec.name)):
+        candidates.append(_jax(peers, jax_function, *arrays))
+    value = spec.reference(x.astype(np.float64), **spec.parameters)[0]
+    return Problem(candidates, [expect(value, 4)], elements=x.size, num_bytes=4 * (x.size + out.size))
+
+
+def _structured_backward(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+    """dL/dx, and the gradient of what is learned."""
+    act, x = spec.cls(), _normal(*shape, scale=2)
+    dy = _normal(*act.output_shape(shape), seed=1)
+    params = act.init_params()
+    arrays = [x, *params.values()]
+
+    def outputs(found: Any) -> list[Array]:
+        return as_arrays((found[0], *found[1].values()))
+
+    out = np.empty_like(x)
+    if params:
+        ours = Candidate(OURS, call(act.backward_params, x, dy, params=params, out=out), outputs=outputs)
+    else:
+        ours = Candidate(OURS, call(act.backward, x, dy, out=out))
+    candidates = [ours]
+    if peers.numpy and spec.name in other.NUMPY_STRUCTURED:
+        candidates.append(_numpy(other.NUMPY_STRUCTURED[spec.name][1], x, dy, outputs=_checked(spec)))
+    if peers.torch and (function := other.torch_structured(peers.torch, spec.name)):
+        given = [peers.torch.from_numpy(a).requires_grad_() for a in arrays]
+        y, dy_t = function(*given), peers.torch.from_numpy(dy)
+        candidates.append(Candidate("PyTorch", call(peers.torch.autograd.grad, y, given, dy_t, retain_graph=True)))
+    if peers.jax and (jax_function := other.jax_structured(peers.jax, spec.name)):
+        candidates.append(_jax(peers, lambda dy, *given: peers.jax.vjp(jax_function, *given)[1](dy), dy, *arrays))
+    found = spec.reference(x.astype(np.float64), **spec.parameters)[1](dy.astype(np.float64))
+    expected = [expect(found[0], 4), expect(found[1], 64)] if params else [expect(found, 4)]
+    return Problem(candidates, expected, elements=x.size, num_bytes=4 * (2 * x.size + dy.size))
+
+
+def _checked(spec: Spec) -> Callable[[Any], list[Array]] | None:
+    """Return what to compare of NumPy's answer: not GELU's approximation."""
+    return None if spec.name == "geglu" else as_arrays
 
 
 # --- losses of one prediction per target --------------------------------------------------------------------
@@ -605,6 +659,12 @@ def all_cases(sizes: Sequence[str] = SIZES) -> list[Case]:
 
 def _activations(sizes: Sequence[str]) -> Iterator[Case]:
     for spec in _registry.activations().values():
+        if spec.structure != "elementwise":
+            for shape in STRUCTURED_SHAPES:
+                for verb, passes in (("forward", _structured_forward), ("backward", _structured_backward)):
+                    name = f"activation/{spec.name}/{verb}/{'x'.join(map(str, shape))}"
+                    yield Case(name, f"activation {spec.name}", partial(passes, spec, shape))
+            continue
         for verb, build in (("forward", _activation_forward), ("backward", _activation_backward)):
             for size in sizes:
                 name = f"activation/{spec.name}/{verb}/{size}"

@@ -161,6 +161,155 @@ def jax_activation(jax: Any, name: str) -> Callable[..., Any] | None:
     return getattr(jax.nn, name, None) or getattr(jax.numpy, name, None)
 
 
+# --- softmax ------------------------------------------------------------------------------------------------
+
+
+def numpy_softmax(x: Array) -> Array:
+    """Softmax over the last axis as one writes it in NumPy."""
+    p: Array = x - x.max(axis=-1, keepdims=True)
+    np.exp(p, out=p)
+    p /= p.sum(axis=-1, keepdims=True)
+    return p
+
+
+def numpy_logsumexp(x: Array) -> Array:
+    """Logsumexp over the last axis as one writes it in NumPy."""
+    m = x.max(axis=-1, keepdims=True)
+    result: Array = np.log(np.exp(x - m).sum(axis=-1)) + m[..., 0]
+    return result
+
+
+def numpy_log_softmax(x: Array) -> Array:
+    """Log-softmax over the last axis as one writes it in NumPy."""
+    result: Array = x - numpy_logsumexp(x)[..., np.newaxis]
+    return result
+
+
+# --- activations of another structure -----------------------------------------------------------------------
+
+
+def _numpy_silu(x: Array) -> tuple[Array, Array]:
+    s = _sigmoid(x)
+    return x * s, s * (1 + x * (1 - s))
+
+
+def _numpy_gelu(x: Array) -> tuple[Array, Array]:
+    """Return the tanh approximation's value and derivative: NumPy has no erf."""
+    u = np.float32(0.7978845608) * (x + np.float32(0.044715) * x**3)
+    t = np.tanh(u)
+    du = np.float32(0.7978845608) * (1 + np.float32(3 * 0.044715) * x**2)
+    return 0.5 * x * (1 + t), 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du
+
+
+def _numpy_gate(gate: Callable[[Array], tuple[Array, Array]]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def forward(x: Array) -> Array:
+        a, b = np.split(x, 2, axis=-1)
+        result: Array = a * gate(b)[0]
+        return result
+
+    def backward(x: Array, dy: Array) -> Array:
+        a, b = np.split(x, 2, axis=-1)
+        value, derivative = gate(b)
+        return np.concatenate([dy * value, dy * a * derivative], axis=-1)
+
+    return forward, backward
+
+
+def _numpy_softmax_backward(x: Array, dy: Array) -> Array:
+    f = numpy_softmax(x)
+    result: Array = f * (dy - (dy * f).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _numpy_log_softmax_backward(x: Array, dy: Array) -> Array:
+    result: Array = dy - numpy_softmax(x) * dy.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _numpy_prelu_backward(x: Array, dy: Array) -> tuple[Array, Any]:
+    left = x <= 0
+    return np.where(left, np.float32(0.25) * dy, dy), np.sum(dy * x, where=left).reshape(1)
+
+
+def _numpy_maxout_backward(x: Array, dy: Array) -> Array:
+    pairs = x.reshape(*dy.shape, 2)
+    first = pairs[..., 0] >= pairs[..., 1]
+    return np.stack([dy * first, dy * ~first], axis=-1).reshape(x.shape)
+
+
+def _numpy_crelu_backward(x: Array, dy: Array) -> Array:
+    first, second = np.split(dy, 2, axis=-1)
+    result: Array = first * (x > 0) - second * (x < 0)
+    return result
+
+
+#: f(x) and dL/dx (for PReLU also dL/dalpha) at the default parameters, along the last axis.
+NUMPY_STRUCTURED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "prelu": (lambda x: np.where(x > 0, x, np.float32(0.25) * x), _numpy_prelu_backward),
+    "rrelu": (
+        lambda x: np.where(x > 0, x, np.float32(11 / 48) * x),
+        lambda x, dy: np.where(x > 0, dy, np.float32(11 / 48) * dy),
+    ),
+    "softmax": (numpy_softmax, _numpy_softmax_backward),
+    "log_softmax": (numpy_log_softmax, _numpy_log_softmax_backward),
+    "crelu": (lambda x: np.concatenate([np.maximum(x, 0), np.maximum(-x, 0)], axis=-1), _numpy_crelu_backward),
+    "maxout": (lambda x: x.reshape(len(x), -1, 2).max(axis=-1), _numpy_maxout_backward),
+    "glu": _numpy_gate(lambda b: (_sigmoid(b), _sigmoid(b) * _sigmoid(-b))),
+    "swiglu": _numpy_gate(_numpy_silu),
+    "geglu": _numpy_gate(_numpy_gelu),
+}
+
+
+def torch_structured(torch: Any, name: str) -> Callable[..., Any] | None:
+    """Return what one writes in PyTorch for this activation at its default parameters, or None."""
+    functional = torch.nn.functional
+
+    def gate(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def apply(x: Any) -> Any:
+            a, b = x.chunk(2, -1)
+            return a * function(b)
+
+        return apply
+
+    known: dict[str, Callable[..., Any]] = {
+        "prelu": functional.prelu,
+        "rrelu": functional.rrelu,
+        "softmax": lambda x: torch.softmax(x, -1),
+        "log_softmax": lambda x: torch.log_softmax(x, -1),
+        "crelu": lambda x: torch.cat([torch.relu(x), torch.relu(-x)], -1),
+        "maxout": lambda x: x.unflatten(-1, (-1, 2)).max(-1).values,
+        "glu": functional.glu,
+        "swiglu": gate(functional.silu),
+        "geglu": gate(functional.gelu),
+    }
+    return known.get(name)
+
+
+def jax_structured(jax: Any, name: str) -> Callable[..., Any] | None:
+    """Return what one writes in JAX for this activation at its default parameters, or None."""
+    nn, np_ = jax.nn, jax.numpy
+
+    def gate(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def apply(x: Any) -> Any:
+            a, b = np_.split(x, 2, axis=-1)
+            return a * function(b)
+
+        return apply
+
+    known: dict[str, Callable[..., Any]] = {
+        "prelu": lambda x, alpha: np_.where(x > 0, x, alpha * x),
+        "rrelu": lambda x: nn.leaky_relu(x, 11 / 48),
+        "softmax": nn.softmax,
+        "log_softmax": nn.log_softmax,
+        "crelu": lambda x: np_.concatenate([nn.relu(x), nn.relu(-x)], axis=-1),
+        "maxout": lambda x: x.reshape(*x.shape[:-1], -1, 2).max(axis=-1),
+        "glu": gate(nn.sigmoid),
+        "swiglu": gate(nn.silu),
+        "geglu": gate(lambda b: nn.gelu(b, approximate=False)),
+    }
+    return known.get(name)
+
+
 # --- losses of one prediction per target --------------------------------------------------------------------
 
 
@@ -250,24 +399,3 @@ def numpy_softmax_cross_entropy(z: Array, labels: Array) -> tuple[Any, Array]:
     p[rows, labels] -= 1
     p /= len(labels)
     return value, p
-
-
-def numpy_softmax(x: Array) -> Array:
-    """Softmax over the last axis as one writes it in NumPy."""
-    p: Array = x - x.max(axis=-1, keepdims=True)
-    np.exp(p, out=p)
-    p /= p.sum(axis=-1, keepdims=True)
-    return p
-
-
-def numpy_logsumexp(x: Array) -> Array:
-    """Logsumexp over the last axis as one writes it in NumPy."""
-    m = x.max(axis=-1, keepdims=True)
-    result: Array = np.log(np.exp(x - m).sum(axis=-1)) + m[..., 0]
-    return result
-
-
-def numpy_log_softmax(x: Array) -> Array:
-    """Log-softmax over the last axis as one writes it in NumPy."""
-    result: Array = x - numpy_logsumexp(x)[..., np.newaxis]
-    return result

@@ -112,10 +112,20 @@ def _as_activation(activation: str | activations.Activation | dict[str, Any]) ->
     return activation
 
 
+def _as_elementwise(activation: str | activations.Activation | dict[str, Any]) -> activations.Activation:
+    found = _as_activation(activation)
+    if found.spec.structure != "elementwise" or found.init_params():
+        raise TypeError(
+            f"activation is {found!r}, which is not a plain elementwise one and cannot be fused with the product; "
+            "put an Activation layer behind this one"
+        )
+    return found
+
+
 def _activation_config(activation: activations.Activation | None) -> dict[str, Any] | None:
     if activation is None:
         return None
-    names = activation.spec.parameters
+    names = (*activation.spec.parameters, *activation.spec.switches)
     return {"name": activation.spec.name, **{name: getattr(activation, name) for name in names}}
 
 
@@ -136,7 +146,8 @@ class Dense(Layer):
     in_features, out_features : int
         The input is (N, in_features), the output (N, out_features).
     activation : str, Activation or None
-        f; None is the identity. It is computed together with the matrix product.
+        f, elementwise and without learned parameters; None is the identity. It is computed together with the matrix
+        product.
     use_bias : bool
         Whether there is a b.
     init : str, callable or None
@@ -165,7 +176,7 @@ class Dense(Layer):
     ) -> None:
         self.in_features = integer(in_features, "in_features", least=1)
         self.out_features = integer(out_features, "out_features", least=1)
-        self.activation = None if activation is None else _as_activation(activation)
+        self.activation = None if activation is None else _as_elementwise(activation)
         self.use_bias = bool(use_bias)
         if init is None:
             rectified = isinstance(self.activation, activations.ReLU | activations.LeakyReLU)
@@ -246,6 +257,9 @@ class Dense(Layer):
 class Activation(Layer):
     """An activation as a layer of its own: y = f(x), dx = dy f'(x).
 
+    Those that change the shape, learn parameters (which become the layer's) or draw their slopes are taken too. RReLU
+    draws in training, from a generator that starts from the model's.
+
     Parameters
     ----------
     activation : str or Activation
@@ -254,6 +268,7 @@ class Activation(Layer):
 
     def __init__(self, activation: str | activations.Activation) -> None:
         self.activation = _as_activation(activation)
+        self._rng: np.random.Generator | None = None
 
     def __repr__(self) -> str:
         return f"Activation({self.activation!r})"
@@ -262,24 +277,43 @@ class Activation(Layer):
         """As the activation says."""
         return None if input_shape is None else self.activation.output_shape((1, *input_shape))[1:]
 
+    def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
+        """Return the activation's initial parameters."""
+        del input_shape
+        if isinstance(self.activation, activations.RReLU):
+            self._rng = np.random.default_rng(rng.integers(1 << 62))
+        return self.activation.init_params(dtype)
+
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
-        """Prepare the buffer of the output."""
+        """Take the places of the parameters, and prepare the buffer of the output."""
         super().bind(parameters, gradients)
+        self._params = dict(parameters) or None
         self._y: FloatArray | None = None
+        self._slopes: FloatArray | None = None
 
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Return f(x)."""
         if not training:
-            return self.activation(x)
-        self._x = x
-        if self._y is None or self._y.shape != x.shape:
-            self._y = self.activation(x)
-            return self._y
-        return self.activation(x, out=self._y)
+            return self.activation(x, params=self._params)
+        out = self._y if self._y is not None and self._x.shape == x.shape else None
+        self._x: FloatArray = x
+        if isinstance(self.activation, activations.RReLU):
+            assert self._rng is not None
+            self._y, self._slopes = self.activation.sample(x, self._rng, out=out)
+        else:
+            self._y = self.activation(x, out=out, params=self._params)
+        return self._y
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
-        """Multiply dy by f'(x), in place."""
-        return self.activation.backward(self._x, dy, out=dy) if need_dx else None
+        """Multiply dy by f'(x), in place where the shapes are the same."""
+        out = dy if dy.shape == self._x.shape else None
+        if self._params is None:
+            return self.activation.backward(self._x, dy, slopes=self._slopes, out=out) if need_dx else None
+        dx, gradients = self.activation.backward_params(self._x, dy, params=self._params, out=out)
+        for name, gradient in gradients.items():
+            into = self.gradients[name]
+            np.add(into, gradient, out=into) if accumulate else np.copyto(into, gradient)
+        return dx
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

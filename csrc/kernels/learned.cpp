@@ -1,0 +1,98 @@
+// One pass gives dx and the gradient of the parameter. To add one: its functor below, which adds ParameterDerivative
+// to the activation's, and its row.
+
+#include "kernels/learned.h"
+
+#include <cstring>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/learned.cpp"
+#include "simd/targets.h"
+// targets.h sets the targets that foreach_target.h loops over.
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// The per-target headers need highway.h.
+#include "kernels/activations-inl.h"
+#include "simd/loops-inl.h"
+
+#ifndef FUSEPROP_KERNELS_LEARNED_CPP_  // this file is read once per target
+#define FUSEPROP_KERNELS_LEARNED_CPP_
+namespace fuseprop {
+namespace {
+struct LearnedTable {
+  const LearnedRow* rows;
+  size_t size;
+};
+}  // namespace
+}  // namespace fuseprop
+#endif  // FUSEPROP_KERNELS_LEARNED_CPP_
+
+HWY_BEFORE_NAMESPACE();
+namespace fuseprop {
+namespace HWY_NAMESPACE {
+namespace {
+
+// x s(beta x) by beta: x^2 s(beta x) s(-beta x).
+template <class D>
+struct LearnedSwish : activations::Swish<D> {
+  using V = hn::Vec<D>;
+  HWY_INLINE LearnedSwish(D d, const double* parameters) : activations::Swish<D>(d, parameters) {}
+  HWY_INLINE V ParameterDerivative(D d, V x) const {
+    const V bell = SigmoidDerivative(d, hn::Mul(this->beta, x));
+    // 0 for an infinite x, where the bell is 0.
+    return hn::IfThenZeroElse(hn::Eq(bell, hn::Zero(d)), hn::Mul(hn::Mul(x, bell), x));
+  }
+};
+
+template <template <class> class F, class T>
+double Backward(const double* parameters, const T* x, const T* dy, T* dx, size_t n) {
+  using D = hn::ScalableTag<T>;
+  using V = hn::Vec<D>;
+  const D d;
+  const F<D> f(d, parameters);
+  return SumOverBlocks(n, [&](size_t begin, size_t end) HWY_ATTR {
+    Accumulator<T> sum;
+    ForEachVector<T>(begin, end, [&](size_t i, size_t index, size_t count, auto full) HWY_ATTR {
+      const V vx = full ? hn::LoadU(d, x + i) : LoadPartial(d, x + i, count);
+      const V vdy = full ? hn::LoadU(d, dy + i) : LoadPartial(d, dy + i, count);
+      const V result = hn::Mul(vdy, f.Derivative(d, vx));
+      sum.AddProduct(index, vdy, f.ParameterDerivative(d, vx));
+      if (full) {
+        hn::StoreU(result, d, dx + i);
+      } else {
+        StorePartial(result, d, dx + i, count);
+      }
+    });
+    return sum.Total();
+  });
+}
+
+template <template <class> class F>
+constexpr LearnedRow Row(const char* name, const char* parameter) {
+  return {name, parameter, {Backward<F, float>}, {Backward<F, double>}};
+}
+
+const LearnedTable& Table() {
+  static constexpr LearnedRow rows[] = {Row<LearnedSwish>("swish", "beta")};
+  static constexpr LearnedTable table = {rows, sizeof(rows) / sizeof(rows[0])};
+  return table;
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace fuseprop
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fuseprop {
+FUSEPROP_EXPORT(Table);
+
+const LearnedRow* FindLearned(const char* name) {
+  const LearnedTable& table = FUSEPROP_DISPATCH(Table)();
+  for (size_t i = 0; i < table.size; ++i) {
+    if (std::strcmp(table.rows[i].name, name) == 0) return &table.rows[i];
+  }
+  return nullptr;
+}
+}  // namespace fuseprop
+#endif  // HWY_ONCE
