@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, check_output, each_dtype
+from helpers import STRUCTURED, assert_same_bits, check_output, each_dtype
 from numpy.typing import NDArray
 
 import fuseprop as fp
@@ -179,6 +179,72 @@ def test_gradients_of_piecewise_activations() -> None:
     found = model.flat_gradients.copy()
     numeric = numeric_gradient(lambda: loss(model(x), labels), model.flat_parameters, h=1e-5)
     np.testing.assert_allclose(found, numeric, rtol=1e-5, atol=1e-8)
+
+
+def structured(activation: Any, width: int = 12) -> nn.Sequential:
+    features = activation.output_shape((1, width))[1]
+    layers = [nn.Dense(5, width), nn.Activation(activation), nn.Dense(features, 3)]
+    return nn.Sequential(layers, rng=1, dtype=np.float64)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        *(spec.cls() for spec in STRUCTURED if spec.name != "rrelu"),
+        fp.activations.PReLU(0.1, num_parameters=12),
+        fp.activations.Maxout(3),
+        fp.activations.Swish(1.5, learn_beta=True),
+    ],
+    ids=repr,
+)
+def test_layers_of_structured_activations(activation: Any, tmp_path: Path) -> None:
+    """Shapes that change, parameters that are learned: gradients by finite differences, accumulation, saving."""
+    model = structured(activation)
+    assert {name.split(".")[-1] for name in model.parameters()} == {"weight", "bias", *activation.init_params()}
+    x = np.random.default_rng(2).standard_normal((7, 5))
+    dy = np.random.default_rng(3).standard_normal((7, 3))
+    for _ in range(2):  # the second time in the buffers of the first
+        y = model(x, training=True)
+        dx = model.backward(dy.copy())
+    assert_same_bits(y.copy(), model(x))
+    found = model.flat_gradients.copy()
+    numeric = numeric_gradient(lambda: float(np.sum(dy * model(x))), model.flat_parameters, h=1e-5)
+    np.testing.assert_allclose(found, numeric, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(
+        dx, numeric_gradient(lambda: float(np.sum(dy * model(x))), x, h=1e-5), rtol=1e-5, atol=1e-8
+    )
+    model(x, training=True)
+    model.backward(dy.copy(), accumulate=True)
+    np.testing.assert_allclose(model.flat_gradients, 2 * found, rtol=1e-12)
+    model.save(tmp_path / "model.safetensors")
+    loaded = nn.load(tmp_path / "model.safetensors")
+    assert loaded.layers[1].activation == activation
+    assert_same_bits(loaded(x), model(x))
+
+
+def identity(shape: tuple[int, ...], rng: Any, dtype: Any) -> Array:
+    return np.eye(*shape, dtype=dtype)
+
+
+def test_a_layer_of_rrelu(tmp_path: Path) -> None:
+    """Draws in training, from the model's generator; the mean slope otherwise."""
+    x = -np.ones((50, 4))
+
+    def make() -> nn.Sequential:
+        dense = nn.Dense(4, 4, init=identity)
+        return nn.Sequential([dense, nn.Activation("rrelu")], rng=5, dtype=np.float64)
+
+    model, again = make(), make()
+    first = model(x, training=True).copy()
+    assert_same_bits(again(x, training=True).copy(), first)
+    assert 0.12 < -first.max() < -first.min() < 0.34
+    assert_same_bits(model.backward(np.ones_like(x)), -first)
+    assert not np.array_equal(model(x, training=True), first)
+    assert_same_bits(model(x), np.full_like(x, -11 / 48))
+    model.save(tmp_path / "model.safetensors")
+    loaded = nn.load(tmp_path / "model.safetensors")
+    assert loaded(x, training=True).std() > 0
+    assert_same_bits(pickle.loads(pickle.dumps(model))(x, training=True).copy(), model(x, training=True))
 
 
 @pytest.mark.parametrize("slope", [-0.5, 0.0, 2.5])
