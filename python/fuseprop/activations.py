@@ -854,7 +854,7 @@ class RReLU(Activation):
 class Softmax(Activation):
     """Softmax along an axis: f(x) = e^(x - m) / sum e^(x - m), m the largest; dL/dx = f (dy - sum dy f).
 
-    Error, relative: at most 4 eps (1 + abs(x - m)), eps = 2^-24 (float64: 2^-53), which is not a fixed number of ULP. A
+    Error, relative: at most 6 eps (1 + abs(x - m)), eps = 2^-24 (float64: 2^-53), which is not a fixed number of ULP. A
     line with a NaN, a +inf, or nothing but -inf is NaN throughout, as in PyTorch. With the cross-entropy to follow,
     `losses.SoftmaxCrossEntropy` from the logits is faster and more exact.
 
