@@ -64,25 +64,24 @@ struct Inputs {
         number.get(), row.name, expected);
 }
 
-// Runs one of the row's functions. The caller's arrays must not be written before the targets are known to be
-// good, while our own are thrown away on an error: only then is the check part of the pass.
+// Runs a pass. The caller's arrays must not be written before the targets are known to be good, while our own are
+// thrown away on an error: only then is the check part of the pass.
 template <class T>
-double Run(const Formula& formula, typename LossOps<T>::Function LossOps<T>::*function, const Inputs& inputs,
-           LossArgs<T>& args, bool check_first) {
-  const LossRow& row = Losses().rows[formula.row];
-  const LossOps<T>& ops = row.template Ops<T>();
+double Run(const Formula& formula, LossPass pass, const Inputs& inputs, LossArgs<T>& args, bool check_first) {
+  const LossTable& table = Losses();
+  const LossRow& row = table.rows[formula.row];
+  const LossOps<T>& ops = OfType<T>(table);
   args.pred = Data<T>(inputs.pred());
   args.target = Data<T>(inputs.target());
   args.weight = inputs.weight() ? Data<T>(inputs.weight()) : nullptr;
   args.weight_run = inputs.weight_run;
   args.n = Size(inputs.pred());
+  args.check = !check_first;
   LossResult result;
   {
     const ReleaseGil release(args.n);
-    if (check_first && ops.check != nullptr) result = ops.check(formula.parameters, args);
-    if (!check_first || ops.check == nullptr || result.first_invalid == args.n) {
-      result = (ops.*function)(formula.parameters, args);
-    }
+    result.first_invalid = check_first ? ops.first_invalid(row, args) : args.n;
+    if (result.first_invalid == args.n) result = ops.run(row, pass, formula.parameters, args);
   }
   if (result.first_invalid != args.n) RaiseOutsideDomain(row, inputs, result.first_invalid);
   return result.sum;
@@ -96,11 +95,11 @@ Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
   if (reduction == Reduction::kNone) {
     Output value = inputs.NewOutput();
     args.value = value.data<T>();
-    Run<T>(formula, &LossOps<T>::value, inputs, args, false);
+    Run<T>(formula, LossPass::kValue, inputs, args, false);
     return value.Finish();
   }
   const Scale scale(reduction, inputs.weight_sum);
-  return ValueObject(scale, Run<T>(formula, &LossOps<T>::value, inputs, args, false));
+  return ValueObject(scale, Run<T>(formula, LossPass::kValue, inputs, args, false));
 }
 
 template <class T>
@@ -110,7 +109,7 @@ Ref Gradient(const Formula& formula, const Inputs& inputs, Reduction reduction, 
   args.grad = grad.data<T>();
   const Scale scale(reduction, inputs.weight_sum);
   args.scale = scale.grad;
-  Run<T>(formula, &LossOps<T>::grad, inputs, args, grad.is_callers());
+  Run<T>(formula, LossPass::kGrad, inputs, args, grad.is_callers());
   scale.Finish(grad.buffer());
   return grad.Finish();
 }
@@ -126,10 +125,10 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
   if (reduction == Reduction::kNone) {
     Output values = inputs.NewOutput();
     args.value = values.data<T>();
-    Run<T>(formula, &LossOps<T>::value_grad, inputs, args, grad.is_callers());
+    Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
     value = values.Finish();
   } else {
-    value = ValueObject(scale, Run<T>(formula, &LossOps<T>::value_grad, inputs, args, grad.is_callers()));
+    value = ValueObject(scale, Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers()));
   }
   scale.Finish(grad.buffer());
   const Ref grad_array = grad.Finish();
@@ -144,7 +143,7 @@ Ref GradAndHess(const Formula& formula, const Inputs& inputs, PyObject* floor) {
   Output hess = inputs.NewOutput();
   args.grad = grad.data<T>();
   args.hess = hess.data<T>();
-  Run<T>(formula, &LossOps<T>::grad_hess, inputs, args, false);
+  Run<T>(formula, LossPass::kGradHess, inputs, args, false);
   const Ref grad_array = grad.Finish();
   const Ref hess_array = hess.Finish();
   return Ref::Check(PyTuple_Pack(2, grad_array.get(), hess_array.get()));

@@ -29,6 +29,8 @@ template <class D>
 struct Base {
   static constexpr size_t kNumParameters = 0;
   static constexpr Domain kTargetDomain = Domain::kReal;
+  // Whether a gradient may be computed by the code that computes the value too. Else it is compiled by itself.
+  static constexpr bool kCheapValue = true;
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
 };
@@ -70,6 +72,7 @@ struct Huber : Base<D> {
 // log cosh r, with r = pred - target
 template <class D>
 struct LogCosh : Base<D> {
+  static constexpr bool kCheapValue = false;
   using typename Base<D>::T;
   using typename Base<D>::V;
   HWY_INLINE LogCosh(D, const double*) {}
@@ -95,6 +98,7 @@ template <class D>
 struct BinaryCrossEntropyWithLogits : Base<D> {
   static constexpr size_t kNumParameters = 1;
   static constexpr Domain kTargetDomain = Domain::kUnit;
+  static constexpr bool kCheapValue = false;
   using typename Base<D>::T;
   using typename Base<D>::V;
   HWY_INLINE BinaryCrossEntropyWithLogits(D d, const double* parameters)
