@@ -23,7 +23,7 @@ from fuseprop import _registry
 from fuseprop._registry import Spec
 
 Array = NDArray[Any]
-Parameters = Mapping[str, _registry.Parameter]
+Parameters = Mapping[str, Any]
 
 FLOATS = (np.float32, np.float64)
 TARGETS: list[str] = fp.build_info()["supported_targets"]
@@ -35,7 +35,10 @@ SANITIZER: str = fp.build_info()["sanitizer"]
 #: The elementwise activations, and those of another structure.
 ACTIVATIONS = [spec for spec in _registry.activations().values() if spec.structure == "elementwise"]
 STRUCTURED = [spec for spec in _registry.activations().values() if spec.structure != "elementwise"]
-LOSSES = [spec for spec in _registry.losses().values() if spec.target_domain != "classes"]
+#: Sums over elements, with two derivatives; and what is no such sum, or has no derivatives.
+LOSSES = [s for s in _registry.losses().values() if s.target_domain != "classes" and s.kind_of_value == "sum"]
+METRICS = [spec for spec in _registry.losses().values() if spec.kind_of_value == "metric"]
+ROOTS = [spec for spec in _registry.losses().values() if spec.kind_of_value == "root"]
 CLASS_LOSSES = [spec for spec in _registry.losses().values() if spec.target_domain == "classes"]
 
 #: More elements than a second thread is worth (49152), not a multiple of anything.
@@ -47,14 +50,10 @@ TWO_VECTORS = 33
 def cases(specs: Iterable[Spec]) -> list[Any]:
     """pytest parameters (spec, parameters): each formula with its defaults and each of its examples."""
     return [
-        pytest.param(spec, parameters, id="-".join([spec.name, *(f"{k}={_short(v)}" for k, v in parameters.items())]))
+        pytest.param(spec, parameters, id="-".join([spec.name, *(f"{k}={v}" for k, v in parameters.items())]))
         for spec in specs
         for parameters in (spec.parameters, *spec.examples)
     ]
-
-
-def _short(value: _registry.Parameter) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
 
 
 each_activation = pytest.mark.parametrize(("spec", "parameters"), cases(ACTIVATIONS))
@@ -71,9 +70,10 @@ def seeded(*key: object) -> np.random.Generator:
 # --- truth --------------------------------------------------------------------------------------------------
 
 
-def rounded(parameters: Parameters, dtype: DTypeLike) -> dict[str, _registry.Parameter]:
-    """The parameters that a kernel of this dtype computes with; integers are exact."""
-    return {n: float(np.dtype(dtype).type(v)) if isinstance(v, float) else v for n, v in parameters.items()}
+def rounded(parameters: Parameters, dtype: DTypeLike) -> dict[str, Any]:
+    """The parameters that a kernel of this dtype computes with; options are as they were."""
+    to = np.dtype(dtype).type
+    return {name: float(to(value)) if isinstance(value, float) else value for name, value in parameters.items()}
 
 
 def widened(x: Array) -> Array:
@@ -263,19 +263,49 @@ def numbers(n: int, dtype: DTypeLike, rng: np.random.Generator) -> Array:
 
 
 def targets_for(spec: Spec, shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator) -> Array:
-    """Targets that the loss is defined for, with the values at the edges of its domain among them."""
-    if spec.target_domain == "real":
-        y = rng.standard_normal(shape) * rng.choice([0.0, 1.0, 3.0], shape)
-    elif spec.target_domain == "unit":
+    """Targets that the loss is defined for, whatever its parameters, with the edges of the domain among them."""
+    domains = {spec.target_domain}
+    if spec.targets_of is not None:
+        domains |= {spec.targets_of(parameters) for parameters in spec.examples}
+    domain = min(domains, key=["positive", "nonnegative", "nonzero", "unit", "sign", "real"].index)
+    if domain == "unit":
         y = np.clip(rng.uniform(-0.3, 1.3, shape), 0.0, 1.0)
+    elif domain == "sign":
+        y = rng.choice([-1.0, 1.0], shape)
     else:
-        raise NotImplementedError(f"say here which targets the domain {spec.target_domain!r} has")
+        y = rng.standard_normal(shape) * rng.choice([0.0, 1.0, 3.0], shape)
+    if domain in ("nonnegative", "positive"):
+        y = np.abs(y)
+    if domain in ("nonzero", "positive"):
+        y = np.where(y == 0, 0.25, y)
     return y.astype(dtype)
 
 
+#: Targets that every loss of one prediction per target is defined for.
+GOOD_TARGET = 1.0
+
+_OUTSIDE: dict[str, list[float]] = {
+    "real": [],
+    "unit": [-0.01, 1.01, np.nan, np.inf],
+    "sign": [0.0, 0.5, -1.001, np.nan, -np.inf],
+    "nonnegative": [-0.01, np.nan, np.inf, -np.inf],
+    "positive": [0.0, -0.0, -3.0, np.nan, np.inf],
+    "nonzero": [0.0, -0.0],
+}
+
+
 def invalid_target(spec: Spec) -> list[float]:
-    """Targets that the loss must refuse."""
-    return {"real": [], "unit": [-0.01, 1.01, np.nan, np.inf]}[spec.target_domain]
+    """Targets that the loss must refuse at its default parameters."""
+    return _OUTSIDE[spec.target_domain]
+
+
+def predictions_for(spec: Spec, x: Array) -> Array:
+    """x where the loss takes any prediction; else folded into [0, 1], NaN apart."""
+    if spec.pred_domain == "real":
+        return x
+    with np.errstate(divide="ignore"):
+        size = np.abs(x)
+        return np.where(size > 1, 1 / size, size).astype(x.dtype)
 
 
 # --- memory layouts -----------------------------------------------------------------------------------------

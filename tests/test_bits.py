@@ -20,6 +20,7 @@ from helpers import (
     each_dtype,
     extremes,
     numbers,
+    predictions_for,
     seeded,
     targets_for,
 )
@@ -72,7 +73,7 @@ def verbs_of_loss(loss: Any, pred: Array, target: Array, weight: Array) -> Resul
 
 def loss_results(spec: Any, parameters: Any, dtype: Any) -> Results:
     rng = seeded(spec.name, "bits")
-    pred = (5 * rng.standard_normal((ROWS, COLUMNS))).astype(dtype)
+    pred = predictions_for(spec, (5 * rng.standard_normal((ROWS, COLUMNS))).astype(dtype))
     weight = rng.random(ROWS).astype(dtype)
     loss = spec.cls(**parameters)
     if spec.target_domain != "classes":
@@ -162,7 +163,7 @@ def test_position_of_an_element(spec: Any, parameters: Any, dtype: Any, target: 
 def test_position_of_a_sample(spec: Any, parameters: Any, dtype: Any, target: str) -> None:
     loss = spec.cls(**parameters)
     rng = seeded(spec.name, "position")
-    pred = (5 * rng.standard_normal(70_001)).astype(dtype)
+    pred = predictions_for(spec, (5 * rng.standard_normal(70_001)).astype(dtype))
     y = targets_for(spec, pred.shape, dtype, rng)
     w = rng.random(pred.size).astype(dtype)
     whole = loss(pred, y, w, "none"), *loss.grad_and_hess(pred, y, w)
@@ -194,7 +195,7 @@ def test_alignment_of_sums(spec: Any, offset: int, dtype: Any, target: str) -> N
     """Values do not depend on where the arrays start in memory, nor on strides."""
     loss = spec.cls()
     rng = seeded(spec.name, "alignment")
-    pred = (5 * rng.standard_normal((ROWS, 7))).astype(dtype)
+    pred = predictions_for(spec, (5 * rng.standard_normal((ROWS, 7))).astype(dtype))
     y: Array = rng.integers(0, 7, ROWS)
     if spec.target_domain != "classes":
         y = targets_for(spec, pred.shape, dtype, rng)

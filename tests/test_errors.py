@@ -43,7 +43,7 @@ def refuses(error: type[Exception], *parts: str) -> Any:
 
 def example(spec: Spec, shape: tuple[int, int] = (4, 3), dtype: Any = np.float64) -> tuple[Array, Array]:
     rng = seeded("errors", spec.name)
-    pred = rng.standard_normal(shape).astype(dtype)
+    pred = predictions_for(spec, rng.standard_normal(shape).astype(dtype))
     if spec.target_domain == "classes":
         return pred, rng.integers(0, shape[1], shape[0])
     return pred, targets_for(spec, shape, dtype, rng)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ACTIVATIONS, CLASS_LOSSES, LOSSES, STRUCTURED, cases
+from helpers import ACTIVATIONS, CLASS_LOSSES, GOOD_TARGET, LOSSES, METRICS, ROOTS, STRUCTURED, cases
 
 import fuseprop as fp
 from fuseprop import _core, _registry, reference
 from fuseprop._registry import Spec
 
-ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *CLASS_LOSSES]
+ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES]
 each_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 MODULES = {"activation": fp.activations, "loss": fp.losses}
 
@@ -37,9 +37,9 @@ def test_core_has_the_registered_activations() -> None:
 
 
 def test_core_has_the_registered_losses() -> None:
-    """Losses over classes are types of the core of their own; all others are rows of its table."""
-    assert sorted(_core.loss_names()) == sorted(spec.name for spec in LOSSES)
-    for spec in CLASS_LOSSES:
+    """Losses over classes and roots are types of the core of their own; all others are rows of its table."""
+    assert sorted(_core.loss_names()) == sorted(spec.name for spec in [*LOSSES, *METRICS])
+    for spec in [*CLASS_LOSSES, *ROOTS]:
         assert hasattr(_core, spec.cls.__name__)
 
 
@@ -136,7 +136,7 @@ def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) 
     assert eval(repr(formula), {spec.cls.__name__: spec.cls}) == formula
     for name, value in parameters.items():
         assert getattr(formula, name) == value
-        assert type(getattr(formula, name)) is type(spec.parameters[name])
+        assert type(getattr(formula, name)) is type(value)
         with pytest.raises(AttributeError, match=f"immutable.*{name}"):
             setattr(formula, name, 2.0)
         assert getattr(formula, name) == value
@@ -155,12 +155,12 @@ def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) 
 def test_a_pickled_copy_computes_the_same(spec: Spec) -> None:
     formula = spec.cls(**(spec.examples[-1] if spec.examples else {}))
     again = pickle.loads(pickle.dumps(formula))
-    x = np.linspace(-3, 3, 12).reshape(4, 3)
+    x = np.linspace(0, 1, 12).reshape(4, 3) if spec.pred_domain == "unit" else np.linspace(-3, 3, 12).reshape(4, 3)
     if spec.structure != "elementwise":
         x = np.linspace(-3, 3, 72).reshape(1, 12, 6)
     arguments: tuple[Any, ...] = (x,)
     if spec.kind == "loss":
-        arguments = (x, np.array([0, 1, 2, 1]) if spec.target_domain == "classes" else np.full((4, 3), 0.25))
+        arguments = (x, np.array([0, 1, 2, 1]) if spec.target_domain == "classes" else np.full((4, 3), GOOD_TARGET))
     assert np.array_equal(formula(*arguments), again(*arguments))
 
 

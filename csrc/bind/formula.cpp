@@ -10,6 +10,7 @@ namespace {
 
 void Dealloc(PyObject* self) {
   PyTypeObject* type = Py_TYPE(self);
+  PyMem_Free(reinterpret_cast<Formula*>(self)->columns);
   type->tp_free(self);
   Py_DECREF(type);
 }

@@ -19,6 +19,9 @@ struct Formula {
   const char* learned;                // the name of its learned parameter, or null
   size_t row;
   double parameters[kMaxParameters];
+  // The first parameter column by column, if it differs among them; owned.
+  double* columns;
+  size_t num_columns;
 };
 
 constexpr size_t kUnbound = static_cast<size_t>(-1);

@@ -2,6 +2,12 @@
 
 #include "kernels/losses.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
 #include "bind/formula.h"
 #include "bind/loss_args.h"
 #include "bind/register.h"
@@ -24,9 +30,13 @@ struct Inputs {
   PyArrayObject* shape() const { return arrays[0].array(); }
   int typenum() const { return PyArray_TYPE(arrays[0].array()); }
 
-  Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, PyObject* out, bool mean) {
+  // num_columns: how many columns pred must have, for a parameter per column; 0 if that is all one.
+  Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, PyObject* out, bool mean,
+         size_t num_columns = 0) {
     arrays[0] = FloatArray(pred_object, "pred");
     arrays[1] = FloatArrayAs(target_object, "target", typenum());
+    given[1] = Ref::Borrow(arrays[1].get());
+    if (num_columns != 0) SpreadTarget(num_columns);
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
     bool per_row = false;
     if (weight_object != Py_None) {
@@ -38,11 +48,34 @@ struct Inputs {
               ShapeText(arrays[2].array()).c_str(), ShapeText(shape()).c_str());
       }
     }
-    for (size_t i = 0; i < 3; ++i) given[i] = Ref::Borrow(arrays[i].get());
-    fortran = ToCommonOrder(arrays, 3, out, per_row);
+    given[0] = Ref::Borrow(arrays[0].get());
+    given[2] = Ref::Borrow(arrays[2].get());
+    fortran = ToCommonOrder(arrays, 3, out, per_row || num_columns != 0);
     const size_t n = Size(pred());
     if (per_row && n != 0) weight_run = n / Size(weight());
     if (mean) weight_sum = weight() ? SumOf(weight()) * static_cast<double>(weight_run) : static_cast<double>(n);
+  }
+
+  // A target of shape pred.shape[:-1] serves each of the columns.
+  void SpreadTarget(size_t num_columns) {
+    PyArrayObject* pred = shape();
+    const int ndim = PyArray_NDIM(pred);
+    if (ndim < 1 || static_cast<size_t>(PyArray_DIM(pred, ndim - 1)) != num_columns) {
+      Raise(PyExc_ValueError, "pred has shape %s; expected %zu columns, one for each parameter",
+            ShapeText(pred).c_str(), num_columns);
+    }
+    PyArrayObject* target = arrays[1].array();
+    if (PyArray_NDIM(target) != ndim - 1 || !PyArray_CompareLists(PyArray_DIMS(target), PyArray_DIMS(pred), ndim - 1)) {
+      return;
+    }
+    npy_intp with_axis[NPY_MAXDIMS];
+    std::copy(PyArray_DIMS(target), PyArray_DIMS(target) + ndim - 1, with_axis);
+    with_axis[ndim - 1] = 1;
+    PyArray_Dims dims = {with_axis, ndim};
+    const Ref column = Ref::Check(PyArray_Newshape(target, &dims, NPY_CORDER));
+    const Ref wide = Ref::Check(PyArray_SimpleNew(ndim, PyArray_DIMS(pred), typenum()));
+    if (PyArray_CopyInto(wide.array(), column.array()) < 0) throw PythonError();
+    arrays[1] = Ref::Borrow(wide.get());
   }
 
   Output NewOutput() const { return Output(PyArray_NDIM(shape()), PyArray_DIMS(shape()), typenum(), fortran); }
@@ -55,13 +88,90 @@ struct Inputs {
   }
 };
 
-[[noreturn]] void RaiseOutsideDomain(const LossRow& row, const Inputs& inputs, size_t index) {
-  const double found =
-      IsFloat32(inputs.target()) ? Data<float>(inputs.target())[index] : Data<double>(inputs.target())[index];
-  const Ref number = Ref::Check(PyFloat_FromDouble(found));
-  const char* expected = row.target_domain == Domain::kUnit ? "values in [0, 1]" : "finite values";
-  Raise(PyExc_ValueError, "target%s is %R; %s expects %s", IndexText(inputs.shape(), index, inputs.fortran).c_str(),
-        number.get(), row.name, expected);
+bool IsInside(Domain domain, double x) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  switch (domain) {
+    case Domain::kReal:
+      return true;
+    case Domain::kUnit:
+      return x >= 0.0 && x <= 1.0;
+    case Domain::kUnitOrNaN:
+      return !(x < 0.0 || x > 1.0);
+    case Domain::kSign:
+      return x == 1.0 || x == -1.0;
+    case Domain::kNonNegative:
+      return x >= 0.0 && x < inf;
+    case Domain::kPositive:
+      return x > 0.0 && x < inf;
+    case Domain::kNonZero:
+      return x != 0.0;
+  }
+  return true;
+}
+
+const char* Expected(Domain domain) {
+  switch (domain) {
+    case Domain::kReal:
+      return "any number";
+    case Domain::kUnit:
+    case Domain::kUnitOrNaN:
+      return "values in [0, 1]";
+    case Domain::kSign:
+      return "-1 or 1";
+    case Domain::kNonNegative:
+      return "finite values >= 0";
+    case Domain::kPositive:
+      return "finite values > 0";
+    case Domain::kNonZero:
+      return "values other than 0, unless on_zero is \"inf\" or \"skip\"";
+  }
+  return "";
+}
+
+[[noreturn]] void RaiseOutsideDomain(const Formula& formula, const Inputs& inputs, size_t index) {
+  const LossRow& row = Losses().rows[formula.row];
+  const auto value_of = [index](const Ref& array) {
+    return IsFloat32(array) ? static_cast<double>(Data<float>(array)[index]) : Data<double>(array)[index];
+  };
+  Domain domain = row.target_domain(formula.parameters);
+  const bool is_target = !IsInside(domain, value_of(inputs.target()));
+  if (!is_target) domain = row.pred_domain;
+  const Ref number = Ref::Check(PyFloat_FromDouble(value_of(is_target ? inputs.target() : inputs.pred())));
+  Raise(PyExc_ValueError, "%s%s is %R; %s expects %s", is_target ? "target" : "pred",
+        IndexText(inputs.shape(), index, inputs.fortran).c_str(), number.get(), row.name, Expected(domain));
+}
+
+template <class T>
+LossArgs<T> ArgsOf(const Inputs& inputs) {
+  LossArgs<T> args;
+  args.pred = Data<T>(inputs.pred());
+  args.target = Data<T>(inputs.target());
+  args.weight = inputs.weight() ? Data<T>(inputs.weight()) : nullptr;
+  args.weight_run = inputs.weight_run;
+  args.n = Size(inputs.pred());
+  return args;
+}
+
+template <class T>
+Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction) {
+  const LossTable& table = Losses();
+  if (reduction != Reduction::kMean || !table.rows[formula.row].skips_zero(formula.parameters)) {
+    return Scale(reduction, inputs.weight_sum);
+  }
+  return Scale(reduction, OfType<T>(table).weight_of_nonzero(ArgsOf<T>(inputs)));
+}
+
+// The parameters of the columns as LossArgs::column wants them.
+template <class T>
+std::vector<T> TileColumns(const Formula& formula) {
+  std::vector<T> tile(formula.num_columns == 0 ? 0 : kLossPiece + formula.num_columns);
+  for (size_t i = 0; i < tile.size(); ++i) tile[i] = static_cast<T>(formula.columns[i % formula.num_columns]);
+  return tile;
+}
+
+void CheckDerivatives(const Formula& formula) {
+  const LossRow& row = Losses().rows[formula.row];
+  if (!row.has_derivatives) Raise(PyExc_TypeError, "%s is a metric: it has no gradient", row.name);
 }
 
 // Runs a pass. The caller's arrays must not be written before the targets are known to be good, while our own are
@@ -71,19 +181,19 @@ double Run(const Formula& formula, LossPass pass, const Inputs& inputs, LossArgs
   const LossTable& table = Losses();
   const LossRow& row = table.rows[formula.row];
   const LossOps<T>& ops = OfType<T>(table);
-  args.pred = Data<T>(inputs.pred());
-  args.target = Data<T>(inputs.target());
-  args.weight = inputs.weight() ? Data<T>(inputs.weight()) : nullptr;
-  args.weight_run = inputs.weight_run;
-  args.n = Size(inputs.pred());
   args.check = !check_first;
+  const std::vector<T> tile = TileColumns<T>(formula);
+  if (!tile.empty()) {
+    args.column = tile.data();
+    args.num_columns = formula.num_columns;
+  }
   LossResult result;
   {
     const ReleaseGil release(args.n);
-    result.first_invalid = check_first ? ops.first_invalid(row, args) : args.n;
+    result.first_invalid = check_first ? ops.first_invalid(row, formula.parameters, args) : args.n;
     if (result.first_invalid == args.n) result = ops.run(row, pass, formula.parameters, args);
   }
-  if (result.first_invalid != args.n) RaiseOutsideDomain(row, inputs, result.first_invalid);
+  if (result.first_invalid != args.n) RaiseOutsideDomain(formula, inputs, result.first_invalid);
   return result.sum;
 }
 
@@ -91,23 +201,23 @@ Ref ValueObject(const Scale& scale, double sum) { return Ref::Check(PyFloat_From
 
 template <class T>
 Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
-  LossArgs<T> args;
+  LossArgs<T> args = ArgsOf<T>(inputs);
   if (reduction == Reduction::kNone) {
     Output value = inputs.NewOutput();
     args.value = value.data<T>();
     Run<T>(formula, LossPass::kValue, inputs, args, false);
     return value.Finish();
   }
-  const Scale scale(reduction, inputs.weight_sum);
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction);
   return ValueObject(scale, Run<T>(formula, LossPass::kValue, inputs, args, false));
 }
 
 template <class T>
 Ref Gradient(const Formula& formula, const Inputs& inputs, Reduction reduction, PyObject* out) {
-  LossArgs<T> args;
+  LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
   args.grad = grad.data<T>();
-  const Scale scale(reduction, inputs.weight_sum);
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction);
   args.scale = scale.grad;
   Run<T>(formula, LossPass::kGrad, inputs, args, grad.is_callers());
   scale.Finish(grad.buffer());
@@ -116,9 +226,9 @@ Ref Gradient(const Formula& formula, const Inputs& inputs, Reduction reduction, 
 
 template <class T>
 Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reduction, PyObject* out) {
-  LossArgs<T> args;
+  LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
-  const Scale scale(reduction, inputs.weight_sum);
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction);
   args.grad = grad.data<T>();
   args.scale = scale.grad;
   Ref value;
@@ -137,7 +247,7 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
 
 template <class T>
 Ref GradAndHess(const Formula& formula, const Inputs& inputs, PyObject* floor) {
-  LossArgs<T> args;
+  LossArgs<T> args = ArgsOf<T>(inputs);
   args.floor_hess = AsFloor(floor, &args.hess_floor);
   Output grad = inputs.NewOutput();
   Output hess = inputs.NewOutput();
@@ -154,7 +264,7 @@ PyObject* Value(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_value", nargs, 4, 4);
     const Reduction reduction = AsReduction(args[3]);
-    const Inputs inputs(args[0], args[1], args[2], nullptr, reduction == Reduction::kMean);
+    const Inputs inputs(args[0], args[1], args[2], nullptr, reduction == Reduction::kMean, Self(self).num_columns);
     return inputs.typenum() == NPY_FLOAT32 ? Value<float>(Self(self), inputs, reduction)
                                            : Value<double>(Self(self), inputs, reduction);
   });
@@ -164,8 +274,9 @@ PyObject* Value(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* Gradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_gradient", nargs, 5, 5);
+    CheckDerivatives(Self(self));
     const Reduction reduction = AsReduction(args[3]);
-    const Inputs inputs(args[0], args[1], args[2], args[4], reduction == Reduction::kMean);
+    const Inputs inputs(args[0], args[1], args[2], args[4], reduction == Reduction::kMean, Self(self).num_columns);
     return inputs.typenum() == NPY_FLOAT32 ? Gradient<float>(Self(self), inputs, reduction, args[4])
                                            : Gradient<double>(Self(self), inputs, reduction, args[4]);
   });
@@ -175,8 +286,9 @@ PyObject* Gradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* ValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_value_and_grad", nargs, 5, 5);
+    CheckDerivatives(Self(self));
     const Reduction reduction = AsReduction(args[3]);
-    const Inputs inputs(args[0], args[1], args[2], args[4], reduction == Reduction::kMean);
+    const Inputs inputs(args[0], args[1], args[2], args[4], reduction == Reduction::kMean, Self(self).num_columns);
     return inputs.typenum() == NPY_FLOAT32 ? ValueAndGrad<float>(Self(self), inputs, reduction, args[4])
                                            : ValueAndGrad<double>(Self(self), inputs, reduction, args[4]);
   });
@@ -186,7 +298,8 @@ PyObject* ValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) 
 PyObject* GradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_grad_and_hess", nargs, 4, 4);
-    const Inputs inputs(args[0], args[1], args[2], nullptr, false);
+    CheckDerivatives(Self(self));
+    const Inputs inputs(args[0], args[1], args[2], nullptr, false, Self(self).num_columns);
     return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(Self(self), inputs, args[3])
                                            : GradAndHess<double>(Self(self), inputs, args[3]);
   });
@@ -194,18 +307,154 @@ PyObject* GradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 
 PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
 
-// _bind(name, parameters, /)
+// _bind(name, parameters, /). A tuple as the first parameter: one number for each column.
 PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    return Bind(self, args, nargs, [](const char* name, size_t* row, size_t* num_parameters) {
+    CheckNumArgs("_bind", nargs, 2, 2);
+    const FindRow find = [](const char* name, size_t* row, size_t* num_parameters) {
       return FindByName(Losses(), name, row, num_parameters);
-    });
+    };
+    PyObject* columns = nullptr;
+    if (PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) == 1) columns = PyTuple_GET_ITEM(args[1], 0);
+    if (columns == nullptr || !PyTuple_Check(columns)) return Bind(self, args, nargs, find);
+
+    const auto count = static_cast<size_t>(PyTuple_GET_SIZE(columns));
+    if (count == 0) Raise(PyExc_ValueError, "parameters are empty; expected one for each column");
+    std::vector<double> values(count);
+    for (size_t i = 0; i < count; ++i) {
+      values[i] = AsDouble(PyTuple_GET_ITEM(columns, static_cast<Py_ssize_t>(i)), "parameters");
+    }
+    const Ref first = Ref::Check(PyTuple_GetSlice(columns, 0, 1));
+    PyObject* const first_args[] = {args[0], first.get()};
+    Ref result = Bind(self, first_args, nargs, find);
+    auto* formula = reinterpret_cast<Formula*>(self);
+    if (!Losses().rows[formula->row].per_column) {
+      Raise(PyExc_ValueError, "%s has the same parameter in all columns", Losses().rows[formula->row].name);
+    }
+    auto* copy = static_cast<double*>(PyMem_Malloc(count * sizeof(double)));
+    if (copy == nullptr) throw std::bad_alloc();
+    std::copy(values.begin(), values.end(), copy);
+    PyMem_Free(std::exchange(formula->columns, copy));
+    formula->num_columns = count;
+    return result;
   });
 }
 
 PyObject* LossNames(PyObject*, PyObject*) {
   return Guard([] { return Names(Losses()); });
 }
+
+// ------------------------------------------------------------------------------------- RootMeanSquaredError
+
+// sqrt(sum w r^2 / sum w) is no sum over samples, so that its verbs are its own.
+
+struct RootMeanSquare {
+  double value = 0.0;
+  double scale = 1.0;   // of the residuals
+  double factor = 0.0;  // gradient = w (scaled residual) factor
+};
+
+template <class T>
+RootMeanSquare RootMeanSquareOf(const Inputs& inputs, const LossOps<T>& ops, const LossArgs<T>& args) {
+  RootMeanSquare result;
+  if (inputs.weight_sum == 0.0) return result;
+  double sum = ops.sum_squares(args, 1.0);
+  // Squares of float64 may overflow or vanish where their root does not: then again, scaled by a power of two.
+  if (sizeof(T) == sizeof(double) && (std::fabs(sum) < 1e-280 || std::isinf(sum))) {
+    const double start = std::isinf(sum) ? 0.25 : 1.0;  // the largest residual itself may overflow
+    const double largest = ops.largest_residual(args, start);
+    if (largest > 0.0 && std::isfinite(largest)) {
+      result.scale = std::ldexp(start, -std::max(std::ilogb(largest), -1000));
+      sum = ops.sum_squares(args, result.scale);
+    }
+  }
+  const double root = std::sqrt(sum / inputs.weight_sum);
+  result.value = root / result.scale;
+  // No residual at all: gradient 0. NaN stays NaN.
+  result.factor = root == 0.0 ? 0.0 : 1.0 / (root * inputs.weight_sum);
+  return result;
+}
+
+template <class T>
+Ref RootMeanSquareVerb(const Inputs& inputs, PyObject* out, bool want_value, bool want_grad) {
+  const LossOps<T>& ops = OfType<T>(Losses());
+  LossArgs<T> args = ArgsOf<T>(inputs);
+  RootMeanSquare found;
+  if (!want_grad) {
+    {
+      const ReleaseGil release(args.n);
+      found = RootMeanSquareOf(inputs, ops, args);
+    }
+    return Ref::Check(PyFloat_FromDouble(found.value));
+  }
+  Output grad = inputs.NewOutput(out);
+  args.grad = grad.data<T>();
+  {
+    const ReleaseGil release(args.n);
+    found = RootMeanSquareOf(inputs, ops, args);
+    if (found.factor == 0.0) {
+      std::memset(args.grad, 0, args.n * sizeof(T));
+    } else {
+      ops.residuals(args, found.scale, found.factor);
+    }
+  }
+  const Ref gradient = grad.Finish();
+  if (!want_value) return Ref::Borrow(gradient.get());
+  const Ref value = Ref::Check(PyFloat_FromDouble(found.value));
+  return Ref::Check(PyTuple_Pack(2, value.get(), gradient.get()));
+}
+
+Ref RootMeanSquareVerb(PyObject* const* args, bool want_value, bool want_grad) {
+  if (AsReduction(args[3]) != Reduction::kMean) {
+    Raise(PyExc_ValueError, "reduction is %R; root_mean_squared_error has \"mean\" only: it is the root of a mean",
+          args[3]);
+  }
+  PyObject* out = want_grad ? args[4] : nullptr;
+  const Inputs inputs(args[0], args[1], args[2], out, true);
+  return inputs.typenum() == NPY_FLOAT32 ? RootMeanSquareVerb<float>(inputs, out, want_value, want_grad)
+                                         : RootMeanSquareVerb<double>(inputs, out, want_value, want_grad);
+}
+
+PyObject* RootValue(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_value", nargs, 4, 4);
+    return RootMeanSquareVerb(args, true, false);
+  });
+}
+
+PyObject* RootGradient(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_gradient", nargs, 5, 5);
+    return RootMeanSquareVerb(args, false, true);
+  });
+}
+
+PyObject* RootValueAndGrad(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_value_and_grad", nargs, 5, 5);
+    return RootMeanSquareVerb(args, true, true);
+  });
+}
+
+PyObject* RootGradAndHess(PyObject*, PyObject* const*, Py_ssize_t) {
+  return Guard([]() -> Ref {
+    Raise(PyExc_TypeError,
+          "root_mean_squared_error has no derivatives per sample: it is not a sum over samples; "
+          "squared_error has the same minimum");
+  });
+}
+
+// _bind(name, parameters, /): there is nothing to look up, the type is the formula.
+PyObject* RootBind(PyObject*, PyObject* const*, Py_ssize_t) { Py_RETURN_NONE; }
+
+PyMethodDef root_methods[] = {
+    {"_bind", FastCall(RootBind), METH_FASTCALL, nullptr},
+    {"_value", FastCall(RootValue), METH_FASTCALL, nullptr},
+    {"_gradient", FastCall(RootGradient), METH_FASTCALL, nullptr},
+    {"_value_and_grad", FastCall(RootValueAndGrad), METH_FASTCALL, nullptr},
+    {"_grad_and_hess", FastCall(RootGradAndHess), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
 
 PyMethodDef methods[] = {
     {"_bind", FastCall(PyBind), METH_FASTCALL, nullptr},
@@ -227,6 +476,7 @@ PyTypeObject* loss_type = nullptr;
 
 void RegisterLosses(PyObject* module) {
   loss_type = AddFormulaType(module, "fuseprop._core.Loss", nullptr, New, methods, false);
+  AddFormulaType(module, "fuseprop._core.RootMeanSquaredError", loss_type, New, root_methods, false);
   AddFunctions(module, functions);
 }
 

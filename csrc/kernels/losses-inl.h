@@ -24,16 +24,119 @@ struct Terms {
   V value, d1, d2;
 };
 
-// Defaults of a functor: no parameters, any target.
+// Defaults of a functor: no parameters, any target, any prediction.
 template <class D>
 struct Base {
   static constexpr size_t kNumParameters = 0;
-  static constexpr Domain kTargetDomain = Domain::kReal;
+  static Domain TargetDomain(const double* /*parameters*/) { return Domain::kReal; }
+  static constexpr Domain kPredDomain = Domain::kReal;
+  // Whether there are derivatives: a metric has none.
+  static constexpr bool kDerivatives = true;
+  // Whether targets of 0 are left out of a mean.
+  static bool SkipsZero(const double* /*parameters*/) { return false; }
+  // Whether the parameter may differ from column to column: then it is the functor's fourth argument.
+  static constexpr bool kPerColumn = false;
   // Whether a gradient may be computed by the code that computes the value too. Else it is compiled by itself.
   static constexpr bool kCheapValue = true;
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
 };
+
+// Targets of -1 and 1.
+template <class D>
+struct SignBase : Base<D> {
+  static Domain TargetDomain(const double*) { return Domain::kSign; }
+};
+
+// x where r is a number, else NaN.
+template <class V>
+HWY_INLINE V NaNOr(V r, V x) {
+  return hn::IfThenElse(hn::IsNaN(r), r, x);
+}
+
+// -1, 0 or 1; NaN where r is.
+template <class D, class V>
+HWY_INLINE V Sign(D d, V r) {
+  return NaNOr(r, hn::IfThenZeroElse(hn::Eq(r, hn::Zero(d)), hn::CopySign(hn::Set(d, hn::TFromD<D>(1)), r)));
+}
+
+// ------------------------------------------------------------------------------------------- classes -1 and 1
+
+// 1 if y p <= 0, else 0
+template <class D>
+struct ZeroOne : SignBase<D> {
+  static constexpr bool kDerivatives = false;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE ZeroOne(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V y) const {
+    const V margin = hn::Mul(y, pred);
+    const V one = hn::Set(d, T(1));
+    return {NaNOr(pred, hn::IfThenZeroElse(hn::Gt(margin, hn::Zero(d)), one)), pred, pred};
+  }
+};
+
+// max(0, 1 - y p)
+template <class D>
+struct Hinge : SignBase<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Hinge(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V y) const {
+    const V zero = hn::Zero(d);
+    const V slack = hn::Sub(hn::Set(d, T(1)), hn::Mul(y, pred));
+    return {SelectMax(slack, zero), NaNOr(pred, hn::IfThenElseZero(hn::Gt(slack, zero), hn::Neg(y))),
+            NaNOr(pred, zero)};
+  }
+};
+
+// max(0, 1 - y p)^2
+template <class D>
+struct SquaredHinge : SignBase<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE SquaredHinge(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V y) const {
+    const V zero = hn::Zero(d);
+    const V two = hn::Set(d, T(2));
+    const V slack = SelectMax(hn::Sub(hn::Set(d, T(1)), hn::Mul(y, pred)), zero);
+    const V curvature = hn::IfThenElseZero(hn::Gt(slack, zero), two);
+    return {hn::Mul(slack, slack), hn::Mul(hn::Mul(hn::Neg(two), y), slack), NaNOr(pred, curvature)};
+  }
+};
+
+// e^(-y p)
+template <class D>
+struct Exponential : SignBase<D> {
+  using typename Base<D>::V;
+  HWY_INLINE Exponential(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V y) const {
+    const V value = Exp(d, hn::Mul(hn::Neg(y), pred));
+    return {value, hn::Mul(hn::Neg(y), value), value};
+  }
+};
+
+// log(1 + e^(-y p))
+template <class D>
+struct Logistic : SignBase<D> {
+  static constexpr bool kCheapValue = false;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Logistic(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V y) const {
+    // One exponential, as in BinaryCrossEntropyWithLogits.
+    const V one = hn::Set(d, T(1));
+    const V x = hn::Mul(hn::Neg(y), pred);
+    const V e = ExpNonPositive(d, hn::Neg(hn::Abs(pred)));
+    const V large = hn::Div(one, hn::Add(one, e));
+    const V small = hn::Mul(e, large);
+    const V value = hn::Add(SelectMax(x, hn::Zero(d)), Log1pUnit(d, e));
+    const V s = hn::IfThenElse(hn::Gt(x, hn::Zero(d)), large, small);
+    return {value, hn::Mul(hn::Neg(y), s), hn::Mul(small, large)};
+  }
+};
+
+// --------------------------------------------------------------------------------------------------- residuals
 
 // r^2 / 2, with r = pred - target
 template <class D>
@@ -43,9 +146,103 @@ struct HalfSquaredError : Base<D> {
   HWY_INLINE HalfSquaredError(D, const double*) {}
   HWY_INLINE Terms<V> operator()(D d, V pred, V target) const {
     const V r = hn::Sub(pred, target);
-    const V nan_or_one = hn::IfThenElse(hn::IsNaN(r), r, hn::Set(d, T(1)));
     // Halved first, so that r^2 overflows only where r^2 / 2 does.
-    return {hn::Mul(hn::Mul(r, hn::Set(d, T(0.5))), r), r, nan_or_one};
+    return {hn::Mul(hn::Mul(r, hn::Set(d, T(0.5))), r), r, NaNOr(r, hn::Set(d, T(1)))};
+  }
+};
+
+// r^2
+template <class D>
+struct SquaredError : Base<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE SquaredError(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V target) const {
+    const V r = hn::Sub(pred, target);
+    return {hn::Mul(r, r), hn::Add(r, r), NaNOr(r, hn::Set(d, T(2)))};
+  }
+};
+
+// abs r
+template <class D>
+struct AbsoluteError : Base<D> {
+  using typename Base<D>::V;
+  HWY_INLINE AbsoluteError(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V target) const {
+    const V r = hn::Sub(pred, target);
+    return {hn::Abs(r), Sign(d, r), NaNOr(r, hn::Zero(d))};
+  }
+};
+
+// 100 abs(r / y). The parameter says what a target of 0 means: 0 an error, 1 infinity, 2 that the element counts
+// as 0. A perfect prediction of 0 counts as 0 too.
+template <class D>
+struct AbsolutePercentageError : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  static Domain TargetDomain(const double* parameters) {
+    return parameters[0] == 0.0 ? Domain::kNonZero : Domain::kReal;
+  }
+  static bool SkipsZero(const double* parameters) { return parameters[0] == 2.0; }
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE AbsolutePercentageError(D, const double* parameters) : skip(SkipsZero(parameters)) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V y) const {
+    const V hundred = hn::Set(d, T(100));
+    // r may overflow where r / y does not.
+    const V size = hn::Abs(y);
+    const V big = hn::Set(d, std::numeric_limits<T>::max() / 4);
+    const auto is_big = hn::Or(hn::Gt(size, big), hn::Gt(hn::Abs(pred), big));
+    const V scale = hn::IfThenElse(is_big, hn::Set(d, T(0.25)), hn::Set(d, T(1)));
+    const V r = hn::Sub(hn::Mul(pred, scale), hn::Mul(y, scale));
+    const V ratio = hn::Div(hn::Abs(r), hn::Mul(size, scale));
+    const V slope = hn::Mul(Sign(d, r), hn::Div(hundred, size));
+    const auto is_zero = hn::Eq(y, hn::Zero(d));
+    const auto drop = skip ? is_zero : hn::And(is_zero, hn::Eq(pred, y));
+    return {hn::IfThenZeroElse(drop, hn::Mul(ratio, hundred)), hn::IfThenZeroElse(drop, slope),
+            hn::IfThenZeroElse(drop, NaNOr(r, hn::Zero(d)))};
+  }
+  bool skip;
+};
+
+// 200 abs r / S with S = abs p + abs y. d1 = 200 (sign(r) S - abs(r) sign(p)) / S^2 is 400 sign(r) abs(y) / S^2 for
+// p and y of one sign, 0 for different signs, and half of the former at p = 0; d2 = -2 sign(p) d1 / S.
+template <class D>
+struct SymmetricAbsolutePercentageError : Base<D> {
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE SymmetricAbsolutePercentageError(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V y) const {
+    const V zero = hn::Zero(d);
+    const V one = hn::Set(d, T(1));
+    const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
+    const V size_p = hn::Abs(pred);
+    const V size_y = hn::Abs(y);
+    // Scaled by a power of two, so that neither S overflows nor what is divided by it twice becomes subnormal.
+    constexpr bool kIsFloat = sizeof(T) == sizeof(float);
+    const V larger = SelectMax(size_p, size_y);
+    const auto is_big = hn::Gt(larger, hn::Set(d, std::numeric_limits<T>::max() / 4));
+    const auto is_small = hn::Lt(larger, hn::Set(d, static_cast<T>(kIsFloat ? 0x1p-60 : 0x1p-500)));
+    const V up = hn::IfThenElse(is_small, hn::Set(d, static_cast<T>(kIsFloat ? 0x1p64 : 0x1p512)), one);
+    const V scale = hn::IfThenElse(is_big, hn::Set(d, T(0.25)), up);
+    const V p = hn::Mul(pred, scale);
+    const V t = hn::Mul(y, scale);
+    const V r = hn::Sub(p, t);
+    const V sum = hn::Add(hn::Abs(p), hn::Abs(t));
+    const V value = hn::Mul(hn::Div(hn::Abs(r), sum), hn::Set(d, T(200)));
+    const auto same_sign = hn::Eq(hn::CopySign(one, pred), hn::CopySign(one, y));
+    const auto is_zero = hn::Eq(pred, zero);
+    const V factor = hn::IfThenElse(is_zero, hn::Set(d, T(200)), hn::IfThenElseZero(same_sign, hn::Set(d, T(400))));
+    const V ratio = hn::Div(hn::Abs(t), sum);
+    const V d1 = hn::Div(hn::Mul(ratio, hn::Mul(hn::Mul(factor, scale), Sign(d, r))), sum);
+    const V turn = hn::CopySign(hn::IfThenZeroElse(is_zero, hn::Mul(hn::Set(d, T(-2)), scale)), hn::Neg(pred));
+    const V d2 = hn::Mul(hn::Div(d1, sum), turn);
+    // 0 / 0 counts as 0; where one of them is infinite, the limit.
+    const auto both_zero = hn::Eq(larger, zero);
+    const auto far =
+        hn::Or(hn::And(hn::Eq(size_p, inf), hn::Lt(size_y, inf)), hn::And(hn::Eq(size_y, inf), hn::Lt(size_p, inf)));
+    const auto flat = hn::Or(hn::And(both_zero, hn::Eq(size_y, zero)), far);
+    const V limit = hn::IfThenElseZero(far, hn::Set(d, T(200)));
+    return {hn::IfThenElse(flat, limit, value), hn::IfThenZeroElse(flat, d1), hn::IfThenZeroElse(flat, d2)};
   }
 };
 
@@ -62,9 +259,34 @@ struct Huber : Base<D> {
     // With m = min(abs r, delta) both branches are m (abs r - m / 2); m is NaN for NaN.
     const V m = SelectMin(size, delta);
     const auto linear = hn::Gt(size, delta);
-    const V one = hn::IfThenElse(hn::IsNaN(r), r, hn::Set(d, T(1)));
+    const V one = NaNOr(r, hn::Set(d, T(1)));
     return {hn::Mul(m, hn::Sub(size, hn::Mul(m, hn::Set(d, T(0.5))))), hn::CopySign(m, r),
             hn::IfThenZeroElse(linear, one)};
+  }
+  V delta;
+};
+
+// delta^2 (sqrt(1 + (r / delta)^2) - 1). With m and M the smaller and the larger of abs r and delta, and
+// root = sqrt(1 + (m / M)^2), the square root is root for abs r <= delta, else root abs(r) / delta: nothing overflows
+// or cancels.
+template <class D>
+struct PseudoHuber : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE PseudoHuber(D d, const double* parameters) : delta(hn::Set(d, Parameter<T>(parameters[0]))) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V target) const {
+    const V one = hn::Set(d, T(1));
+    const V r = hn::Sub(pred, target);
+    const V size = hn::Abs(r);
+    const auto is_far = hn::Gt(size, delta);
+    const V smaller = SelectMin(size, delta);
+    const V ratio = hn::Div(smaller, SelectMax(size, delta));
+    const V root = hn::Sqrt(hn::MulAdd(ratio, ratio, one));
+    const V near = hn::IfThenElse(is_far, ratio, one);
+    const V cosine = hn::Div(near, root);
+    return {hn::Mul(size, hn::Div(smaller, hn::Add(root, near))), hn::CopySign(hn::Div(smaller, root), r),
+            hn::Mul(cosine, hn::Mul(cosine, cosine))};
   }
   V delta;
 };
@@ -93,11 +315,73 @@ struct LogCosh : Base<D> {
   }
 };
 
+// q (y - p) if y >= p, else (1 - q) (p - y)
+template <class D>
+struct Quantile : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  static constexpr bool kPerColumn = true;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Quantile(D d, const double* parameters) : parameter(hn::Set(d, Parameter<T>(parameters[0]))) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V target, V q) const {
+    const V r = hn::Sub(pred, target);
+    const auto above = hn::Gt(r, hn::Zero(d));
+    const V slope = hn::IfThenElse(above, hn::Sub(hn::Set(d, T(1)), q), q);
+    const V signed_slope = hn::IfThenElse(above, slope, hn::Neg(slope));
+    return {hn::Mul(slope, hn::Abs(r)), NaNOr(r, hn::IfThenZeroElse(hn::Eq(r, hn::Zero(d)), signed_slope)),
+            NaNOr(r, hn::Zero(d))};
+  }
+  V parameter;
+};
+
+// ------------------------------------------------------------------------------ probabilities and their logits
+
+// -(y log p + (1 - y) log(1 - p)), p held in [eps, 1 - eps]; 0 log 0 = 0 and 0 / 0 = 0
+template <class D>
+struct BinaryCrossEntropy : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  static constexpr bool kCheapValue = false;
+  static Domain TargetDomain(const double*) { return Domain::kUnit; }
+  static constexpr Domain kPredDomain = Domain::kUnitOrNaN;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE BinaryCrossEntropy(D d, const double* parameters)
+      : low(hn::Set(d, Parameter<T>(parameters[0]))), high(hn::Sub(hn::Set(d, T(1)), low)) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V y) const {
+    const V zero = hn::Zero(d);
+    const V one = hn::Set(d, T(1));
+    // p and q = 1 - p are held apart, since 1 - eps may round to 1. -0 becomes 0.
+    const V given = hn::Abs(pred);
+    const V p = SelectMin(SelectMax(given, low), high);
+    const V q = SelectMin(SelectMax(hn::Sub(one, given), low), high);
+    const V not_y = hn::Sub(one, y);
+    // Below 1/2, q lacks digits of p; above, p lacks digits of q.
+    const auto is_right = hn::Gt(given, hn::Set(d, T(0.5)));
+    const V smaller = hn::IfThenElse(is_right, q, p);
+    const V log_small = Log(d, smaller);
+    const V log_large = Log1p(d, hn::Neg(smaller));
+    const V log_p = hn::IfThenElse(is_right, log_large, log_small);
+    const V log_q = hn::IfThenElse(is_right, log_small, log_large);
+    const auto no_y = hn::Eq(y, zero);
+    const auto all_y = hn::Eq(not_y, zero);
+    const V value =
+        hn::Add(hn::IfThenZeroElse(no_y, hn::Mul(y, log_p)), hn::IfThenZeroElse(all_y, hn::Mul(not_y, log_q)));
+    // (1 - y) / q - y / p in one fraction: its numerator p - y = (1 - y) - q is exact where it cancels.
+    const V product = hn::Mul(p, q);
+    const V d1 = hn::Div(hn::IfThenElse(is_right, hn::Sub(not_y, q), hn::Sub(p, y)), product);
+    const auto is_exact = hn::And(hn::Eq(product, zero), hn::Eq(p, y));
+    const V d2 = hn::Add(hn::IfThenZeroElse(no_y, hn::Div(hn::Div(y, p), p)),
+                         hn::IfThenZeroElse(all_y, hn::Div(hn::Div(not_y, q), q)));
+    return {hn::Neg(value), hn::IfThenElse(is_exact, hn::Sub(q, p), d1), d2};
+  }
+  V low, high;
+};
+
 // w y softplus(-z) + (1 - y) softplus(z), with w = pos_weight, y in [0, 1]
 template <class D>
 struct BinaryCrossEntropyWithLogits : Base<D> {
   static constexpr size_t kNumParameters = 1;
-  static constexpr Domain kTargetDomain = Domain::kUnit;
+  static Domain TargetDomain(const double*) { return Domain::kUnit; }
   static constexpr bool kCheapValue = false;
   using typename Base<D>::T;
   using typename Base<D>::V;
@@ -125,6 +409,160 @@ struct BinaryCrossEntropyWithLogits : Base<D> {
             hn::Mul(sum, hn::Mul(small, large))};
   }
   V pos_weight;
+};
+
+// y L(z) + (1 - y) L(-z) with class weights alpha and 1 - alpha, where L(u) = -b^gamma log a, a = s(u), b = s(-u)
+template <class D>
+struct FocalWithLogits : Base<D> {
+  static constexpr size_t kNumParameters = 2;
+  static constexpr bool kCheapValue = false;
+  static Domain TargetDomain(const double*) { return Domain::kUnit; }
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE FocalWithLogits(D d, const double* parameters)
+      : gamma(hn::Set(d, Parameter<T>(parameters[0]))),
+        alpha(hn::Set(d, Parameter<T>(parameters[1]))),
+        gamma_is_two(Parameter<T>(parameters[0]) == T(2)) {}
+  HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
+    const V zero = hn::Zero(d);
+    const V one = hn::Set(d, T(1));
+    // One exponential serves both classes.
+    const V size = hn::Abs(z);
+    const V e = ExpNonPositive(d, hn::Neg(size));
+    const V log1p_e = Log1pUnit(d, e);
+    const V large = hn::Div(one, hn::Add(one, e));
+    const V small = hn::Mul(e, large);
+    // The more likely class first; the other one only where a target is soft.
+    const auto is_positive = hn::Ge(y, hn::Set(d, T(0.5)));
+    const V positive = hn::Mul(alpha, y);
+    const V negative = hn::Mul(hn::Sub(one, alpha), hn::Sub(one, y));
+    V u = hn::IfThenElse(is_positive, z, hn::Neg(z));
+    V direction = hn::IfThenElse(is_positive, one, hn::Neg(one));
+    V factor = hn::IfThenElse(is_positive, positive, negative);
+    const V other = hn::IfThenElse(is_positive, negative, positive);
+    Terms<V> sum = {zero, zero, zero};
+    for (bool first = true;; first = false) {
+      const auto right = hn::Gt(u, zero);
+      const V a = hn::IfThenElse(right, large, small);
+      const V b = hn::IfThenElse(right, small, large);
+      const V minus_log_a = hn::Add(SelectMax(hn::Neg(u), zero), log1p_e);
+      V power;
+      if (gamma_is_two) {
+        power = hn::Mul(b, b);
+      } else {
+        // b^gamma = e^(-gamma softplus(u)), with the exponent in two pieces: its rounding would be magnified. Beyond
+        // the limit the result is 0, and infinity times 0 does not arise.
+        const V limit = hn::Set(d, T(2000));
+        const V linear = hn::IfThenElseZero(right, SelectMin(u, limit));
+        const V product = hn::Mul(gamma, linear);
+        const V rest = hn::MulAdd(gamma, log1p_e, ProductError(d, gamma, linear, product));
+        const V bounded = SelectMin(product, limit);
+        const V exponent = SelectMin(hn::Add(bounded, rest), limit);
+        const V lost = hn::Add(hn::Sub(bounded, exponent), rest);
+        const V plain = ExpNonPositive(d, hn::Neg(exponent));
+        power = hn::IfThenElse(hn::Lt(exponent, limit), hn::NegMulAdd(plain, lost, plain), plain);
+      }
+      const V weight = hn::Mul(factor, power);
+      const V a_log = hn::IfThenZeroElse(hn::Eq(a, zero), hn::Mul(a, minus_log_a));  // -a log a
+      const V slope = hn::Mul(weight, hn::MulAdd(gamma, a_log, b));
+      const V bend = hn::Mul(hn::Mul(a, b), hn::MulAdd(hn::Set(d, T(2)), gamma, one));
+      const V d2 = hn::Mul(weight, hn::NegMulAdd(hn::Mul(gamma, a_log), hn::NegMulAdd(gamma, a, b), bend));
+      // A class that has no share is left out, so that 0 * inf does not arise.
+      const auto absent = hn::Eq(factor, zero);
+      sum.value = hn::IfThenElse(absent, sum.value, hn::MulAdd(weight, minus_log_a, sum.value));
+      sum.d1 = hn::IfThenElse(absent, sum.d1, hn::NegMulAdd(direction, slope, sum.d1));
+      sum.d2 = hn::IfThenElse(absent, sum.d2, hn::Add(sum.d2, d2));
+      if (!first || hn::AllTrue(d, hn::Eq(other, zero))) break;
+      u = hn::Neg(u);
+      direction = hn::Neg(direction);
+      factor = other;
+    }
+    return {NaNOr(z, sum.value), NaNOr(z, sum.d1), NaNOr(z, sum.d2)};
+  }
+  V gamma, alpha;
+  bool gamma_is_two;
+};
+
+// ------------------------------------------------------------------------ counts and amounts: pred is log mean
+
+// e^(c x), with the product in two pieces: its rounding would be magnified.
+template <class D, class V>
+HWY_INLINE V ExpProduct(D d, V c, V x) {
+  const V product = hn::Mul(c, x);
+  const V error = ProductError(d, c, x, product);
+  return hn::Mul(Exp(d, product), hn::Add(hn::Set(d, hn::TFromD<D>(1)), error));
+}
+
+// e^z - y z
+template <class D>
+struct Poisson : Base<D> {
+  static Domain TargetDomain(const double*) { return Domain::kNonNegative; }
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Poisson(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
+    const V e = Exp(d, z);
+    // Where e^z is infinite it wins; y = 0 leaves z out, even if that is infinite.
+    const auto alone = hn::Or(hn::Eq(y, hn::Zero(d)), hn::Eq(e, hn::Set(d, std::numeric_limits<T>::infinity())));
+    return {hn::IfThenElse(alone, e, hn::NegMulAdd(y, z, e)), hn::Sub(e, y), e};
+  }
+};
+
+// z + y e^-z
+template <class D>
+struct Gamma : Base<D> {
+  static Domain TargetDomain(const double*) { return Domain::kPositive; }
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Gamma(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
+    // In two halves, since e^-z may overflow where y e^-z does not.
+    const V half = Exp(d, hn::Mul(hn::Set(d, T(-0.5)), z));
+    const V scaled = hn::Mul(y, half);
+    const V e = hn::Mul(scaled, half);
+    const auto infinite = hn::Eq(e, hn::Set(d, std::numeric_limits<T>::infinity()));
+    return {hn::IfThenElse(infinite, e, hn::MulAdd(scaled, half, z)), hn::NegMulAdd(scaled, half, hn::Set(d, T(1))), e};
+  }
+};
+
+// a / (2 - P) - y b / (1 - P) with a = e^((2 - P) z) and b = e^((1 - P) z), where a quotient whose divisor is 0 stands
+// for z or y z; y^2 / 2 is added for P = 0, as in scikit-learn.
+template <class D>
+struct Tweedie : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  static constexpr bool kCheapValue = false;
+  static Domain TargetDomain(const double* parameters) {
+    return parameters[0] <= 0.0 ? Domain::kReal : parameters[0] < 2.0 ? Domain::kNonNegative : Domain::kPositive;
+  }
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE Tweedie(D d, const double* parameters)
+      : power(Parameter<T>(parameters[0])), first(hn::Set(d, T(2) - power)), second(hn::Set(d, T(1) - power)) {}
+  HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
+    const V zero = hn::Zero(d);
+    const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
+    const V largest = hn::Set(d, std::numeric_limits<T>::max());
+    const V finite = ClampOrNaN(z, hn::Neg(largest), largest);
+    const V a = ExpProduct(d, first, finite);
+    // y b in two halves, since b may overflow where y b does not.
+    const V half = ExpProduct(d, second, hn::Mul(finite, hn::Set(d, T(0.5))));
+    const V yb = hn::IfThenZeroElse(hn::Eq(y, zero), hn::Mul(hn::Mul(y, half), half));
+    const V yz = hn::IfThenZeroElse(hn::Eq(y, zero), hn::Mul(y, z));
+    const V left = power == T(2) ? z : hn::Div(a, first);
+    const V right = power == T(1) ? yz : hn::Div(yb, second);
+    V value = hn::Sub(left, right);
+    if (power == T(0)) {
+      const V r = hn::Sub(hn::Mul(half, half), y);
+      value = hn::Mul(hn::Mul(r, hn::Set(d, T(0.5))), r);
+    }
+    // Where both terms may be infinite, the one that wins.
+    const auto won = hn::Eq(power < T(2) ? a : yb, inf);
+    const V d1 = hn::IfThenElse(won, power < T(2) ? inf : hn::Neg(inf), hn::Sub(a, yb));
+    const V d2 = hn::IfThenElse(won, inf, hn::NegMulAdd(second, yb, hn::Mul(first, a)));
+    return {NaNOr(z, hn::IfThenElse(won, inf, value)), NaNOr(z, d1), NaNOr(z, d2)};
+  }
+  T power;
+  V first, second;
 };
 
 }  // namespace losses

@@ -3,6 +3,8 @@
 #include "kernels/losses.h"
 
 #include <atomic>
+#include <cstring>
+#include <limits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/losses.cpp"
@@ -26,13 +28,11 @@ constexpr unsigned kValue = 1;
 constexpr unsigned kGrad = 2;
 constexpr unsigned kHess = 4;
 
-// Elements of a piece. Small enough that a piece of everything stays in the first cache.
-constexpr size_t kPiece = 1024;
+constexpr size_t kPiece = kLossPiece;
 
 // ------------------------------------------------------------------------------------ what all losses share
 
-// A domain as one comparison of unsigned integers: x is in it if Key(x) <= Limit(). A NaN is outside of every domain
-// but the real numbers.
+// A domain as one comparison of unsigned integers: x is in it if Key(x) <= Limit().
 template <Domain domain, typename T>
 struct Check {
   using D = hn::ScalableTag<T>;
@@ -41,11 +41,45 @@ struct Check {
   using VU = hn::Vec<DU>;
 
   static HWY_INLINE VU Bits(V x) { return hn::BitCast(DU(), x); }
+  static HWY_INLINE VU BitsOf(T x) { return Bits(hn::Set(D(), x)); }
   static HWY_INLINE VU Key(V x) {
-    static_assert(domain == Domain::kUnit, "no check for this domain");
-    return Bits(hn::Add(x, hn::Zero(D())));  // makes -0 a 0; the sign bit is the highest one
+    const D d;
+    const VU one = hn::Set(DU(), 1);
+    // -0 becomes 0; the bits of positive numbers rise with them, and those of negative ones are higher.
+    const VU bits = Bits(hn::Add(x, hn::Zero(d)));
+    switch (domain) {
+      case Domain::kReal:
+        return hn::Zero(DU());
+      case Domain::kUnit:
+      case Domain::kNonNegative:
+        return bits;
+      case Domain::kUnitOrNaN:
+        return Bits(hn::IfThenZeroElse(hn::IsNaN(x), hn::Add(x, hn::Zero(d))));
+      case Domain::kPositive:
+        return hn::Sub(bits, one);  // 0 becomes the highest one
+      case Domain::kSign:
+        return hn::Xor(Bits(hn::Abs(x)), BitsOf(T(1)));
+      case Domain::kNonZero:
+        return hn::Sub(hn::Add(bits, bits), one);
+    }
   }
-  static HWY_INLINE VU Limit() { return Bits(hn::Set(D(), T(1))); }
+  static HWY_INLINE VU Limit() {
+    const VU one = hn::Set(DU(), 1);
+    switch (domain) {
+      case Domain::kReal:
+      case Domain::kSign:
+        return hn::Zero(DU());
+      case Domain::kUnit:
+      case Domain::kUnitOrNaN:
+        return BitsOf(T(1));
+      case Domain::kNonNegative:
+        return BitsOf(std::numeric_limits<T>::max());
+      case Domain::kPositive:
+        return hn::Sub(BitsOf(std::numeric_limits<T>::max()), one);
+      case Domain::kNonZero:
+        return hn::Sub(hn::Zero(DU()), hn::Add(one, one));
+    }
+  }
   static HWY_INLINE hn::Mask<DU> Outside(VU key) { return hn::Ne(hn::Max(key, Limit()), Limit()); }
 };
 
@@ -77,8 +111,26 @@ size_t FirstOutside(Domain domain, const T* x, size_t n) {
       return n;
     case Domain::kUnit:
       return FirstOutside<Domain::kUnit>(x, n);
+    case Domain::kUnitOrNaN:
+      return FirstOutside<Domain::kUnitOrNaN>(x, n);
+    case Domain::kSign:
+      return FirstOutside<Domain::kSign>(x, n);
+    case Domain::kNonNegative:
+      return FirstOutside<Domain::kNonNegative>(x, n);
+    case Domain::kPositive:
+      return FirstOutside<Domain::kPositive>(x, n);
+    case Domain::kNonZero:
+      return FirstOutside<Domain::kNonZero>(x, n);
   }
   return n;
+}
+
+// Likewise of the elements [begin, end) of pred and target, counted from begin.
+template <class T>
+HWY_INLINE size_t FirstOutside(Domain pred_domain, Domain target_domain, const LossArgs<T>& args, size_t begin,
+                               size_t end) {
+  const size_t first = FirstOutside(target_domain, args.target + begin, end - begin);
+  return HWY_MIN(first, FirstOutside(pred_domain, args.pred + begin, end - begin));
 }
 
 // The first invalid element of a whole array, found by several threads.
@@ -97,11 +149,12 @@ class FirstOf {
 };
 
 template <class T>
-size_t FirstInvalid(const LossRow& row, const LossArgs<T>& args) {
-  if (row.target_domain == Domain::kReal) return args.n;
+size_t FirstInvalid(const LossRow& row, const double* parameters, const LossArgs<T>& args) {
+  const Domain domain = row.target_domain(parameters);
+  if (domain == Domain::kReal && row.pred_domain == Domain::kReal) return args.n;
   FirstOf first(args.n);
   ForEachRange(args.n, [&](size_t begin, size_t end) {
-    const size_t at = begin + FirstOutside(row.target_domain, args.target + begin, end - begin);
+    const size_t at = begin + FirstOutside(row.pred_domain, domain, args, begin, end);
     if (at != end) first.Add(at);
   });
   return first.Get();
@@ -132,6 +185,15 @@ HWY_NOINLINE void SpreadWeights(const LossArgs<T>& args, size_t begin, size_t en
   }
 }
 
+// The weights of elements [begin, end), null for ones; `buffer` is used where they are not given one by one.
+template <class T>
+HWY_INLINE const T* WeightsOf(const LossArgs<T>& args, size_t begin, size_t end, T* buffer) {
+  if (args.weight == nullptr) return nullptr;
+  if (args.weight_run == 1) return args.weight + begin;
+  SpreadWeights(args, begin, end, buffer);
+  return buffer;
+}
+
 // The elements of a piece that do not fill a vector, brought to memory where whole ones can be read and written. The
 // lanes beyond them repeat the last element, so that they take no path of a formula that no element takes.
 template <class T>
@@ -144,6 +206,7 @@ class Rest {
     staged_.pred = Load(piece.pred, piece.n, 0);
     staged_.target = Load(piece.target, piece.n, 1);
     if (piece.weight != nullptr) staged_.weight = Load(piece.weight, piece.n, 2);
+    if (piece.column != nullptr) staged_.column = Load(piece.column, piece.n, 3);
     // A leaf has read a vector of everything before it writes.
     staged_.value = lanes_[0];
     staged_.grad = lanes_[1];
@@ -170,7 +233,7 @@ class Rest {
     StorePartial(hn::Load(d, lanes_[from]), d, to + n - count, count);
   }
   LossPiece<T> staged_;
-  HWY_ALIGN T lanes_[3][kLanes];
+  HWY_ALIGN T lanes_[4][kLanes];
 };
 
 // Computes [0, n) piece by piece. The loops of a pass read the piece from the first cache again.
@@ -185,6 +248,7 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
   if (pass == LossPass::kGradHess) leaf = leaves.grad_hess;
   if (pass == LossPass::kGrad && leaves.grad != nullptr) leaf = leaves.grad;
   const bool stream = args.n * sizeof(T) >= kStreamBytes;
+  const Domain domain = row.target_domain(parameters);
   FirstOf first_invalid(args.n);
   LossResult result;
   result.sum = SumOverBlocks(args.n, [&](size_t block_begin, size_t block_end) HWY_ATTR {
@@ -200,19 +264,14 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
     for (size_t begin = block_begin; begin < block_end; begin += kPiece) {
       const size_t n = HWY_MIN(kPiece, block_end - begin);
       if (args.check) {
-        const size_t at = FirstOutside(row.target_domain, args.target + begin, n);
+        const size_t at = FirstOutside(row.pred_domain, domain, args, begin, begin + n);
         if (HWY_UNLIKELY(at != n)) first_invalid.Add(begin + at);
       }
       piece.n = n;
       piece.pred = args.pred + begin;
       piece.target = args.target + begin;
-      piece.weight = args.weight;
-      if (args.weight != nullptr && args.weight_run == 1) {
-        piece.weight += begin;
-      } else if (args.weight != nullptr) {
-        SpreadWeights(args, begin, begin + n, weight_piece);
-        piece.weight = weight_piece;
-      }
+      piece.weight = WeightsOf(args, begin, begin + n, weight_piece);
+      piece.column = args.column == nullptr ? nullptr : args.column + begin % args.num_columns;
       piece.value = args.value != nullptr ? args.value + begin : value_piece;
       piece.grad = stream || !has_grad ? grad_piece : args.grad + begin;
       piece.hess = stream || !has_hess ? hess_piece : args.hess + begin;
@@ -226,6 +285,129 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
   });
   result.first_invalid = first_invalid.Get();
   return result;
+}
+
+template <class T>
+double WeightOfNonZero(const LossArgs<T>& args) {
+  return SumOverBlocks(args.n, [&](size_t block_begin, size_t block_end) HWY_ATTR {
+    HWY_ALIGN T buffer[kPiece];
+    HWY_ALIGN T counted[kPiece];
+    Accumulator<T> sum;
+    for (size_t begin = block_begin; begin < block_end; begin += kPiece) {
+      const size_t n = HWY_MIN(kPiece, block_end - begin);
+      const T* weight = WeightsOf(args, begin, begin + n, buffer);
+      for (size_t i = 0; i < n; ++i) {
+        counted[i] = args.target[begin + i] == T(0) ? T(0) : weight == nullptr ? T(1) : weight[i];
+      }
+      AddValues(counted, n, sum);
+    }
+    return sum.Total();
+  });
+}
+
+// ----------------------------------------------------------------------- residuals, for RootMeanSquaredError
+
+// scale (pred - target) of [begin, end) in float64, without overflow in between.
+template <class T>
+HWY_NOINLINE void Residuals(const LossArgs<T>& args, size_t begin, size_t end, double scale, double* HWY_RESTRICT r) {
+  const hn::ScalableTag<double> d;
+  const hn::Rebind<T, decltype(d)> d_given;
+  const size_t lanes = hn::Lanes(d);
+  const double before = HWY_MIN(scale, 1.0);
+  const double after = HWY_MAX(scale, 1.0);
+  const auto scaled = [&](const T* from) HWY_ATTR {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return hn::Mul(hn::PromoteTo(d, hn::LoadU(d_given, from)), hn::Set(d, before));
+    } else {
+      return hn::Mul(hn::LoadU(d, from), hn::Set(d, before));
+    }
+  };
+  size_t i = begin;
+  for (; i + lanes <= end; i += lanes) {
+    const auto difference = hn::Sub(scaled(args.pred + i), scaled(args.target + i));
+    hn::StoreU(hn::Mul(difference, hn::Set(d, after)), d, r + (i - begin));
+  }
+  for (; i < end; ++i) {
+    const double pred = static_cast<double>(args.pred[i]) * before;
+    r[i - begin] = (pred - static_cast<double>(args.target[i]) * before) * after;
+  }
+}
+
+template <class T>
+double SumSquares(const LossArgs<T>& args, double scale) {
+  return SumOverBlocks(args.n, [&](size_t block_begin, size_t block_end) HWY_ATTR {
+    HWY_ALIGN T buffer[kPiece];
+    HWY_ALIGN double r[kPiece];
+    const hn::ScalableTag<double> d;
+    Accumulator<double> sum;
+    for (size_t begin = block_begin; begin < block_end; begin += kPiece) {
+      const size_t n = HWY_MIN(kPiece, block_end - begin);
+      Residuals(args, begin, begin + n, scale, r);
+      // The lanes beyond n are within the piece, and not summed.
+      for (size_t i = 0; i < n; i += hn::Lanes(d)) {
+        const auto v = hn::Load(d, r + i);
+        hn::Store(hn::Mul(v, v), d, r + i);
+      }
+      if (const T* weight = WeightsOf(args, begin, begin + n, buffer)) {
+        for (size_t i = 0; i < n; ++i) r[i] *= static_cast<double>(weight[i]);
+      }
+      AddValues(r, n, sum);
+    }
+    return sum.Total();
+  });
+}
+
+template <class T>
+double LargestResidual(const LossArgs<T>& args, double scale) {
+  double largest = 0.0;
+  double r[kPiece];
+  for (size_t begin = 0; begin < args.n; begin += kPiece) {
+    const size_t n = HWY_MIN(kPiece, args.n - begin);
+    Residuals(args, begin, begin + n, scale, r);
+    for (size_t i = 0; i < n; ++i) {
+      const double size = r[i] < 0.0 ? -r[i] : r[i];
+      if (size > largest) largest = size;
+    }
+  }
+  return largest;
+}
+
+template <class T>
+void ScaledResiduals(const LossArgs<T>& args, double scale, double factor) {
+  const bool stream = args.n * sizeof(T) >= kStreamBytes;
+  ForEachRange(args.n, [&](size_t range_begin, size_t range_end) HWY_ATTR {
+    HWY_ALIGN T buffer[kPiece];
+    HWY_ALIGN T grad[kPiece];
+    HWY_ALIGN double r[kPiece];
+    const hn::ScalableTag<double> d;
+    const hn::Rebind<T, decltype(d)> d_given;
+    for (size_t begin = range_begin; begin < range_end; begin += kPiece) {
+      const size_t n = HWY_MIN(kPiece, range_end - begin);
+      Residuals(args, begin, begin + n, scale, r);
+      if (const T* weight = WeightsOf(args, begin, begin + n, buffer)) {
+        for (size_t i = 0; i < n; ++i) r[i] *= static_cast<double>(weight[i]);
+      }
+      for (size_t i = 0; i < n; i += hn::Lanes(d)) {
+        const auto v = hn::Mul(hn::Load(d, r + i), hn::Set(d, factor));
+        if constexpr (sizeof(T) == sizeof(float)) {
+          hn::Store(hn::DemoteTo(d_given, v), d_given, grad + i);
+        } else {
+          hn::Store(v, d, grad + i);
+        }
+      }
+      if (stream) {
+        StreamOut(grad, args.grad + begin, n);
+      } else {
+        memcpy(args.grad + begin, grad, n * sizeof(T));
+      }
+    }
+    if (stream) hwy::FlushStream();
+  });
+}
+
+template <class T>
+constexpr LossOps<T> OpsOf() {
+  return {Run<T>, FirstInvalid<T>, WeightOfNonZero<T>, SumSquares<T>, LargestResidual<T>, ScaledResiduals<T>};
 }
 
 // ------------------------------------------------------------------------------------- what each loss has
@@ -248,12 +430,19 @@ HWY_NOINLINE void Leaf(const double* parameters, const LossPiece<T>& given) {
     const T* const pred = piece->pred;
     const T* const target = piece->target;
     const T* const weight = piece->weight;
+    [[maybe_unused]] const T* const column = piece->column;
     T* const value = piece->value;
     T* const grad = piece->grad;
     T* const hess = piece->hess;
     const size_t end = whole ? given.n - given.n % kLanes : kLanes;
     for (size_t i = 0; i < end; i += kLanes) {
-      Terms<V> terms = f(d, hn::LoadU(d, pred + i), hn::LoadU(d, target + i));
+      Terms<V> terms;
+      if constexpr (F::kPerColumn) {
+        const V parameter = column == nullptr ? f.parameter : hn::LoadU(d, column + i);
+        terms = f(d, hn::LoadU(d, pred + i), hn::LoadU(d, target + i), parameter);
+      } else {
+        terms = f(d, hn::LoadU(d, pred + i), hn::LoadU(d, target + i));
+      }
       // SelectMax keeps a NaN of its first argument.
       if ((kWant & kHess) != 0 && given.floor_hess) terms.d2 = SelectMax(terms.d2, floor);
       if (weight != nullptr) {
@@ -274,26 +463,53 @@ HWY_NOINLINE void Leaf(const double* parameters, const LossPiece<T>& given) {
 
 template <class F, class T>
 constexpr LossLeaves<T> Leaves() {
-  return {Leaf<F, kValue, T>, Leaf<F, kValue | kGrad, T>, Leaf<F, kGrad | kHess, T>,
-          F::kCheapValue ? nullptr : Leaf<F, kGrad, T>};
+  if constexpr (!F::kDerivatives) {
+    return {Leaf<F, kValue, T>, nullptr, nullptr, nullptr};
+  } else {
+    return {Leaf<F, kValue, T>, Leaf<F, kValue | kGrad, T>, Leaf<F, kGrad | kHess, T>,
+            F::kCheapValue ? nullptr : Leaf<F, kGrad, T>};
+  }
 }
 
 template <template <class> class F>
 constexpr LossRow Row(const char* name) {
   using F32 = F<hn::ScalableTag<float>>;
   using F64 = F<hn::ScalableTag<double>>;
-  return {name, F32::kNumParameters, F32::kTargetDomain, Leaves<F32, float>(), Leaves<F64, double>()};
+  return {name,
+          F32::kNumParameters,
+          F32::kPerColumn,
+          F32::kDerivatives,
+          F32::SkipsZero,
+          F32::TargetDomain,
+          F32::kPredDomain,
+          Leaves<F32, float>(),
+          Leaves<F64, double>()};
 }
 
 const LossTable& Table() {
   static constexpr LossRow rows[] = {
-      Row<losses::HalfSquaredError>("half_squared_error"),
-      Row<losses::Huber>("huber"),
-      Row<losses::LogCosh>("log_cosh"),
+      Row<losses::ZeroOne>("zero_one"),
+      Row<losses::Hinge>("hinge"),
+      Row<losses::SquaredHinge>("squared_hinge"),
+      Row<losses::Exponential>("exponential"),
+      Row<losses::Logistic>("logistic"),
+      Row<losses::BinaryCrossEntropy>("binary_cross_entropy"),
       Row<losses::BinaryCrossEntropyWithLogits>("binary_cross_entropy_with_logits"),
+      Row<losses::FocalWithLogits>("focal_with_logits"),
+      Row<losses::HalfSquaredError>("half_squared_error"),
+      Row<losses::SquaredError>("squared_error"),
+      Row<losses::AbsoluteError>("absolute_error"),
+      Row<losses::AbsolutePercentageError>("absolute_percentage_error"),
+      Row<losses::SymmetricAbsolutePercentageError>("symmetric_absolute_percentage_error"),
+      Row<losses::Huber>("huber"),
+      Row<losses::PseudoHuber>("pseudo_huber"),
+      Row<losses::LogCosh>("log_cosh"),
+      Row<losses::Quantile>("quantile"),
+      Row<losses::Poisson>("poisson"),
+      Row<losses::Gamma>("gamma"),
+      Row<losses::Tweedie>("tweedie"),
   };
-  static constexpr LossTable table = {
-      rows, sizeof(rows) / sizeof(rows[0]), {Run<float>, FirstInvalid<float>}, {Run<double>, FirstInvalid<double>}};
+  static constexpr LossTable table = {rows, sizeof(rows) / sizeof(rows[0]), OpsOf<float>(), OpsOf<double>()};
   return table;
 }
 

@@ -7,11 +7,19 @@
 
 namespace fuseprop {
 
-// The values a loss is defined for.
+// The values a loss is defined for. A NaN is in those only whose line says so.
 enum class Domain : int {
-  kReal,  // anything, NaN and infinities included
-  kUnit,  // [0, 1]
+  kReal,         // anything, NaN and infinities included
+  kUnit,         // [0, 1]
+  kUnitOrNaN,    // likewise; for predictions, whose NaN gives a NaN
+  kSign,         // -1 or 1
+  kNonNegative,  // finite, >= 0
+  kPositive,     // finite, > 0
+  kNonZero,      // anything but 0, NaN and infinities included
 };
+
+// Elements of a piece, which a loss computes at once. Small enough that a piece of everything stays in the first cache.
+constexpr size_t kLossPiece = 1024;
 
 template <class T>
 struct LossArgs {
@@ -20,6 +28,10 @@ struct LossArgs {
   // One weight for each run of `weight_run` elements; null for ones.
   const T* weight = nullptr;
   size_t weight_run = 1;
+  // The parameter of each column, for losses that may have one per column, tiled: element i has column[i % num_columns]
+  // where kLossPiece + num_columns elements can be read; null for the same everywhere.
+  const T* column = nullptr;
+  size_t num_columns = 1;
   size_t n = 0;
   // Outputs; those that the pass does not compute are not touched.
   T* value = nullptr;  // weighted, per element; null: the sum alone is wanted
@@ -39,12 +51,13 @@ struct LossResult {
 // What one call computes.
 enum class LossPass : int { kValue, kGrad, kValueGrad, kGradHess };
 
-// What a row's functions compute at once: some elements that fit in the first cache with all that belongs to them.
+// What a row's functions compute at once.
 template <class T>
 struct LossPiece {
   const T* pred;
   const T* target;
   const T* weight;  // per element; null for ones
+  const T* column;  // per element; null for the row's parameter
   T* value;
   T* grad;
   T* hess;
@@ -67,7 +80,11 @@ struct LossLeaves {
 struct LossRow {
   const char* name;
   size_t num_parameters;
-  Domain target_domain;
+  bool per_column;                               // whether the first parameter may differ from column to column
+  bool has_derivatives;                          // a metric has none, and null in their place
+  bool (*skips_zero)(const double* parameters);  // whether targets of 0 are left out of a mean
+  Domain (*target_domain)(const double* parameters);
+  Domain pred_domain;
   LossLeaves<float> f32;
   LossLeaves<double> f64;
 };
@@ -78,7 +95,13 @@ struct LossOps {
   // Computes a pass of the loss.
   LossResult (*run)(const LossRow& row, LossPass pass, const double* parameters, const LossArgs<T>& args);
   // The first element outside of the loss's domain, or n; writes nothing.
-  size_t (*first_invalid)(const LossRow& row, const LossArgs<T>& args);
+  size_t (*first_invalid)(const LossRow& row, const double* parameters, const LossArgs<T>& args);
+  // Sum of the weights (ones without) of the elements whose target is not 0.
+  double (*weight_of_nonzero)(const LossArgs<T>& args);
+  // Of the residuals r = scale (pred - target), formed in float64: sum w r^2, max abs r, and grad = w r factor.
+  double (*sum_squares)(const LossArgs<T>& args, double scale);
+  double (*largest_residual)(const LossArgs<T>& args, double scale);
+  void (*residuals)(const LossArgs<T>& args, double scale, double factor);
 };
 
 struct LossTable {

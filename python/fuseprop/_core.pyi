@@ -52,7 +52,8 @@ class Activation:
 class Loss:
     """A loss of one prediction per target."""
 
-    def _bind(self, name: str, parameters: tuple[float, ...], /) -> None: ...
+    # A tuple as the first parameter: one number for each column of pred.
+    def _bind(self, name: str, parameters: tuple[float | tuple[float, ...], ...], /) -> None: ...
     def _value(
         self, pred: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, reduction: str, /
     ) -> float | FloatArray: ...
@@ -77,6 +78,9 @@ class Loss:
     def _grad_and_hess(
         self, pred: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, hess_floor: float | None, /
     ) -> tuple[FloatArray, FloatArray]: ...
+
+class RootMeanSquaredError(Loss):
+    """Overrides the verbs: reduction "mean" only, and no derivatives per sample."""
 
 class SoftmaxCrossEntropy(Loss):
     """Overrides the verbs: the target is labels (N,) or a distribution (N, C)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from fuseprop._registry import Parameter, Spec
+from fuseprop._registry import Spec
 
 
 class Formula:
@@ -21,15 +21,18 @@ class Formula:
     _parameters: dict[str, Any]
     _bind: Any
 
-    def __init__(self, **parameters: Parameter) -> None:
+    def __init__(self, **parameters: Any) -> None:
         object.__setattr__(self, "_parameters", parameters)
         self._bind_core()
 
     def _bind_core(self) -> None:
         """Tell the core which formula this is, and its numbers."""
+        self._bind(self.spec.name, self._core_parameters())
+
+    def _core_parameters(self) -> tuple[Any, ...]:
+        """Return the parameters as the core takes them: numbers; for a string, its place among the choices."""
         choices = self.spec.choices
-        numbers = (choices[k].index(v) if isinstance(v, str) else v for k, v in self._parameters.items())
-        self._bind(self.spec.name, tuple(numbers))
+        return tuple(choices[k].index(v) if isinstance(v, str) else v for k, v in self._parameters.items())
 
     def __getattr__(self, name: str) -> Any:
         if name == "_parameters" or name not in self._parameters:
@@ -58,5 +61,5 @@ class Formula:
         return f"{type(self).__name__}({inside})"
 
 
-def _rebuild(cls: type[Formula], parameters: dict[str, Parameter]) -> Formula:
+def _rebuild(cls: type[Formula], parameters: dict[str, Any]) -> Formula:
     return cls(**parameters)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fuseprop import reference
 
 Kind = Literal["activation", "loss"]
-#: What targets a loss is defined for: any real number, [0, 1], or class labels / distributions over classes.
-Domain = Literal["real", "unit", "classes"]
-#: A formula's parameter: a number, or a string out of a few.
-Parameter: TypeAlias = float | str
+#: What a loss is defined for: any real number, [0, 1], -1 and 1, finite numbers >= 0 or > 0, any number but 0, or
+#: class labels / distributions over classes.
+Domain = Literal["real", "unit", "sign", "nonnegative", "positive", "nonzero", "classes"]
 #: How an activation's result depends on its input: element by element and on nothing else; element by element, with
 #: slopes that are learned or drawn; along an axis.
 Structure = Literal["elementwise", "slopes", "axis"]
@@ -44,7 +43,14 @@ class Spec:
     examples
         Further parameter values that the tests go through.
     target_domain
-        Of a loss: what targets are allowed.
+        Of a loss: what targets are allowed, at default parameters.
+    targets_of
+        Of a loss whose target_domain depends on its parameters: the domain by them.
+    pred_domain
+        Of a loss: what predictions are allowed; a NaN is, everywhere, and gives a NaN.
+    kind_of_value
+        Of a loss: "sum" (a sum over elements, with two derivatives), "metric" (such a sum, without derivatives), or
+        "root" (of a mean: reduction "mean" only, a gradient but no derivatives per sample).
     ulp
         Of an activation: the largest errors allowed at default parameters, in units in the last place of the
         result, as (float32 value, float32 derivative, float64 value, float64 derivative). 0: exact.
@@ -57,13 +63,16 @@ class Spec:
     name: str
     kind: Kind
     cls: type[Any]
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     switches: Mapping[str, bool] = field(default_factory=dict)
     structure: Structure = "elementwise"
     learned: tuple[str, ...] = ()
-    examples: tuple[Mapping[str, Parameter], ...] = ()
+    examples: tuple[Mapping[str, Any], ...] = ()
     target_domain: Domain = "real"
+    targets_of: Callable[[Mapping[str, Any]], Domain] | None = None
+    pred_domain: Domain = "real"
+    kind_of_value: Literal["sum", "metric", "root"] = "sum"
     ulp: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     properties: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()

@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fuseprop import _core, _registry
 from fuseprop._checks import choice, integer, real
 from fuseprop._formula import Formula
-from fuseprop._registry import Parameter, register
+from fuseprop._registry import register
 from fuseprop._typing import FloatArray
 
 __all__ = [
@@ -1104,7 +1104,7 @@ def names() -> list[str]:
     return list(_registry.activations())
 
 
-def get(name: str, **parameters: Parameter) -> Activation:
+def get(name: str, **parameters: Any) -> Activation:
     """Return the activation of this name, or alias, with these parameters.
 
     Raises

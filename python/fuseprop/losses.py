@@ -18,6 +18,11 @@ is a TypeError; target and weights are cast to it. Any strides. Sums accumulate 
 of that precision, and the same bits on any number of threads. ``out=`` receives the gradient; it may be pred or target
 itself, any other overlap is a ValueError. Nothing is written if an argument is refused.
 
+Targets, and the predictions of BinaryCrossEntropy, outside of what a loss is defined for are a ValueError that names the
+first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outside of every domain but those that say any
+real number; a NaN prediction gives NaN in value and derivatives, in its element alone. Where a loss has a kink, the
+derivative stated is a subgradient. Infinite predictions give the limit.
+
 Where PyTorch broadcasts pred against target, shapes must be equal here: (N,) against (N, 1) is an error, not a matrix.
 
 To add one: the class with its Spec here, the functor and its row in csrc/kernels/losses, and the formulas in
@@ -26,23 +31,41 @@ reference.py.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 from numpy.typing import ArrayLike
 
 from fuseprop import _core, _registry
 from fuseprop._checks import real
 from fuseprop._formula import Formula
-from fuseprop._registry import register
+from fuseprop._registry import Domain, register
 from fuseprop._typing import FloatArray
 
 __all__ = [
+    "AbsoluteError",
+    "AbsolutePercentageError",
+    "BinaryCrossEntropy",
     "BinaryCrossEntropyWithLogits",
+    "Exponential",
+    "FocalWithLogits",
+    "Gamma",
     "HalfSquaredError",
+    "Hinge",
     "Huber",
     "LogCosh",
+    "Logistic",
     "Loss",
+    "Poisson",
+    "PseudoHuber",
+    "Quantile",
+    "RootMeanSquaredError",
     "SoftmaxCrossEntropy",
+    "SquaredError",
+    "SquaredHinge",
+    "SymmetricAbsolutePercentageError",
+    "Tweedie",
+    "ZeroOne",
     "get",
     "names",
 ]
@@ -98,11 +121,186 @@ class Loss(Formula, _core.Loss):
         return self._grad_and_hess(pred, target, sample_weight, hess_floor)
 
 
-@register("loss", "half_squared_error")
+@register("loss", "zero_one", target_domain="sign", kind_of_value="metric", aliases=("zero_one_loss",))
+class ZeroOne(Loss):
+    """1 if y p <= 0, else 0, for the score p = pred and y = target of -1 or 1: the share of wrong signs under "mean".
+
+    A score of 0 counts as wrong. A metric: `gradient`, `value_and_grad` and `grad_and_hess` raise a TypeError. Equal to
+    scikit-learn's zero_one_loss of the predicted signs. A target other than -1 and 1 is a ValueError.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "hinge", target_domain="sign", aliases=("hinge_loss",))
+class Hinge(Loss):
+    """max(0, 1 - y p), for the score p = pred and y = target of -1 or 1.
+
+    d1 = -y where y p < 1, else 0 (at y p = 1 too); d2 = 0. Equal to scikit-learn's hinge_loss. Not PyTorch's
+    HingeEmbeddingLoss, which is about distances. A target other than -1 and 1 is a ValueError.
+
+    Notes
+    -----
+    Source: Cortes and Vapnik (1995), *Support-Vector Networks*.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "squared_hinge", target_domain="sign", aliases=("l2_hinge",))
+class SquaredHinge(Loss):
+    """max(0, 1 - y p)^2, for the score p = pred and y = target of -1 or 1.
+
+    d1 = -2 y max(0, 1 - y p); d2 = 2 where y p < 1, else 0. The loss of scikit-learn's LinearSVC; PyTorch has none of
+    this form. A target other than -1 and 1 is a ValueError.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "exponential", target_domain="sign", aliases=("exp", "adaboost"))
+class Exponential(Loss):
+    """e^(-y p), for the score p = pred and y = target of -1 or 1; d1 = -y L, d2 = L.
+
+    What AdaBoost minimises. scikit-learn's ExponentialLoss takes targets 0 and 1: y e^-p + (1 - y) e^p. PyTorch has none. A target other than -1 and 1 is a ValueError.
+
+    Notes
+    -----
+    Source: Friedman, Hastie and Tibshirani (2000), *Additive Logistic Regression*.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "logistic", target_domain="sign", aliases=("log_loss", "soft_margin", "deviance"))
+class Logistic(Loss):
+    """log(1 + e^(-y p)), for the logit p = pred and y = target of -1 or 1.
+
+    d1 = -y s(-y p) and d2 = s(p) s(-p) with s(x) = 1 / (1 + e^-x), with full relative accuracy in both tails. It is
+    BinaryCrossEntropyWithLogits of the target (y + 1) / 2, and PyTorch's SoftMarginLoss, which overflows. A target
+    other than -1 and 1 is a ValueError.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "half_squared_error", aliases=("half_mse",))
 class HalfSquaredError(Loss):
     """r^2 / 2 with r = pred - target; d1 = r, d2 = 1.
 
-    Half of PyTorch's MSELoss. Any real target.
+    Half of PyTorch's MSELoss; scikit-learn's HalfSquaredError. Any real target.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "squared_error", aliases=("mse", "l2", "mean_squared_error"))
+class SquaredError(Loss):
+    """r^2 with r = pred - target; d1 = 2 r, d2 = 2. The mean squared error under "mean".
+
+    Equal to PyTorch's MSELoss. Any real target.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "root_mean_squared_error", kind_of_value="root", aliases=("rmse",))
+class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
+    """sqrt(sum(w r^2) / sum(w)) with r = pred - target and weights w of 1 if none are given.
+
+    d1 = w r / (L sum(w)), and 0 where L = 0, where the root of PyTorch's MSELoss gives NaN. Squares are formed in
+    float64 and scaled, so that neither overflows nor vanishes where L does not. Any real target.
+
+    It is no sum over samples: a reduction other than "mean" is a ValueError, and `grad_and_hess` a TypeError
+    (SquaredError has the same minimum).
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "absolute_error", aliases=("mae", "l1", "mean_absolute_error"))
+class AbsoluteError(Loss):
+    """abs(r) with r = pred - target; d1 = sign(r), 0 at r = 0; d2 = 0. The mean absolute error under "mean".
+
+    Equal to PyTorch's L1Loss. scikit-learn's AbsoluteError has d1 = 1 at r = 0 and d2 = 1 everywhere. Any real target.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def _percentage_targets(parameters: Mapping[str, Any]) -> Domain:
+    return "nonzero" if parameters["on_zero"] == "raise" else "real"
+
+
+@register(
+    "loss",
+    "absolute_percentage_error",
+    parameters={"on_zero": "raise"},
+    examples=({"on_zero": "inf"}, {"on_zero": "skip"}),
+    target_domain="nonzero",
+    targets_of=_percentage_targets,
+    aliases=("mape", "mean_absolute_percentage_error"),
+)
+class AbsolutePercentageError(Loss):
+    """100 abs(r / y) with r = pred - target and y = target: the mean absolute percentage error under "mean".
+
+    d1 = 100 sign(r) / abs(y), 0 at r = 0; d2 = 0. Any real target but 0, unless on_zero says otherwise; a NaN target
+    gives NaN. PyTorch has none; scikit-learn's mean_absolute_percentage_error is without the factor 100, and divides
+    by 2.2e-16 instead of 0.
+
+    Parameters
+    ----------
+    on_zero
+        What a target of 0 does: "raise", a ValueError that names the first one; "inf", an infinite value and gradient
+        (0 where the prediction is 0 too); "skip", the element counts as 0, its gradient is 0, and "mean" does not
+        divide by its weight, as for an ignored label.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, on_zero: Literal["raise", "inf", "skip"] = "raise") -> None:
+        if not isinstance(on_zero, str) or on_zero not in ("raise", "inf", "skip"):
+            raise ValueError(f'on_zero is {on_zero!r}; expected "raise", "inf" or "skip"')
+        super().__init__(on_zero=on_zero)
+
+    def _core_parameters(self) -> tuple[Any, ...]:
+        return (float(("raise", "inf", "skip").index(self._parameters["on_zero"])),)
+
+
+@register("loss", "symmetric_absolute_percentage_error", aliases=("smape",))
+class SymmetricAbsolutePercentageError(Loss):
+    """200 abs(r) / S with r = pred - target and S = abs(pred) + abs(target): SMAPE, from 0 to 200.
+
+    d1 = 200 (sign(r) S - abs(r) sign(pred)) / S^2, which is 0 where the signs of pred and target differ; d2 is its
+    derivative, -2 sign(pred) d1 / S, which can be negative (`hess_floor`). 0 / 0 counts as 0, with gradient 0. Any real
+    target. Neither PyTorch nor scikit-learn has it.
     """
 
     __slots__ = ()
@@ -133,7 +331,30 @@ class Huber(Loss):
         super().__init__(delta=real(delta, "delta", above=0.0))
 
 
-@register("loss", "log_cosh")
+@register("loss", "pseudo_huber", parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 3.0}))
+class PseudoHuber(Loss):
+    """delta^2 (sqrt(1 + (r / delta)^2) - 1) with r = pred - target: a smooth Huber.
+
+    d1 = r / sqrt(1 + (r / delta)^2); d2 = (1 + (r / delta)^2)^-1.5. Nothing overflows where the result does not. Any
+    real target. PyTorch has none; scipy.special.pseudo_huber is the value.
+
+    Parameters
+    ----------
+    delta
+        Where the linear part begins, > 0.
+
+    Notes
+    -----
+    Source: Charbonnier et al. (1997), *Deterministic Edge-Preserving Regularization in Computed Imaging*.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, delta: float = 1.0) -> None:
+        super().__init__(delta=real(delta, "delta", above=0.0))
+
+
+@register("loss", "log_cosh", aliases=("logcosh",))
 class LogCosh(Loss):
     """log(cosh(r)) with r = pred - target; d1 = tanh(r), d2 = 1 / cosh^2(r).
 
@@ -145,6 +366,83 @@ class LogCosh(Loss):
 
     def __init__(self) -> None:
         super().__init__()
+
+
+@register(
+    "loss",
+    "quantile",
+    parameters={"q": 0.5},
+    examples=({"q": 0.1}, {"q": 0.9}),
+    aliases=("pinball", "quantile_loss"),
+)
+class Quantile(Loss):
+    """q (y - p) if y >= p, else (1 - q) (p - y), for p = pred and y = target: the pinball loss.
+
+    d1 = -q where p < y, 1 - q where p > y, 0 at p = y; d2 = 0. Its minimum over p is the q-quantile of y. With q = 0.5
+    it is half of AbsoluteError. scikit-learn's PinballLoss has d1 = 1 - q at p = y, and d2 = 1 everywhere. Any real
+    target. PyTorch has none.
+
+    Parameters
+    ----------
+    q
+        The quantile, 0 < q < 1. Or a sequence of them, one for each column of pred (its last axis): intervals. Then the
+        target has pred's shape, or that without the last axis, and serves every column.
+
+    Notes
+    -----
+    Source: Koenker and Bassett (1978), *Regression Quantiles*.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, q: float | Sequence[float] = 0.5) -> None:
+        super().__init__(q=_quantiles(q))
+
+
+def _quantiles(q: float | Sequence[float]) -> float | tuple[float, ...]:
+    """Return a number, or a tuple of the numbers of a sequence or one-dimensional array, within (0, 1)."""
+    ndim = getattr(q, "ndim", 1 if isinstance(q, (list, tuple)) else 0)
+    if ndim == 0:
+        return real(cast(float, q), "q", above=0.0, below=1.0)
+    if ndim != 1:
+        raise ValueError(f"q has {ndim} dimensions; expected a number or a sequence of numbers")
+    values = tuple(real(value, f"q[{i}]", above=0.0, below=1.0) for i, value in enumerate(cast(Sequence[float], q)))
+    if not values:
+        raise ValueError("q is empty; expected a number or a sequence of numbers")
+    return values
+
+
+@register(
+    "loss",
+    "binary_cross_entropy",
+    parameters={"eps": None},
+    examples=({"eps": 1e-6}, {"eps": 0.05}),
+    target_domain="unit",
+    pred_domain="unit",
+    aliases=("bce",),
+)
+class BinaryCrossEntropy(Loss):
+    """-(y log p + (1 - y) log(1 - p)), for the probability p = pred and y = target, both in [0, 1].
+
+    d1 = (1 - y) / (1 - p) - y / p and d2 = y / p^2 + (1 - y) / (1 - p)^2, where 0 log 0 = 0 and 0 / 0 = 0. A certain
+    and wrong prediction has an infinite value and gradient: nothing is clamped silently, while PyTorch's BCELoss holds
+    log p above -100. From logits, BinaryCrossEntropyWithLogits is faster and keeps all digits. A prediction or target
+    outside of [0, 1] is a ValueError.
+
+    Parameters
+    ----------
+    eps
+        None, or a number in (0, 0.5): p is replaced by the nearest number of [eps, 1 - eps] throughout, in the
+        derivatives too, so that a clipped prediction keeps a gradient that leads back.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, eps: float | None = None) -> None:
+        super().__init__(eps=None if eps is None else real(eps, "eps", above=0.0, below=0.5))
+
+    def _core_parameters(self) -> tuple[Any, ...]:
+        return (self._parameters["eps"] or 0.0,)
 
 
 @register(
@@ -171,6 +469,108 @@ class BinaryCrossEntropyWithLogits(Loss):
 
     def __init__(self, pos_weight: float = 1.0) -> None:
         super().__init__(pos_weight=real(pos_weight, "pos_weight", least=0.0))
+
+
+@register(
+    "loss",
+    "focal_with_logits",
+    parameters={"gamma": 2.0, "alpha": 0.25},
+    examples=({"gamma": 0.5, "alpha": 0.5}, {"gamma": 0.0, "alpha": 0.75}, {"gamma": 3.5, "alpha": 0.25}),
+    target_domain="unit",
+    aliases=("focal", "sigmoid_focal", "binary_focal_with_logits"),
+)
+class FocalWithLogits(Loss):
+    """-A b^gamma log(a), for the logit z = pred, where a = s(u) is the probability of the true class and b = s(-u).
+
+    For y = target = 1, u = z and A = alpha; for y = 0, u = -z and A = 1 - alpha. Soft targets in [0, 1] weigh the two:
+    y L1 + (1 - y) L0. d1 = A b^gamma (gamma a log(a) - b) by u, and
+    d2 = A b^gamma (a b (1 + 2 gamma) + gamma a log(a) (b - gamma a)), which can be negative (`hess_floor`). No NaN and no
+    overflow for any gamma and any finite logit. torchvision's sigmoid_focal_loss, but for its soft targets, which it
+    puts into b. A target outside of [0, 1] is a ValueError.
+
+    Parameters
+    ----------
+    gamma
+        How much the easy examples count less, >= 0; 0 is a weighted BinaryCrossEntropyWithLogits.
+    alpha
+        The weight of class 1, in [0, 1]; class 0 has 1 - alpha.
+
+    Notes
+    -----
+    Source: Lin et al. (2017), *Focal Loss for Dense Object Detection*.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, gamma: float = 2.0, alpha: float = 0.25) -> None:
+        super().__init__(gamma=real(gamma, "gamma", least=0.0), alpha=real(alpha, "alpha", least=0.0, most=1.0))
+
+
+@register("loss", "poisson", target_domain="nonnegative", aliases=("poisson_nll", "half_poisson"))
+class Poisson(Loss):
+    """e^z - y z, for the logarithm z = pred of the mean and a count y = target >= 0; d1 = e^z - y, d2 = e^z.
+
+    The negative log-likelihood but for log(y!), which does not depend on z: PyTorch's PoissonNLLLoss, and
+    scikit-learn's HalfPoissonLoss, which is half the deviance but for its constants. A target that is negative or not
+    finite is a ValueError.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "gamma", target_domain="positive", aliases=("gamma_nll", "half_gamma"))
+class Gamma(Loss):
+    """z + y e^-z, for the logarithm z = pred of the mean and an amount y = target > 0; d1 = 1 - y e^-z, d2 = y e^-z.
+
+    The negative log-likelihood of a gamma distribution of fixed shape, but for what does not depend on z;
+    scikit-learn's HalfGammaLoss, half the deviance but for its constants. PyTorch has none. A target that is not
+    positive and finite is a ValueError.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def _tweedie_targets(parameters: Mapping[str, Any]) -> Domain:
+    power = parameters["power"]
+    return "real" if power <= 0 else "nonnegative" if power < 2 else "positive"
+
+
+@register(
+    "loss",
+    "tweedie",
+    parameters={"power": 1.5},
+    examples=({"power": 0.0}, {"power": 1.0}, {"power": 1.1}, {"power": 2.0}, {"power": 3.0}, {"power": -0.5}),
+    target_domain="nonnegative",
+    targets_of=_tweedie_targets,
+    aliases=("tweedie_deviance", "half_tweedie"),
+)
+class Tweedie(Loss):
+    """e^((2-P) z) / (2-P) - y e^((1-P) z) / (1-P), for the logarithm z = pred of the mean, y = target and P = power.
+
+    d1 = e^((2-P) z) - y e^((1-P) z); d2 = (2-P) e^((2-P) z) - (1-P) y e^((1-P) z), which can be negative. Half the
+    deviance but for terms that do not depend on z, as scikit-learn's HalfTweedieLoss: P = 1 is Poisson, P = 2 is Gamma,
+    and P = 0 is (e^z - y)^2 / 2. Targets: any real number for P <= 0, finite and >= 0 for 1 <= P < 2, finite and > 0
+    for P >= 2; others are a ValueError. PyTorch has none.
+
+    Parameters
+    ----------
+    power
+        The variance is proportional to mean^power; there is no such distribution for 0 < power < 1.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, power: float = 1.5) -> None:
+        number = real(power, "power")
+        if 0.0 < number < 1.0:
+            raise ValueError(f"power is {number!r}; expected a number <= 0 or >= 1")
+        super().__init__(power=number)
 
 
 @register("loss", "softmax_cross_entropy", target_domain="classes")
@@ -213,7 +613,7 @@ def names() -> list[str]:
     return list(_registry.losses())
 
 
-def get(name: str, **parameters: float) -> Loss:
+def get(name: str, **parameters: Any) -> Loss:
     """Return the loss of this name, or alias, with these parameters.
 
     Raises

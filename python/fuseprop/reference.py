@@ -311,10 +311,94 @@ def geglu(x: F64) -> tuple[F64, VJP]:
 # --- losses of one prediction per target --------------------------------------------------------------------
 
 
+def zero_one(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """1 if y p <= 0 else 0; NaN in place of the derivatives, which a metric does not have."""
+    nan = pred * np.nan
+    return _or_nan(np.where(target * pred <= 0, 1.0, 0.0), pred), nan, nan
+
+
+def hinge(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """max(0, 1 - y p)."""
+    slack = 1.0 - target * pred
+    inside = slack > 0
+    return (
+        _or_nan(np.where(inside, slack, 0.0), pred),
+        _or_nan(np.where(inside, -target, 0.0), pred),
+        _or_nan(0.0, pred),
+    )
+
+
+def squared_hinge(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """max(0, 1 - y p)^2."""
+    slack, slope, _ = hinge(pred, target)
+    return slack * slack, 2.0 * slope * slack, _or_nan(np.where(slack > 0, 2.0, 0.0), pred)
+
+
+def exponential(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """e^(-y p)."""
+    value = np.exp(-target * pred)
+    return value, -target * value, value
+
+
+def logistic(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """log(1 + e^(-y p))."""
+    return _softplus(-target * pred), -target * _sigmoid(-target * pred), _sigmoid(pred) * _sigmoid(-pred)
+
+
 def half_squared_error(pred: F64, target: F64) -> tuple[F64, F64, F64]:
     """r^2 / 2."""
     r = pred - target
     return 0.5 * r * r, r, _or_nan(1.0, r)
+
+
+def squared_error(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """r^2."""
+    r = pred - target
+    return r * r, 2.0 * r, _or_nan(2.0, r)
+
+
+def root_mean_squared_error(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """sqrt(mean r^2), a scalar; NaN in place of the second derivatives, which are no numbers per sample."""
+    r = pred - target
+    largest = np.max(np.abs(r), initial=0.0)
+    scale = largest if 0 < largest < np.inf else 1.0
+    root = np.sqrt(np.mean((r / scale) ** 2))
+    gradient = r / scale / np.where(root == 0, 1.0, root) / max(1, np.size(r))
+    return root * scale, gradient, r * np.nan
+
+
+def absolute_error(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """abs r; its slope at 0 is 0."""
+    r = pred - target
+    return np.abs(r), np.sign(r), _or_nan(0.0, r)
+
+
+def absolute_percentage_error(pred: F64, target: F64, on_zero: str) -> tuple[F64, F64, F64]:
+    """100 abs(r / y); at y = 0 infinite, but 0 for p = 0 or if on_zero is "skip"."""
+    r = pred - target
+    dropped = (target == 0) & ((pred == 0) | (on_zero == "skip"))
+    divisor = np.where(dropped, 1.0, np.abs(target))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, slope = 100.0 * np.abs(r / divisor), 100.0 * np.sign(r) / divisor
+    return np.where(dropped, 0.0, value), np.where(dropped, 0.0, slope), np.where(dropped, 0.0, _or_nan(0.0, r))
+
+
+def symmetric_absolute_percentage_error(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """200 abs(r) / S with S = abs p + abs y; 0 / 0 is 0, and an infinity on one side gives the limit.
+
+    The first derivative 200 (sign(r) S - abs(r) sign(p)) / S^2 cancels. For p and y of one sign it is
+    400 sign(r) abs(y) / S^2, for different signs 0, at p = 0 half of the former.
+    """
+    r, total = pred - target, np.abs(pred) + np.abs(target)
+    far = np.isinf(pred) & np.isfinite(target) | np.isinf(target) & np.isfinite(pred)
+    flat = (total == 0) | far
+    divisor = np.where(flat, 1.0, total)
+    with np.errstate(invalid="ignore"):
+        value = 200.0 * np.abs(r) / divisor
+        factor = 200.0 * (1.0 + np.sign(pred) * np.sign(target))
+        slope = np.sign(r) * factor * (np.abs(target) / divisor) / divisor
+        bend = -2.0 * np.sign(pred) * slope / divisor
+    return np.where(flat, np.where(far, 200.0, 0.0), value), np.where(flat, 0.0, slope), np.where(flat, 0.0, bend)
 
 
 def huber(pred: F64, target: F64, delta: float) -> tuple[F64, F64, F64]:
@@ -323,6 +407,21 @@ def huber(pred: F64, target: F64, delta: float) -> tuple[F64, F64, F64]:
     size = np.abs(r)
     value = np.where(size > delta, delta * (size - 0.5 * delta), 0.5 * r * r)
     return value, np.clip(r, -delta, delta), _or_nan(np.where(size > delta, 0.0, 1.0), r)
+
+
+def pseudo_huber(pred: F64, target: F64, delta: float) -> tuple[F64, F64, F64]:
+    """delta^2 (root - 1) with root = sqrt(1 + (r / delta)^2), as r^2 / (1 + root)."""
+    r = pred - target
+    size = np.abs(r)
+    ratio = size / delta
+    far = ratio > 1
+    # root = scale * steep with scale = max(1, abs(r) / delta), so that no square overflows.
+    inner = np.where(far, 1.0 / np.where(far, ratio, 1.0), ratio)
+    steep = np.sqrt(1.0 + inner * inner)
+    value = size * np.where(far, delta / (inner + steep), size / (1.0 + steep))
+    slope = np.where(far, np.sign(r) * delta, r) / steep
+    cosine = np.where(far, inner, 1.0) / steep
+    return _or_nan(value, r), _or_nan(slope, r), _or_nan(cosine**3, r)
 
 
 def log_cosh(pred: F64, target: F64) -> tuple[F64, F64, F64]:
@@ -334,6 +433,33 @@ def log_cosh(pred: F64, target: F64) -> tuple[F64, F64, F64]:
     return value, np.tanh(r), tanh(r)[1]
 
 
+def quantile(pred: F64, target: F64, q: float) -> tuple[F64, F64, F64]:
+    """q (y - p) if y >= p, else (1 - q) (p - y)."""
+    r = pred - target
+    slope = np.where(r > 0, 1.0 - q, -q)
+    return slope * r, _or_nan(np.where(r == 0, 0.0, slope), r), _or_nan(0.0, r)
+
+
+def binary_cross_entropy(pred: F64, target: F64, eps: float | None) -> tuple[F64, F64, F64]:
+    """-(y log p + (1 - y) log1p(-p)), with p in [eps, 1 - eps]; 0 log 0 = 0 and 0 / 0 = 0."""
+    low = 0.0 if eps is None else eps
+    p = np.where(pred < low, low, np.where(1.0 - pred < low, 1.0 - low, np.abs(pred)))
+    q = np.where(pred < low, 1.0 - low, np.where(1.0 - pred < low, low, 1.0 - pred))
+    negative = 1.0 - target
+    has_positive, has_negative = target != 0, negative != 0
+    # Where a factor is 0 its term is left out.
+    p_safe, q_safe = np.where(has_positive, p, 1.0), np.where(has_negative, q, 1.0)
+    with np.errstate(divide="ignore"):
+        log_p = np.where(p < 0.5, np.log(p_safe), np.log1p(-np.where(has_positive, q, 0.0)))
+        log_q = np.where(p < 0.5, np.log1p(-np.where(has_negative, p, 0.0)), np.log(q_safe))
+        value = -(target * log_p + negative * log_q)
+        both = p * q
+        numerator = np.where(p < 0.5, p - target, negative - q)
+        slope = np.where(both == 0, negative / q_safe - target / p_safe, numerator / np.where(both == 0, 1.0, both))
+        bend = target / p_safe / p_safe + negative / q_safe / q_safe
+    return _or_nan(value, pred), _or_nan(slope, pred), _or_nan(bend, pred)
+
+
 def binary_cross_entropy_with_logits(pred: F64, target: F64, pos_weight: float) -> tuple[F64, F64, F64]:
     """w y softplus(-z) + (1 - y) softplus(z)."""
     positive, negative = pos_weight * target, 1.0 - target
@@ -342,6 +468,54 @@ def binary_cross_entropy_with_logits(pred: F64, target: F64, pos_weight: float) 
         value = value + np.where(negative == 0, 0.0, negative * _softplus(pred))
     s, s_minus = _sigmoid(pred), _sigmoid(-pred)
     return _or_nan(value, pred), negative * s - positive * s_minus, (positive + negative) * s * s_minus
+
+
+def focal_with_logits(pred: F64, target: F64, gamma: float, alpha: float) -> tuple[F64, F64, F64]:
+    """y L1 + (1 - y) L0, where L = -A b^g log a with a = s(u), b = s(-u), and u = z for class 1, -z for class 0."""
+    value, d1, d2 = 0.0 * target, 0.0 * target, 0.0 * target
+    for sign, share in ((1.0, alpha * target), (-1.0, (1.0 - alpha) * (1.0 - target))):
+        u = sign * pred
+        a, b, minus_log_a = _sigmoid(u), _sigmoid(-u), _softplus(-u)
+        # Beyond 1e4 the power is 0, or multiplied by zeros.
+        weight = share * np.exp(-gamma * _softplus(np.where(u > 1e4, 1e4, u)))
+        with np.errstate(invalid="ignore"):  # 0 * inf, which stands for 0
+            a_log = np.where(a == 0, 0.0, a * minus_log_a)
+            value = value + np.where(share == 0, 0.0, weight * minus_log_a)
+        d1 = d1 - sign * weight * (gamma * a_log + b)
+        d2 = d2 + weight * (a * b * (1.0 + 2.0 * gamma) - gamma * a_log * (b - gamma * a))
+    return _or_nan(value, pred), _or_nan(d1, pred), _or_nan(d2, pred)
+
+
+def poisson(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """e^z - y z."""
+    e = np.exp(pred)
+    product = target * np.where((target == 0) | np.isinf(e), 0.0, pred)
+    return e - product, e - target, e
+
+
+def gamma(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """z + y e^-z."""
+    e = target * np.exp(-0.5 * pred) * np.exp(-0.5 * pred)
+    return np.where(np.isinf(e), e, pred + e), 1.0 - e, e
+
+
+def tweedie(pred: F64, target: F64, power: float) -> tuple[F64, F64, F64]:
+    """e^((2-P) z) / (2-P) - y e^((1-P) z) / (1-P); a quotient by 0 stands for z or y z; P = 0 adds y^2 / 2."""
+    if power == 1:
+        return poisson(pred, target)
+    if power == 2:
+        return gamma(pred, target)
+    first, second = 2.0 - power, 1.0 - power
+    a, half = np.exp(first * pred), np.exp(0.5 * second * pred)
+    b = target * np.where(target == 0, 0.0, half) * np.where(target == 0, 0.0, half)
+    # Where both terms are infinite, the one that wins.
+    lead = a if power < 2 else b
+    won, infinity = np.isinf(lead) & (lead > 0), _or_nan(np.inf, pred)
+    a_safe, b_safe = np.where(won, 1.0, a), np.where(won, 1.0, b)
+    value = 0.5 * (half * half - target) ** 2 if power == 0 else a_safe / first - b_safe / second
+    slope = np.where(won, infinity if power < 2 else -infinity, a_safe - b_safe)
+    bend = np.where(won, infinity, first * a_safe - second * b_safe)
+    return np.where(won, infinity, value), slope, bend
 
 
 # --- losses over classes ------------------------------------------------------------------------------------
