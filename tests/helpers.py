@@ -303,7 +303,7 @@ def predictions_for(spec: Spec, x: Array) -> Array:
     """x where the loss takes any prediction; else folded into [0, 1], NaN apart."""
     if spec.pred_domain == "real":
         return x
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         size = np.abs(x)
         return np.where(size > 1, 1 / size, size).astype(x.dtype)
 

@@ -54,11 +54,12 @@ def allowed(spec: Spec, parameters: Parameters, pred: Array, target: Array, dtyp
     A formula of a few operations is backward stable if what it gives is the exact result, but for k roundings, of
     inputs that are k roundings off: |error| <= k eps |f| + |f(p (1 +- k eps), t) - f(p, t)| + |f(p, t (1 +- k eps))
     - f(p, t)|. k = 4 covers the operations of a formula and the ULP budgets of its elementary functions (2), and the
-    joints, where either side is right. Targets 0 and 1 of [0, 1] are not moved: t and 1 - t are exact there, so that
-    neither tail may lose its relative accuracy. One unit of the subnormal numbers comes on top.
+    joints, where either side is right; a power magnifies the errors of its base. Targets 0 and 1 of [0, 1] are not
+    moved: t and 1 - t are exact there, so that neither tail may lose its relative accuracy. One unit of the subnormal
+    numbers comes on top, and for a sum that changes its sign k eps of its terms.
     """
     eps = np.finfo(dtype).eps
-    k = 4
+    k = 4 + parameters.get("gamma", 0.0)
     centre = truth(spec, parameters, pred, target, dtype=dtype)
     p, t = pred.astype(np.float64), target.astype(np.float64)
     moved = t * np.array([1 - k * eps, 1 + k * eps]).reshape(2, *[1] * t.ndim)
@@ -68,11 +69,22 @@ def allowed(spec: Spec, parameters: Parameters, pred: Array, target: Array, dtyp
     neighbours = [(p * (1 - k * eps), t), (p * (1 + k * eps), t), *((p, m) for m in moved)]
     bounds = [k * eps * np.abs(f) + k * float(np.finfo(dtype).smallest_subnormal) for f in centre]
     with np.errstate(all="ignore"):
+        if spec.name == "focal_with_logits":
+            bounds[2] = bounds[2] + k * eps * focal_terms(p, t, **parameters)
         for arguments in neighbours:
             for i, f in enumerate(truth(spec, parameters, *arguments, dtype=dtype)):
                 spread = np.abs(f - centre[i])
                 bounds[i] = bounds[i] + np.where(np.isfinite(spread), spread, 0.0)
     return bounds
+
+
+def focal_terms(p: Array, t: Array, gamma: float, alpha: float) -> Array:
+    """The sizes of what is added up to the focal loss's second derivative."""
+    total = np.zeros_like(p)
+    for u, share in ((p, alpha * t), (-p, (1 - alpha) * (1 - t))):
+        a, b = 1 / (1 + np.exp(-u)), 1 / (1 + np.exp(u))
+        total += share * b**gamma * a * (b * (1 + 2 * gamma) + gamma * np.logaddexp(0, -u) * (b + gamma * a))
+    return total
 
 
 def sample(spec: Spec, dtype: Any, n: int) -> tuple[Array, Array]:
@@ -116,24 +128,28 @@ def test_float64_against_many_digits(spec: Spec, parameters: Parameters, target:
 @each_dtype
 @each_loss
 def test_derivatives_are_those_of_the_value(spec: Spec, parameters: Parameters, dtype: Any) -> None:
-    """Fourth-order central differences in float64: d1 of the value, d2 of d1; away from joints."""
+    """Fourth-order central differences in float64: d1 of the value, d2 of d1.
+
+    Where the differences at h and 2 h differ, at a joint, none is compared with.
+    """
     loss = spec.cls(**parameters)
     rng = seeded(spec.name, "differences")
     h = 1e-3
-    p = predictions_for(spec, rng.uniform(-5, 5, 600).astype(dtype)).astype(np.float64)
+    low, high = (0.1, 0.9) if spec.pred_domain == "unit" else (-5, 5)
+    p = rng.uniform(low, high, 600).astype(dtype).astype(np.float64)
     t = targets_for(spec, (600,), dtype, rng).astype(np.float64)
-    steps = {k: unreduced(loss, p + k * h, t) for k in (-2, -1, 0, 1, 2)}
+    steps = {k: unreduced(loss, p + k * h, t) for k in (-4, -2, -1, 0, 1, 2, 4)}
     grad, hess = loss.grad_and_hess(p.astype(dtype), t.astype(dtype))
-    weight = max([1.0, *(abs(v) for v in parameters.values() if isinstance(v, float))])
-    smooth = np.abs(steps[2][2] - steps[-2][2]) < 20 * h * weight
-    assert smooth.mean() > 0.8
     for order, actual in ((0, grad), (1, hess)):
         f = {k: step[order] for k, step in steps.items()}
         difference = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
-        # Truncation h^4 |f^(5)| / 30 with |f^(5)| < 100; rounding 1.5 eps |f| / h; and what dtype itself rounds.
-        bound = weight * h**4 * 100 / 30 + 2 * np.finfo(np.float64).eps * np.abs(f[0]) / h
+        wider = (8 * (f[2] - f[-2]) - (f[4] - f[-4])) / (24 * h)
+        spread = np.abs(wider - difference)
+        smooth = spread < 1e-6 * (1 + np.abs(difference))
+        assert smooth.mean() > 0.8
+        bound = spread + 4 * np.finfo(np.float64).eps * np.abs(f[0]) / h + 2e-12
         bound = bound + allowed(spec, parameters, p, t, dtype)[order + 1]
-        assert_within(actual[smooth].astype(np.float64), difference[smooth], bound[smooth], p[smooth], t[smooth])
+        assert_within(actual.astype(np.float64)[smooth], difference[smooth], bound[smooth], p[smooth], t[smooth])
 
 
 # --- special values -----------------------------------------------------------------------------------------
@@ -146,11 +162,11 @@ def test_special_predictions(spec: Spec, parameters: Parameters, dtype: Any, tar
     loss = spec.cls(**parameters)
     edges = predictions_for(spec, extremes(dtype))
     goals = {
-        "real": [0.0, -0.0, 1.0, -2.5],
+        "real": [0.0, -0.0, 3.0, -2.5],
         "unit": [0.0, 1.0, 0.5],
         "sign": [-1.0, 1.0],
-        "nonnegative": [0.0, 1.0, 2.5],
-        "positive": [1.0, 2.5],
+        "nonnegative": [0.0, 2.5],
+        "positive": [0.3, 2.5],
         "nonzero": [1.0, -2.5],
     }[spec.target_domain if spec.targets_of is None else spec.targets_of(parameters)]
     p, t = (a.ravel() for a in np.meshgrid(edges, np.array(goals, dtype)))
@@ -165,7 +181,7 @@ def test_special_predictions(spec: Spec, parameters: Parameters, dtype: Any, tar
         lost = (actual == 0) & (np.abs(true) > 4 * float(info.smallest_subnormal)) & (t != 0.5)
         assert not lost.any(), f"{what} is zero at {p[lost]}, {t[lost]}"
         infinite = np.isinf(p) & ~np.isnan(true)
-        assert np.array_equal(actual[infinite], true[infinite]), what
+        assert np.array_equal(actual[infinite], true[infinite].astype(dtype)), what
 
 
 @each_dtype
@@ -197,6 +213,13 @@ def exact_sum(values: Array) -> float:
     return math.fsum(values.ravel().tolist())
 
 
+def assert_sum(total: Any, values: Array) -> None:
+    """A float that is the sum of the values, formed in float64."""
+    assert type(total) is float
+    expected = exact_sum(values)
+    assert total == expected or abs(total - expected) <= sum_bound(values)
+
+
 def weights_of(kind: str, shape: tuple[int, ...], dtype: Any, rng: np.random.Generator) -> Array | None:
     sizes = {"none": None, "per sample": shape[:1], "per element": shape}[kind]
     if sizes is None:
@@ -226,9 +249,7 @@ def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, ...], weighted: st
     assert isinstance(none, np.ndarray)
     assert_same_bits(none, value * full)  # one rounding in dtype
     total = loss(p, t, w, "sum")
-    assert type(total) is float
-    # Values are rounded to dtype once, weighted, and summed in float64.
-    assert abs(total - exact_sum(none)) <= sum_bound(none)
+    assert_sum(total, none)  # values are rounded to dtype once, weighted, and summed in float64
     denominator = exact_sum(full)
     mean = loss(p, t, w, "mean")
     assert type(mean) is float
@@ -242,7 +263,7 @@ def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, ...], weighted: st
     assert_same_bits(loss.gradient(p, t, w, "none"), d1 * full)
     expected = d1.astype(np.float64) * full.astype(np.float64) / denominator
     tiny = float(np.finfo(dtype).smallest_subnormal)
-    assert_within(loss.gradient(p, t, w, "mean"), expected, 2 * eps * np.abs(expected) + tiny)
+    assert_within(loss.gradient(p, t, w, "mean"), expected, 3 * eps * np.abs(expected) + tiny)
     assert_same_bits(loss.gradient(p, t, w), loss.gradient(p, t, w, "mean"))
     for reduction in REDUCTIONS:
         both = loss.value_and_grad(p, t, w, reduction)
@@ -320,7 +341,7 @@ def test_hess_floor(spec: Spec, dtype: Any) -> None:
     w = rng.random(200).astype(dtype)
     grad, hess = loss.grad_and_hess(p, t)
     for floor in (0.0, 0.125, 2.0, -1.0, 1):
-        raised = np.where(np.isnan(hess), hess, np.maximum(hess, dtype(floor)))
+        raised = np.where(hess < dtype(floor), dtype(floor), hess)
         assert_same_bits(loss.grad_and_hess(p, t, None, floor), (grad, raised))
         assert_same_bits(loss.grad_and_hess(p, t, sample_weight=w, hess_floor=floor), (grad * w, raised * w))
 
@@ -386,7 +407,11 @@ def test_pred_rules_the_dtype(spec: Spec) -> None:
     """target and weights are cast to pred's dtype; lists, integers and booleans are float64."""
     loss = spec.cls()
     p = predictions_for(spec, np.array([[0.5, -1.25, 2.0], [3.0, 0.0, -0.75]]))
-    t = np.array([[1, 0, 1], [0, 0, 1]]) if spec.target_domain in ("real", "unit", "nonnegative") else np.ones((2, 3), int)
+    t = (
+        np.array([[1, 0, 1], [0, 0, 1]])
+        if spec.target_domain in ("real", "unit", "nonnegative")
+        else np.ones((2, 3), int)
+    )
     w = np.array([1.0, 2.5])
     expected = loss.value_and_grad(p, t.astype(np.float64), w)
     for target in (t, t.astype(bool), t.astype(np.uint8), t.astype(np.float32), t.tolist(), t.astype(">i2")):
@@ -411,7 +436,7 @@ def test_every_size(spec: Spec, dtype: Any, target: str) -> None:
     whole = unreduced(loss, p, t)
     for n in range(TWO_VECTORS + 1):
         assert_same_bits(unreduced(loss, p[:n], t[:n]), tuple(a[:n] for a in whole), str(n))
-        assert abs(loss(p[:n], t[:n], None, "sum") - exact_sum(whole[0][:n])) <= sum_bound(whole[0][:n])
+        assert_sum(loss(p[:n], t[:n], None, "sum"), whole[0][:n])
 
 
 @each_dtype

@@ -21,6 +21,7 @@ from helpers import (
     Array,
     assert_same_bits,
     check_output,
+    predictions_for,
     seeded,
     targets_for,
 )
@@ -49,7 +50,7 @@ def jobs() -> list[Callable[[], Any]]:
         result.append(lambda act=act, x=x: (act(x), act.backward(x, x)))
     for i, spec in enumerate([*LOSSES, *CLASS_LOSSES]):
         rng = seeded("thread", spec.name)
-        pred = rng.standard_normal((6007, 17)).astype([np.float32, np.float64][i % 2])
+        pred = predictions_for(spec, rng.standard_normal((6007, 17)).astype([np.float32, np.float64][i % 2]))
         target: Array = rng.integers(0, 17, 6007)
         if spec.target_domain != "classes":
             target = targets_for(spec, pred.shape, pred.dtype, rng)

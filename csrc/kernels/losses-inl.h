@@ -197,7 +197,8 @@ struct AbsolutePercentageError : Base<D> {
     const V ratio = hn::Div(hn::Abs(r), hn::Mul(size, scale));
     const V slope = hn::Mul(Sign(d, r), hn::Div(hundred, size));
     const auto is_zero = hn::Eq(y, hn::Zero(d));
-    const auto drop = skip ? is_zero : hn::And(is_zero, hn::Eq(pred, y));
+    // A NaN prediction is never dropped.
+    const auto drop = hn::And(is_zero, hn::Eq(pred, skip ? pred : y));
     return {hn::IfThenZeroElse(drop, hn::Mul(ratio, hundred)), hn::IfThenZeroElse(drop, slope),
             hn::IfThenZeroElse(drop, NaNOr(r, hn::Zero(d)))};
   }
@@ -426,9 +427,14 @@ struct FocalWithLogits : Base<D> {
   HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
     const V zero = hn::Zero(d);
     const V one = hn::Set(d, T(1));
-    // One exponential serves both classes.
+    // One exponential serves both classes. It is kept scaled up too, for products that are normal where it is not;
+    // beyond the limit they are 0 as well.
     const V size = hn::Abs(z);
-    const V e = ExpNonPositive(d, hn::Neg(size));
+    const V up_limit = hn::Set(d, math::C<D>::kExpMin - T(6));
+    const V minus_size = ClampLowOrNaN(hn::Neg(size), up_limit);
+    const V e_up = math::ScaledExp(d, minus_size);
+    const V down = hn::Set(d, math::C<D>::kDownScale);
+    const V e = hn::Mul(e_up, down);
     const V log1p_e = Log1pUnit(d, e);
     const V large = hn::Div(one, hn::Add(one, e));
     const V small = hn::Mul(e, large);
@@ -443,7 +449,8 @@ struct FocalWithLogits : Base<D> {
     Terms<V> sum = {zero, zero, zero};
     for (bool first = true;; first = false) {
       const auto right = hn::Gt(u, zero);
-      const V a = hn::IfThenElse(right, large, small);
+      const V unit = hn::IfThenElse(right, one, down);
+      const V a_up = hn::IfThenElse(right, large, hn::Mul(e_up, large));  // a = a_up unit
       const V b = hn::IfThenElse(right, small, large);
       const V minus_log_a = hn::Add(SelectMax(hn::Neg(u), zero), log1p_e);
       V power;
@@ -463,10 +470,11 @@ struct FocalWithLogits : Base<D> {
         power = hn::IfThenElse(hn::Lt(exponent, limit), hn::NegMulAdd(plain, lost, plain), plain);
       }
       const V weight = hn::Mul(factor, power);
-      const V a_log = hn::IfThenZeroElse(hn::Eq(a, zero), hn::Mul(a, minus_log_a));  // -a log a
-      const V slope = hn::Mul(weight, hn::MulAdd(gamma, a_log, b));
-      const V bend = hn::Mul(hn::Mul(a, b), hn::MulAdd(hn::Set(d, T(2)), gamma, one));
-      const V d2 = hn::Mul(weight, hn::NegMulAdd(hn::Mul(gamma, a_log), hn::NegMulAdd(gamma, a, b), bend));
+      const V a_log = hn::Mul(a_up, hn::Sub(log1p_e, hn::IfThenZeroElse(right, minus_size)));  // -a log(a) / unit
+      const V slope = hn::Mul(weight, hn::MulAdd(gamma, hn::Mul(a_log, unit), b));
+      const V bend = hn::Mul(hn::Mul(a_up, b), hn::MulAdd(hn::Set(d, T(2)), gamma, one));
+      const V turn = hn::NegMulAdd(gamma, hn::Mul(a_up, unit), b);
+      const V d2 = hn::Mul(hn::Mul(weight, hn::NegMulAdd(hn::Mul(gamma, a_log), turn, bend)), unit);
       // A class that has no share is left out, so that 0 * inf does not arise.
       const auto absent = hn::Eq(factor, zero);
       sum.value = hn::IfThenElse(absent, sum.value, hn::MulAdd(weight, minus_log_a, sum.value));
@@ -542,24 +550,29 @@ struct Tweedie : Base<D> {
     const V zero = hn::Zero(d);
     const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
     const V largest = hn::Set(d, std::numeric_limits<T>::max());
-    const V finite = ClampOrNaN(z, hn::Neg(largest), largest);
-    const V a = ExpProduct(d, first, finite);
-    // y b in two halves, since b may overflow where y b does not.
-    const V half = ExpProduct(d, second, hn::Mul(finite, hn::Set(d, T(0.5))));
-    const V yb = hn::IfThenZeroElse(hn::Eq(y, zero), hn::Mul(hn::Mul(y, half), half));
-    const V yz = hn::IfThenZeroElse(hn::Eq(y, zero), hn::Mul(y, z));
-    const V left = power == T(2) ? z : hn::Div(a, first);
-    const V right = power == T(1) ? yz : hn::Div(yb, second);
-    V value = hn::Sub(left, right);
+    const V half_z = hn::Mul(ClampOrNaN(z, hn::Neg(largest), largest), hn::Set(d, T(0.5)));
+    const auto no_y = hn::Eq(y, zero);
+    // a and y b in two halves, since a and b may overflow where the terms do not.
+    const V root_a = ExpProduct(d, first, half_z);
+    const V root_b = ExpProduct(d, second, half_z);
+    const V own_b = hn::IfThenZeroElse(no_y, root_b);
+    const V y_root = hn::Mul(y, own_b);
+    V value;
     if (power == T(0)) {
-      const V r = hn::Sub(hn::Mul(half, half), y);
+      const V r = hn::Sub(hn::Mul(root_b, root_b), y);
       value = hn::Mul(hn::Mul(r, hn::Set(d, T(0.5))), r);
+    } else {
+      V right = hn::IfThenZeroElse(no_y, hn::Mul(y, z));
+      if (power != T(1)) right = hn::Mul(y_root, hn::Div(own_b, second));
+      value = hn::Sub(power == T(2) ? z : hn::Mul(root_a, hn::Div(root_a, first)), right);
     }
-    // Where both terms may be infinite, the one that wins.
-    const auto won = hn::Eq(power < T(2) ? a : yb, inf);
-    const V d1 = hn::IfThenElse(won, power < T(2) ? inf : hn::Neg(inf), hn::Sub(a, yb));
-    const V d2 = hn::IfThenElse(won, inf, hn::NegMulAdd(second, yb, hn::Mul(first, a)));
-    return {NaNOr(z, hn::IfThenElse(won, inf, value)), NaNOr(z, d1), NaNOr(z, d2)};
+    const V d1 = hn::NegMulAdd(y_root, own_b, hn::Mul(root_a, root_a));
+    const V d2 = hn::NegMulAdd(hn::Mul(second, y_root), own_b, hn::Mul(hn::Mul(first, root_a), root_a));
+    // Where both terms are infinite: the sign of the one that wins.
+    const auto number = hn::And(hn::Eq(z, z), hn::Eq(y, y));
+    const auto or_limit = [&](V x, V limit)
+                              HWY_ATTR { return hn::IfThenElse(hn::And(number, hn::IsNaN(x)), limit, x); };
+    return {or_limit(value, inf), or_limit(d1, power < T(2) ? inf : hn::Neg(inf)), or_limit(d2, inf)};
   }
   T power;
   V first, second;

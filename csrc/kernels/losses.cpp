@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/losses.cpp"
@@ -289,15 +290,24 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
 
 template <class T>
 double WeightOfNonZero(const LossArgs<T>& args) {
+  if (args.weight != nullptr && args.weight_run != 1) {
+    // Counted run by run: adding a weight over and over would add up its rounding.
+    std::vector<double> sums(args.n / args.weight_run);
+    for (size_t row = 0; row < sums.size(); ++row) {
+      size_t count = 0;
+      for (size_t i = 0; i < args.weight_run; ++i) count += args.target[row * args.weight_run + i] != T(0);
+      sums[row] = static_cast<double>(args.weight[row]) * static_cast<double>(count);
+    }
+    return TreeSum(sums.data(), sums.size());
+  }
   return SumOverBlocks(args.n, [&](size_t block_begin, size_t block_end) HWY_ATTR {
-    HWY_ALIGN T buffer[kPiece];
     HWY_ALIGN T counted[kPiece];
     Accumulator<T> sum;
     for (size_t begin = block_begin; begin < block_end; begin += kPiece) {
       const size_t n = HWY_MIN(kPiece, block_end - begin);
-      const T* weight = WeightsOf(args, begin, begin + n, buffer);
       for (size_t i = 0; i < n; ++i) {
-        counted[i] = args.target[begin + i] == T(0) ? T(0) : weight == nullptr ? T(1) : weight[i];
+        const T weight = args.weight == nullptr ? T(1) : args.weight[begin + i];
+        counted[i] = args.target[begin + i] == T(0) ? T(0) : weight;
       }
       AddValues(counted, n, sum);
     }

@@ -18,10 +18,10 @@ is a TypeError; target and weights are cast to it. Any strides. Sums accumulate 
 of that precision, and the same bits on any number of threads. ``out=`` receives the gradient; it may be pred or target
 itself, any other overlap is a ValueError. Nothing is written if an argument is refused.
 
-Targets, and the predictions of BinaryCrossEntropy, outside of what a loss is defined for are a ValueError that names the
-first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outside of every domain but those that say any
-real number; a NaN prediction gives NaN in value and derivatives, in its element alone. Where a loss has a kink, the
-derivative stated is a subgradient. Infinite predictions give the limit.
+Targets, and the predictions of BinaryCrossEntropy, outside of what a loss is defined for are a ValueError that names
+the first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outside of every domain but those that say
+any real number; a NaN prediction gives NaN in value and derivatives, in its element alone. Where a loss has a kink,
+the derivative stated is a subgradient. Infinite predictions give the limit.
 
 Where PyTorch broadcasts pred against target, shapes must be equal here: (N,) against (N, 1) is an error, not a matrix.
 
@@ -171,7 +171,8 @@ class SquaredHinge(Loss):
 class Exponential(Loss):
     """e^(-y p), for the score p = pred and y = target of -1 or 1; d1 = -y L, d2 = L.
 
-    What AdaBoost minimises. scikit-learn's ExponentialLoss takes targets 0 and 1: y e^-p + (1 - y) e^p. PyTorch has none. A target other than -1 and 1 is a ValueError.
+    What AdaBoost minimises. scikit-learn's ExponentialLoss takes targets 0 and 1: y e^-p + (1 - y) e^p. PyTorch has
+    none. A target other than -1 and 1 is a ValueError.
 
     Notes
     -----
@@ -280,7 +281,7 @@ class AbsolutePercentageError(Loss):
     on_zero
         What a target of 0 does: "raise", a ValueError that names the first one; "inf", an infinite value and gradient
         (0 where the prediction is 0 too); "skip", the element counts as 0, its gradient is 0, and "mean" does not
-        divide by its weight, as for an ignored label.
+        divide by its weight, as for an ignored label (a NaN prediction still gives NaN).
     """
 
     __slots__ = ()
@@ -484,9 +485,9 @@ class FocalWithLogits(Loss):
 
     For y = target = 1, u = z and A = alpha; for y = 0, u = -z and A = 1 - alpha. Soft targets in [0, 1] weigh the two:
     y L1 + (1 - y) L0. d1 = A b^gamma (gamma a log(a) - b) by u, and
-    d2 = A b^gamma (a b (1 + 2 gamma) + gamma a log(a) (b - gamma a)), which can be negative (`hess_floor`). No NaN and no
-    overflow for any gamma and any finite logit. torchvision's sigmoid_focal_loss, but for its soft targets, which it
-    puts into b. A target outside of [0, 1] is a ValueError.
+    d2 = A b^gamma (a b (1 + 2 gamma) + gamma a log(a) (b - gamma a)), which can be negative (`hess_floor`). No NaN for
+    any gamma and any logit. torchvision's sigmoid_focal_loss, but for soft targets, which it puts into b. A target
+    outside of [0, 1] is a ValueError.
 
     Parameters
     ----------

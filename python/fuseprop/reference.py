@@ -376,7 +376,7 @@ def absolute_error(pred: F64, target: F64) -> tuple[F64, F64, F64]:
 def absolute_percentage_error(pred: F64, target: F64, on_zero: str) -> tuple[F64, F64, F64]:
     """100 abs(r / y); at y = 0 infinite, but 0 for p = 0 or if on_zero is "skip"."""
     r = pred - target
-    dropped = (target == 0) & ((pred == 0) | (on_zero == "skip"))
+    dropped = (target == 0) & ((pred == 0) | (~np.isnan(pred) & (on_zero == "skip")))
     divisor = np.where(dropped, 1.0, np.abs(target))
     with np.errstate(divide="ignore", invalid="ignore"):
         value, slope = 100.0 * np.abs(r / divisor), 100.0 * np.sign(r) / divisor
@@ -506,16 +506,20 @@ def tweedie(pred: F64, target: F64, power: float) -> tuple[F64, F64, F64]:
     if power == 2:
         return gamma(pred, target)
     first, second = 2.0 - power, 1.0 - power
-    a, half = np.exp(first * pred), np.exp(0.5 * second * pred)
-    b = target * np.where(target == 0, 0.0, half) * np.where(target == 0, 0.0, half)
+    root_a, root_b = np.exp(0.5 * first * pred), np.exp(0.5 * second * pred)
+    root_b = np.where(target == 0, 0.0, root_b)
+    a, b = root_a * root_a, target * root_b * root_b
     # Where both terms are infinite, the one that wins.
-    lead = a if power < 2 else b
-    won, infinity = np.isinf(lead) & (lead > 0), _or_nan(np.inf, pred)
-    a_safe, b_safe = np.where(won, 1.0, a), np.where(won, 1.0, b)
-    value = 0.5 * (half * half - target) ** 2 if power == 0 else a_safe / first - b_safe / second
-    slope = np.where(won, infinity if power < 2 else -infinity, a_safe - b_safe)
-    bend = np.where(won, infinity, first * a_safe - second * b_safe)
-    return np.where(won, infinity, value), slope, bend
+    won = np.isinf(a) & np.isinf(b) & (b > 0)
+    infinity = _or_nan(np.inf, pred)
+    with np.errstate(invalid="ignore"):
+        value = 0.5 * (np.exp(pred) - target) ** 2 if power == 0 else a / first - b / second
+        slope, bend = a - b, first * a - second * b
+    return (
+        np.where(won, infinity, value),
+        np.where(won, infinity if power < 2 else -infinity, slope),
+        np.where(won, infinity, bend),
+    )
 
 
 # --- losses over classes ------------------------------------------------------------------------------------
