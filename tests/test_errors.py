@@ -91,12 +91,19 @@ def test_hyper_parameters(spec: Spec) -> None:
         for value in (math.nan, math.inf, -math.inf, 10**400):
             with refuses(ValueError, name, "finite"):
                 spec.cls(**{name: value})
-        for value in ("1", b"1", None, 1j, [1.0], {}, object()):
+        for value in ("1", b"1", None, 1j, {}, object()):
             with refuses(TypeError, name, "number", type(value).__name__):
                 spec.cls(**{name: value})
         beside = BESIDE.get((spec.name, name), {})
-        for same in (np.float32(2.0), np.float64(2.0), 2, np.int8(2), np.array(2.0)):
-            assert getattr(spec.cls(**{name: same}, **beside), name) == 2.0
+        if name != "q":  # which may be a list
+            with refuses(TypeError, name, "number", "list"):
+                spec.cls(**{name: [1.0]})
+        for same in (
+            (np.float32(0.5), np.float64(0.5), np.array(0.5))
+            if name in ("q", "alpha")
+            else (np.float32(2.0), np.float64(2.0), 2, np.int8(2), np.array(2.0))
+        ):
+            assert getattr(spec.cls(**{name: same}, **beside), name) == same
         assert getattr(spec.cls(**{name: number}), name) == number
     with pytest.raises(TypeError):
         spec.cls(no_such_parameter=1.0)
@@ -106,6 +113,10 @@ def test_hyper_parameters(spec: Spec) -> None:
     ("make", "name", "bad"),
     [
         (fp.losses.Huber, "delta", [0.0, -1.0]),
+        (fp.losses.PseudoHuber, "delta", [0.0, -1.0]),
+        (fp.losses.Quantile, "q", [0.0, 1.0, -0.5, 2.0]),
+        (fp.losses.FocalWithLogits, "gamma", [-0.5]),
+        (fp.losses.BinaryCrossEntropy, "eps", [0.0, 0.5, -1e-9]),
         (fp.activations.Softplus, "beta", [0.0, -0.5]),
         (fp.activations.CELU, "alpha", [0.0, -1.0]),
         (fp.activations.Hardtanh, "max_val", [-1.0, -2.0]),
@@ -119,6 +130,89 @@ def test_limits_of_hyper_parameters(make: Any, name: str, bad: list[float]) -> N
         if next(iter(make.spec.parameters)) == name:
             with refuses(ValueError, f"{name} is {value!r}"):
                 make(value)
+
+
+def test_options_of_constructors() -> None:
+    for value in ("ignore", "", None, 0, b"skip"):
+        with refuses(ValueError, "on_zero", repr(value), "raise", "inf", "skip"):
+            fp.losses.AbsolutePercentageError(on_zero=value)
+    for alpha in (-0.1, 1.1):
+        with refuses(ValueError, f"alpha is {alpha}", "expected a finite number >= 0 and <= 1"):
+            fp.losses.FocalWithLogits(alpha=alpha)
+    for power in (0.5, 1e-9, 0.999):
+        with refuses(ValueError, f"power is {power}", "<= 0 or >= 1"):
+            fp.losses.Tweedie(power=power)
+    for eps in ("0.1", [0.1]):
+        with refuses(TypeError, "eps", "number"):
+            fp.losses.BinaryCrossEntropy(eps=eps)
+
+
+def test_lists_of_quantiles() -> None:
+    for q, message in (([], "q is empty"), ([0.1, 1.5], "q[1] is 1.5"), (np.full((2, 2), 0.5), "q has 2 dimensions")):
+        with refuses(ValueError, message):
+            fp.losses.Quantile(q=q)
+    for q in (["0.1"], [None], [[0.1]]):
+        with refuses(TypeError, "q[0] must be a number"):
+            fp.losses.Quantile(q=q)
+    loss = fp.losses.Quantile(q=[0.1, 0.9])
+    for shape in ((4,), (4, 1), (4, 3), (2, 4), ()):
+        with refuses(ValueError, f"pred has shape {shape}", "2 columns"):
+            loss(np.ones(shape), np.ones(shape))
+    for shape in ((2,), (3,), (4, 1), (2, 4), ()):
+        with refuses(ValueError, "target", str(shape), "pred", "(4, 2)"):
+            loss(np.ones((4, 2)), np.ones(shape))
+
+
+@each_dtype
+def test_predictions_outside_of_the_domain(dtype: Any) -> None:
+    """Probabilities must be in [0, 1]; a NaN is let through. The first element of either argument is named."""
+    loss = fp.losses.BinaryCrossEntropy()
+    pred, target = np.full((300, 70), 0.5, dtype), np.ones((300, 70), dtype)
+    pred[0, 0] = np.nan
+    for row, column in ((0, 1), (200, 69)):
+        for value in (-0.01, 1.5, np.inf, -np.inf):
+            bad = pred.copy()
+            bad[row, column] = bad[250, 3] = value
+            later = target.copy()
+            later[260] = 7
+            message = [f"pred[{row}, {column}] is {float(dtype(value))!r}", "expects values in [0, 1]"]
+            for verb in verbs(loss):
+                for other in (target, later):
+                    with refuses(ValueError, *message):
+                        verb(bad, other)
+            for verb in with_out(loss):
+                out = Out("c", pred.shape, dtype)
+                with refuses(ValueError, *message):
+                    verb(bad, later, out=out.array)
+                out.assert_untouched()
+    target[0, 0] = -1
+    pred[0, 0] = 2
+    with refuses(ValueError, "target[0, 0] is -1.0"):
+        loss(pred, target)
+    assert np.isnan(loss(np.array([np.nan], dtype), np.ones(1, dtype)))
+
+
+def test_losses_without_all_verbs() -> None:
+    pred, target = np.array([0.5, -1.0]), np.array([1.0, 1.0])
+    for spec in METRICS:
+        for verb in verbs(spec.cls())[1:]:
+            with refuses(TypeError, spec.name, "metric", "no gradient"):
+                verb(pred, target)
+    for spec in ROOTS:
+        loss = spec.cls()
+        with refuses(TypeError, spec.name, "no derivatives per sample"):
+            loss.grad_and_hess(pred, target)
+        for verb in verbs(loss)[:3]:
+            for reduction in ("sum", "none"):
+                with refuses(ValueError, "reduction", repr(reduction), spec.name, '"mean" only'):
+                    verb(pred, target, None, reduction)
+            for wrong in ("avg", None):
+                with refuses(ValueError, "reduction", repr(wrong), "mean"):
+                    verb(pred, target, None, wrong)
+            with refuses(ValueError, "target", "(2, 1)", "pred", "(2,)"):
+                verb(pred, target[:, None])
+            with refuses(ValueError, "sample_weight", "(3,)", "pred", "(2,)"):
+                verb(pred, target, np.ones(3))
 
 
 # --- inputs -------------------------------------------------------------------------------------------------
@@ -368,7 +462,7 @@ def calls_with_out() -> list[Any]:
         add(f"{spec.name}.derivative", lambda x, out, a=act: a.derivative(x, out=out), True)
         add(f"{spec.name}.backward x", lambda x, out, a=act: a.backward(x, square.astype(x.dtype), out=out), True)
         add(f"{spec.name}.backward dy", lambda x, out, a=act: a.backward(square.astype(x.dtype), x, out=out), True)
-    for spec in [*LOSSES, *CLASS_LOSSES]:
+    for spec in [*LOSSES, *ROOTS, *CLASS_LOSSES]:
         loss = spec.cls()
         for verb in with_out(loss):
             name = f"{spec.name}.{verb.__name__}"
@@ -394,7 +488,7 @@ def calls_with_out() -> list[Any]:
 @pytest.mark.parametrize(("call", "in_place"), calls_with_out())
 @each_dtype
 def test_out(call: Callable[..., Any], in_place: bool, dtype: Any) -> None:
-    x = np.full((6, 6), 0.25, dtype)
+    x = np.full((6, 6), 1.0, dtype)
     other = np.float32 if dtype == np.float64 else np.float64
     for wrong in (other, np.int64, np.complex128, np.float16, np.dtype(dtype).newbyteorder()):
         out = np.full((6, 6), 7, wrong)
@@ -416,27 +510,27 @@ def test_out(call: Callable[..., Any], in_place: bool, dtype: Any) -> None:
             call(x, not_an_array)
 
     # Any overlap but the same elements.
-    memory = np.full(200, 0.25, dtype)
+    memory = np.full(200, 1.0, dtype)
     base = memory[40:76].reshape(6, 6)
     shifted = [memory[k : k + 36].reshape(6, 6) for k in (39, 41, 46, 5, 75)]
     strided = [base.T, base[::-1], base[:, ::-1], memory[40:112:2].reshape(6, 6)]
     for out in [*shifted, *strided]:
         with refuses(ValueError, "out overlaps"):
             call(base, out)
-        assert (memory == 0.25).all()
+        assert (memory == 1.0).all()
     if not in_place:
         with refuses(ValueError, "out overlaps"):
             call(base, base)
-        assert (memory == 0.25).all()
+        assert (memory == 1.0).all()
     # Neighbours, and elements that lie between each other, do not overlap.
     for out in (memory[4:40].reshape(6, 6), memory[76:112].reshape(6, 6)):
         call(base, out)
-    interleaved = np.full((6, 12), 0.25, dtype)
+    interleaved = np.full((6, 12), 1.0, dtype)
     expected = np.empty((6, 6), dtype)
-    call(np.full((6, 6), 0.25, dtype), expected)
+    call(np.full((6, 6), 1.0, dtype), expected)
     call(interleaved[:, ::2], interleaved[:, 1::2])
     assert np.array_equal(interleaved[:, 1::2], expected)
-    assert (interleaved[:, ::2] == 0.25).all()
+    assert (interleaved[:, ::2] == 1.0).all()
 
 
 # --- ops ----------------------------------------------------------------------------------------------------

@@ -484,6 +484,11 @@ def test_any_shape_and_strides(data: st.DataObject) -> None:
 # --- peers --------------------------------------------------------------------------------------------------
 
 TORCH = {
+    "squared_error": lambda f, p, t: f.mse_loss(p, t, reduction="none"),
+    "absolute_error": lambda f, p, t: f.l1_loss(p, t, reduction="none"),
+    "logistic": lambda f, p, t: f.softplus(-t * p),
+    "binary_cross_entropy": lambda f, p, t: f.binary_cross_entropy(p, t, reduction="none"),
+    "poisson": lambda f, p, t: f.poisson_nll_loss(p, t, reduction="none"),
     "half_squared_error": lambda f, p, t: 0.5 * f.mse_loss(p, t, reduction="none"),
     "huber": lambda f, p, t: f.huber_loss(p, t, reduction="none"),
     "binary_cross_entropy_with_logits": lambda f, p, t: f.binary_cross_entropy_with_logits(p, t, reduction="none"),
@@ -494,7 +499,7 @@ TORCH = {
 def test_equal_to_torch(spec: Spec) -> None:
     torch = pytest.importorskip("torch")
     rng = seeded("torch")
-    p = 3 * rng.standard_normal((30, 4))
+    p = predictions_for(spec, 3 * rng.standard_normal((30, 4)))
     t = targets_for(spec, p.shape, np.float64, rng)
     p_torch = torch.tensor(p, requires_grad=True)
     peer = TORCH[spec.name](torch.nn.functional, p_torch, torch.tensor(t))
@@ -539,13 +544,271 @@ def test_equal_to_scipy_and_sklearn() -> None:
 
 
 def test_worked_numbers() -> None:
-    """SPEC 7: binary cross-entropy of p = 0.6 and 0.7; squared sums of two predictions."""
-    bce = fp.losses.BinaryCrossEntropyWithLogits()
+    """SPEC 7: binary cross-entropy of p = 0.6 and 0.7; absolute and squared sums of two predictions."""
     for p, digits in ((0.6, 0.51), (0.7, 0.36)):
-        assert round(bce([math.log(p / (1 - p))], [1.0]), 2) == digits
-    squared = fp.losses.HalfSquaredError()
-    sums = [2 * squared([1.0, *rest], [1.0, 1.0, 1.0], reduction="sum") for rest in ((2.0, 3.0), (3.0, 3.0))]
-    assert sums == [5.0, 8.0]
+        assert round(fp.losses.BinaryCrossEntropyWithLogits()([math.log(p / (1 - p))], [1.0]), 2) == digits
+        assert round(fp.losses.BinaryCrossEntropy()([p], [1.0]), 2) == digits
+    predictions, target = ([1.0, 2.0, 3.0], [1.0, 3.0, 3.0]), [1.0, 1.0, 1.0]
+    for loss, factor, expected in (
+        (fp.losses.AbsoluteError(), 1, [3.0, 4.0]),
+        (fp.losses.Quantile(0.5), 2, [3.0, 4.0]),
+        (fp.losses.SquaredError(), 1, [5.0, 8.0]),
+        (fp.losses.HalfSquaredError(), 2, [5.0, 8.0]),
+    ):
+        assert [factor * loss(p, target, reduction="sum") for p in predictions] == expected
+    assert [fp.losses.RootMeanSquaredError()(p, target) for p in predictions] == [math.sqrt(5 / 3), math.sqrt(8 / 3)]
+
+
+# --- relations between losses -------------------------------------------------------------------------------
+
+
+def assert_close(actual: tuple[Any, ...], expected: tuple[Any, ...], rtol: float = 4e-15) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=rtol, atol=rtol / 10)
+
+
+def test_logistic_is_binary_cross_entropy() -> None:
+    """Forms for targets -1, 1 and 0, 1 agree; from probabilities too; focal with gamma 0 is a half of it."""
+    rng = seeded("logistic")
+    z, y = 10 * rng.standard_normal(1000), rng.choice([-1.0, 1.0], 1000)
+    labels = (y + 1) / 2
+    expected = unreduced(fp.losses.Logistic(), z, y)
+    assert_close(unreduced(fp.losses.BinaryCrossEntropyWithLogits(), z, labels), expected)
+    assert_close(unreduced(fp.losses.FocalWithLogits(gamma=0, alpha=0.5), z, labels), tuple(e / 2 for e in expected))
+    p = rng.uniform(0.01, 0.99, 1000)
+    value = fp.losses.BinaryCrossEntropy()(p, labels, None, "none")
+    np.testing.assert_allclose(value, fp.losses.Logistic()(np.log(p / (1 - p)), y, None, "none"), rtol=1e-12)
+
+
+def test_binary_cross_entropy_is_that_of_two_classes() -> None:
+    rng = seeded("two classes")
+    p, y = rng.uniform(0.01, 0.99, (2, 500))
+    two = np.stack([np.log(1 - p), np.log(p)], axis=1)
+    expected = fp.losses.SoftmaxCrossEntropy()(two, np.stack([1 - y, y], axis=1), None, "none")
+    np.testing.assert_allclose(fp.losses.BinaryCrossEntropy()(p, y, None, "none"), expected, rtol=1e-12)
+
+
+def test_special_cases_of_parameters() -> None:
+    rng = seeded("special")
+    p, t = 3 * rng.standard_normal((2, 1000))
+    half = tuple(x / 2 for x in unreduced(fp.losses.AbsoluteError(), p, t))
+    assert_same_bits(unreduced(fp.losses.Quantile(0.5), p, t), half)
+    y = np.abs(t) + 0.1
+    assert_close(unreduced(fp.losses.Tweedie(power=1), p, y), unreduced(fp.losses.Poisson(), p, y), 1e-13)
+    assert_close(unreduced(fp.losses.Tweedie(power=2), p, y), unreduced(fp.losses.Gamma(), p, y), 1e-13)
+    small = 1e-3 * p
+    assert_close(
+        unreduced(fp.losses.PseudoHuber(delta=1e4), small, 0 * p), unreduced(fp.losses.HalfSquaredError(), small, 0 * p)
+    )
+
+
+# --- single losses ------------------------------------------------------------------------------------------
+
+
+@each_dtype
+def test_subgradients_at_joints(dtype: Any) -> None:
+    losses = fp.losses
+    for loss, p, y, d1, d2 in (
+        (losses.Hinge(), 1.0, 1.0, 0.0, 0.0),
+        (losses.Hinge(), -1.0, -1.0, 0.0, 0.0),
+        (losses.SquaredHinge(), 1.0, 1.0, 0.0, 0.0),
+        (losses.AbsoluteError(), 2.0, 2.0, 0.0, 0.0),
+        (losses.Quantile(0.3), 2.0, 2.0, 0.0, 0.0),
+        (losses.AbsolutePercentageError(), 2.0, 2.0, 0.0, 0.0),
+        (losses.SymmetricAbsolutePercentageError(), 2.0, 2.0, 0.0, 0.0),
+        (losses.SymmetricAbsolutePercentageError(), 0.0, 0.0, 0.0, 0.0),
+        (losses.SymmetricAbsolutePercentageError(), 0.0, 4.0, -50.0, 0.0),
+        (losses.SymmetricAbsolutePercentageError(), -1.0, 4.0, 0.0, 0.0),
+        (losses.Huber(2.0), 2.0, 0.0, 2.0, 1.0),
+    ):
+        found = loss.grad_and_hess(np.array([p], dtype), np.array([y], dtype))
+        assert [float(a[0]) for a in found] == [d1, d2], loss
+
+
+@each_dtype
+def test_zero_one(dtype: Any, target: str) -> None:
+    loss = fp.losses.ZeroOne()
+    p = np.array([1.0, -1.0, 0.0, -0.0, np.inf, -np.inf, 1e-40, np.nan], dtype)
+    for sign in (1.0, -1.0):
+        y = np.full(p.shape, sign, dtype)
+        expected = np.array([sign < 0, sign > 0, True, True, sign < 0, sign > 0, sign < 0, np.nan], dtype)
+        assert_same_bits(loss(p, y, None, "none"), expected)
+    w = np.array([3.0, 1.0], dtype)
+    assert loss(p[:2], np.ones(2, dtype), w) == 0.25
+    assert loss(p[:0], p[:0]) == 0.0
+    rng = seeded("zero one")
+    p = rng.standard_normal(LARGE).astype(dtype)
+    y = rng.choice([-1.0, 1.0], LARGE).astype(dtype)
+    assert loss(p, y) == np.mean(np.sign(p) != y)
+    with pytest.raises(ValueError, match=r"target\[5\] is 0.0; zero_one expects -1 or 1"):
+        loss(p, np.where(np.arange(LARGE) == 5, 0, y))
+
+
+@each_dtype
+def test_root_mean_squared_error(dtype: Any, target: str) -> None:
+    loss = fp.losses.RootMeanSquaredError()
+    rng = seeded("root")
+    for n in (1, 7, 1025, LARGE):
+        p, t = rng.standard_normal((2, n)).astype(dtype)
+        for w in (None, rng.random(n).astype(dtype) + dtype(0.1)):
+            value, gradient = loss.value_and_grad(p, t, w)
+            r = p.astype(np.float64) - t.astype(np.float64)
+            full = np.ones(n) if w is None else w.astype(np.float64)
+            expected = math.sqrt(math.fsum(full * r * r) / math.fsum(full))
+            assert math.isclose(value, expected, rel_tol=1e-13)
+            np.testing.assert_allclose(gradient, full * r / (expected * math.fsum(full)), rtol=2 * np.finfo(dtype).eps)
+            assert loss(p, t, w) == value
+            assert_same_bits(loss.gradient(p, t, w), gradient)
+            in_place = p.copy()
+            assert loss.gradient(in_place, t, w, out=in_place) is in_place
+            assert_same_bits(in_place, gradient)
+            with fp.num_threads(1):
+                assert_same_bits(loss.value_and_grad(p, t, w), (value, gradient))
+    # Weights per sample; layouts.
+    p, t, w = rng.standard_normal((40, 3)).astype(dtype), rng.standard_normal((40, 3)).astype(dtype), rng.random(40)
+    wide = np.repeat(w[:, None], 3, axis=1)
+    np.testing.assert_allclose(loss(p, t, w), loss(p, t, wide), rtol=1e-6)
+    assert math.isclose(loss(p.T.copy().T, t), loss(p, t), rel_tol=1e-14)
+    # Nothing overflows or vanishes where the value does not; a perfect prediction has gradient 0.
+    info = np.finfo(dtype)
+    for size in (float(info.max), 1e30, 1e-30, float(info.tiny), float(info.smallest_subnormal)):
+        p, t = np.array([size, -size, 0.0, 1e3 * 0], dtype), np.zeros(4, dtype)
+        value, gradient = loss.value_and_grad(p, t)
+        exact = float(dtype(size))
+        assert math.isclose(value, exact * math.sqrt(0.5), rel_tol=1e-12, abs_tol=5e-324)
+        np.testing.assert_allclose(gradient, np.array([1, -1, 0, 0]) / (4 * math.sqrt(0.5)), rtol=1e-6)
+    largest = np.array([info.max], dtype)
+    assert math.isclose(loss(largest / 2, -largest / 2), float(info.max), rel_tol=1e-12)
+    # Far from the others' size, a residual of 0 stays one.
+    value, gradient = loss.value_and_grad(np.array([1e30, 1e-30], dtype), np.array([1e30, 0.0], dtype))
+    assert value > 0
+    assert gradient[0] == 0
+    assert_same_bits(loss.value_and_grad(largest, largest), (0.0, np.zeros(1, dtype)))
+    assert math.isnan(loss(np.array([np.nan], dtype), np.ones(1, dtype)))
+    assert loss(np.array([np.inf], dtype), np.ones(1, dtype)) == math.inf
+    assert_same_bits(loss.value_and_grad(p[:0], p[:0]), (0.0, p[:0]))
+    assert_same_bits(loss.value_and_grad(p, p + 1, np.zeros(4, dtype)), (0.0, np.zeros(4, dtype)))
+
+
+@each_dtype
+def test_targets_of_zero(dtype: Any, target: str) -> None:
+    """on_zero: "raise", "inf", "skip"; a skipped element does not count in a mean."""
+    p = np.array([2.0, 3.0, 0.0, 5.0], dtype)
+    t = np.array([1.0, 0.0, 0.0, 4.0], dtype)
+    with pytest.raises(ValueError, match=r"target\[1\] is 0.0; absolute_percentage_error expects .*on_zero"):
+        fp.losses.AbsolutePercentageError()(p, t)
+    infinite = fp.losses.AbsolutePercentageError(on_zero="inf")
+    assert_same_bits(infinite(p, t, None, "none"), np.array([100, np.inf, 0, 25], dtype))
+    assert_same_bits(infinite.gradient(p, t, None, "sum"), np.array([100, np.inf, 0, 25], dtype))
+    assert_same_bits(infinite.gradient(-p, t, None, "sum"), np.array([-100, -np.inf, 0, -25], dtype))
+    skipping = fp.losses.AbsolutePercentageError(on_zero="skip")
+    assert_same_bits(skipping(p, t, None, "none"), np.array([100, 0, 0, 25], dtype))
+    value, gradient = skipping.value_and_grad(p, t)
+    assert value == skipping(p, t) == 62.5
+    assert_same_bits(gradient, np.array([50, 0, 0, 12.5], dtype))
+    assert_same_bits(skipping.gradient(p, t), gradient)
+    assert skipping(p, t, np.array([1, 7, 7, 3], dtype)) == 43.75
+    assert skipping(p.reshape(2, 2), t.reshape(2, 2), np.array([1, 3], dtype)) == 43.75
+    assert_same_bits(skipping.value_and_grad(p, 0 * t), (0.0, np.zeros(4, dtype)))
+    assert skipping(p, t, None, "sum") == 125.0
+
+
+@each_dtype
+def test_quantile_per_column(dtype: Any, target: str) -> None:
+    """Each column is the loss with its own q; a target without the axis serves all columns."""
+    rng = seeded("columns")
+    for q in ((0.1, 0.5, 0.9), (0.3,), tuple(np.linspace(0.05, 0.95, 37))):
+        loss = fp.losses.Quantile(q=list(q))
+        assert loss.q == q
+        assert loss == fp.losses.get("pinball", q=np.array(q))
+        assert eval(repr(loss), {"Quantile": fp.losses.Quantile, "np": np}) == loss
+        for n in (1, 5, 1000, 2503):
+            p = rng.standard_normal((n, len(q))).astype(dtype)
+            t = rng.standard_normal(n).astype(dtype)
+            wide = np.repeat(t[:, None], len(q), axis=1)
+            w = rng.random(n).astype(dtype)
+            parts = [fp.losses.Quantile(q=float(x)) for x in q]
+            columns = [unreduced(part, p[:, i].copy(), t) for i, part in enumerate(parts)]
+            expected = tuple(np.stack([c[k] for c in columns], axis=1) for k in range(3))
+            for goal in (t, wide, t.tolist(), np.asfortranarray(wide)):
+                for pred in (p, np.asfortranarray(p), np.repeat(p, 2, axis=1)[:, ::2]):
+                    assert_same_bits(unreduced(loss, pred, goal), expected)
+            value, gradient = loss.value_and_grad(p, t, w)
+            assert_sum(loss(p, t, None, "sum"), expected[0])
+            assert_same_bits(loss.value_and_grad(p, wide, w), (value, gradient))
+            out = np.empty_like(p)
+            assert loss.gradient(p, t, None, "sum", out=out) is out
+            assert_same_bits(out, expected[1])
+            with pytest.raises(ValueError, match="out overlaps target"):
+                loss.gradient(p, p[:, 0], out=p)
+
+
+def test_focal_at_the_ends() -> None:
+    """No NaN and no overflow, for gamma below 1 and logits of any size; soft targets mix the two classes."""
+    z = np.array([0.0, 1.0, 50.0, 88.0, 104.0, 1e4, 1e30, np.inf])
+    z = np.concatenate([z, -z])
+    for dtype in FLOATS:
+        for gamma in (0.0, 0.3, 0.999, 1.0, 2.0, 5.0, 1e6, 1e300):
+            for alpha in (0.0, 0.25, 1.0):
+                loss = fp.losses.FocalWithLogits(gamma=gamma, alpha=alpha)
+                parts = {}
+                for y in (0.0, 1.0, 0.25):
+                    found = unreduced(loss, z.astype(dtype), np.full(z.shape, y, dtype))
+                    assert not any(np.isnan(a).any() for a in found), (gamma, y)
+                    assert np.isfinite(found[0][np.isfinite(z)]).all()
+                    assert np.isfinite(found[1]).all()
+                    parts[y] = found[0].astype(np.float64)
+                finite = np.isfinite(z)
+                mixed = 0.75 * parts[0.0][finite] + 0.25 * parts[1.0][finite]
+                np.testing.assert_allclose(parts[0.25][finite], mixed, rtol=1e-5, atol=1e-40)
+
+
+def test_binary_cross_entropy_at_the_ends() -> None:
+    """Nothing is clamped silently; eps holds p in [eps, 1 - eps]."""
+    p, y = np.array([0.0, 0.0, 1.0, 1.0, -0.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0, 1.0, 1.0, 0.5, 0.5])
+    inf = np.inf
+    for dtype in FLOATS:
+        value, d1, d2 = unreduced(fp.losses.BinaryCrossEntropy(), p.astype(dtype), y.astype(dtype))
+        assert value.tolist() == [0, inf, inf, 0, inf, inf, inf]
+        assert d1.tolist() == [1, -inf, inf, -1, -inf, -inf, inf]
+        assert d2.tolist() == [1, inf, inf, 1, inf, inf, inf]
+        for eps in (1e-9, 1e-7, 0.1):
+            value, d1, d2 = unreduced(fp.losses.BinaryCrossEntropy(eps=eps), p.astype(dtype), y.astype(dtype))
+            near, far = -np.log1p(-eps), -np.log(eps)
+            rtol = 4 * np.finfo(dtype).eps
+            mixed = 0.5 * (near + far)
+            np.testing.assert_allclose(value, [near, far, far, near, far, mixed, mixed], rtol=rtol)
+            near, far = 1 / (1 - eps), 1 / eps
+            np.testing.assert_allclose(d1[:5], [near, -far, far, -near, -far], rtol=rtol)
+            np.testing.assert_allclose(d2[:5], [near**2, far**2, far**2, near**2, far**2], rtol=rtol)
+
+
+def test_equal_to_sklearn_losses() -> None:
+    """The private losses of its boosting and linear models: constants dropped alike."""
+    peers = pytest.importorskip("sklearn._loss")
+    rng = seeded("sklearn losses")
+    z, y = rng.standard_normal(400), rng.gamma(1.0, 2.0, 400) + 0.01
+    labels = rng.choice([0.0, 1.0], 400)
+    absolute, pinball = peers.AbsoluteError(), peers.PinballLoss(quantile=0.3)
+    cases = [
+        (fp.losses.Poisson(), peers.HalfPoissonLoss(), y, y),
+        (fp.losses.Gamma(), peers.HalfGammaLoss(), y, y),
+        (fp.losses.HalfSquaredError(), peers.HalfSquaredError(), y, y),
+        (fp.losses.Huber(0.7), peers.HuberLoss(delta=0.7), y, y),
+        (fp.losses.AbsoluteError(), absolute, y, y),
+        (fp.losses.Quantile(0.3), pinball, y, y),
+        (fp.losses.BinaryCrossEntropyWithLogits(), peers.HalfBinomialLoss(), labels, labels),
+        (fp.losses.Logistic(), peers.HalfBinomialLoss(), 2 * labels - 1, labels),
+    ]
+    powers = (-0.5, 0.0, 1.0, 1.5, 1.9, 2.0, 3.0)
+    cases += [(fp.losses.Tweedie(power), peers.HalfTweedieLoss(power=power), y, y) for power in powers]
+    for loss, peer, ours, theirs in cases:
+        value, grad, hess = unreduced(loss, z, ours)
+        np.testing.assert_allclose(value, peer.loss(theirs, z), rtol=1e-11, err_msg=repr(loss))
+        expected = peer.gradient_hessian(theirs, z)
+        np.testing.assert_allclose(grad, expected[0], rtol=1e-11, atol=1e-14, err_msg=repr(loss))
+        if peer not in (absolute, pinball) and not isinstance(loss, fp.losses.Huber):  # which give ones
+            np.testing.assert_allclose(hess, expected[1], rtol=1e-11, err_msg=repr(loss))
 
 
 @each_loss

@@ -421,7 +421,8 @@ struct FocalWithLogits : Base<D> {
   using typename Base<D>::T;
   using typename Base<D>::V;
   HWY_INLINE FocalWithLogits(D d, const double* parameters)
-      : gamma(hn::Set(d, Parameter<T>(parameters[0]))),
+      // Held so that gamma^2 does not overflow: a larger gamma leaves nothing but certain and wrong predictions either.
+      : gamma(hn::Set(d, Parameter<T>(HWY_MIN(parameters[0], 1e9)))),
         alpha(hn::Set(d, Parameter<T>(parameters[1]))),
         gamma_is_two(Parameter<T>(parameters[0]) == T(2)) {}
   HWY_INLINE Terms<V> operator()(D d, V z, V y) const {

@@ -186,40 +186,88 @@ def _checked(spec: Spec) -> Callable[[Any], list[Array]] | None:
 # --- losses of one prediction per target --------------------------------------------------------------------
 
 
+def _predictions(spec: Spec, n: int) -> Array:
+    if spec.pred_domain == "unit":
+        return np.random.default_rng(0).uniform(0.01, 0.99, n).astype(np.float32)
+    return _normal(n, scale=2)
+
+
 def _targets(spec: Spec, pred: Array) -> Array:
     rng = np.random.default_rng(2)
     if spec.target_domain == "unit":
         return rng.random(pred.shape, np.float32)
-    if spec.target_domain == "real":
+    if spec.target_domain in ("real", "nonzero"):
         return pred + _normal(*pred.shape, seed=3, scale=1.5)
+    if spec.target_domain in ("nonnegative", "positive"):
+        return rng.random(pred.shape, np.float32) * np.float32(4) + np.float32(0.01)
     return np.where(rng.random(pred.shape, np.float32) < 0.5, np.float32(-1), np.float32(1))
 
 
 def _loss_value_and_grad(spec: Spec, n: int, peers: Peers) -> Problem:
     parameters: dict[str, Any] = dict(spec.parameters)
-    loss, p = spec.cls(**parameters), _normal(n, scale=2)
+    loss, p = spec.cls(**parameters), _predictions(spec, n)
     y = _targets(spec, p)
     candidates = [Candidate(OURS, call(loss.value_and_grad, p, y, out=np.empty_like(p)))]
     if peers.numpy:
         if spec.name in other.NUMPY_LOSSES:
             candidates.append(_numpy(other.NUMPY_LOSSES[spec.name], p, y, **parameters))
         else:
-            candidates.append(_numpy(_mean_and_grad, spec.reference, p, y, parameters, variant="reference"))
+            candidates.append(_numpy(_mean_and_grad, spec, p, y, parameters, variant="reference"))
     if peers.torch and (torch_loss := other.torch_loss(peers.torch, spec.name, parameters)):
         candidates.append(_torch_value_and_grad(peers, torch_loss, p, y))
     if peers.jax and (jax_loss := other.jax_loss(peers.jax, spec.name, parameters)):
         mean = peers.jax.value_and_grad(lambda p, y: jax_loss(p, y).mean())
         candidates.append(_jax(peers, mean, p, y))
-    value, gradient, _ = spec.reference(p.astype(np.float64), y.astype(np.float64), **parameters)
-    expected = [expect(value.mean(), 4), expect(gradient / n)]
+    if peers.sklearn and (sklearn_loss := other.sklearn_loss(spec.name)):
+        candidates.append(_sklearn_value_and_grad(sklearn_loss, p, y))
+    value, gradient = _mean_and_grad(spec, p.astype(np.float64), y.astype(np.float64), parameters)
+    expected = [expect(value, 4), expect(gradient)]
     return Problem(candidates, expected, elements=n, num_bytes=12 * n)
 
 
-def _mean_and_grad(
-    reference: Callable[..., Any], p: Array, y: Array, parameters: Mapping[str, float]
-) -> tuple[Any, Array]:
-    value, gradient, _ = reference(p, y, **parameters)
-    return value.mean(), gradient / p.size
+def _mean_and_grad(spec: Spec, p: Array, y: Array, parameters: Mapping[str, Any]) -> tuple[Any, Array]:
+    value, gradient, _ = spec.reference(p, y, **parameters)
+    return (value, gradient) if spec.kind_of_value == "root" else (value.mean(), gradient / p.size)
+
+
+def _sklearn_value_and_grad(sklearn_loss: Any, p: Array, y: Array) -> Candidate:
+    """The mean, and the gradient of the sum, into arrays that are there."""
+    given = {
+        "y_true": y,
+        "raw_prediction": p,
+        "loss_out": np.empty_like(p),
+        "gradient_out": np.empty_like(p),
+        "n_threads": fp.get_num_threads(),
+    }
+
+    def value_and_grad() -> tuple[Any, Array]:
+        value, gradient = sklearn_loss.loss_gradient(**given)
+        return value.mean(), gradient
+
+    def outputs(found: Any) -> list[Array]:
+        value, gradient = as_arrays(found)
+        return [value, gradient / p.size]
+
+    # Its values lack terms that do not depend on the prediction, or have them.
+    constant = type(sklearn_loss).__name__ in ("HalfBinomialLoss",)
+    return Candidate("scikit-learn", call(value_and_grad), outputs=None if constant else outputs)
+
+
+def _loss_value(spec: Spec, n: int, peers: Peers) -> Problem:
+    """Measure a metric, which has a value only."""
+    parameters: dict[str, Any] = dict(spec.parameters)
+    loss, p = spec.cls(**parameters), _predictions(spec, n)
+    y = _targets(spec, p)
+    candidates = [Candidate(OURS, call(loss, p, y))]
+    if peers.numpy:
+        candidates.append(_numpy(lambda: np.mean(p * y <= 0)))
+    if peers.torch:
+        pt, yt = map(peers.torch.from_numpy, (p, y))
+        candidates.append(_torch(peers, lambda: (pt * yt <= 0).float().mean()))
+    if peers.jax:
+        candidates.append(_jax(peers, lambda p, y: (p * y <= 0).mean(), p, y))
+    value = spec.reference(p.astype(np.float64), y.astype(np.float64), **parameters)[0]
+    return Problem(candidates, [expect(value.mean(), 4)], elements=n, num_bytes=8 * n)
 
 
 def _torch_value_and_grad(peers: Peers, loss: Callable[[Any, Any], Any], p: Array, y: Array) -> Candidate:
@@ -237,7 +285,7 @@ def _torch_value_and_grad(peers: Peers, loss: Callable[[Any, Any], Any], p: Arra
 
 def _loss_grad_and_hess(spec: Spec, n: int, peers: Peers) -> Problem:
     parameters: dict[str, Any] = dict(spec.parameters)
-    loss, p = spec.cls(**parameters), _normal(n, scale=2)
+    loss, p = spec.cls(**parameters), _predictions(spec, n)
     y = _targets(spec, p)
     candidates = [Candidate(OURS, call(loss.grad_and_hess, p, y))]
     if peers.numpy:
@@ -258,7 +306,9 @@ def _loss_grad_and_hess(spec: Spec, n: int, peers: Peers) -> Problem:
             "hessian_out": np.empty_like(p),
             "n_threads": fp.get_num_threads(),
         }
-        candidates.append(Candidate("scikit-learn", call(sklearn_loss.gradient_hessian, **given)))
+        comparable = None if spec.name in other.SKLEARN_WITHOUT_HESSIAN else as_arrays
+        found = Candidate("scikit-learn", call(sklearn_loss.gradient_hessian, **given), outputs=comparable)
+        candidates.append(found)
     _, gradient, hessian = spec.reference(p.astype(np.float64), y.astype(np.float64), **parameters)
     return Problem(candidates, [expect(gradient), expect(hessian)], elements=n, num_bytes=16 * n)
 
@@ -682,7 +732,12 @@ def _losses(sizes: Sequence[str]) -> Iterator[Case]:
                 name = f"loss/{spec.name}/grad_and_hess/{rows}x{classes}"
                 yield Case(name, entry, partial(_class_grad_and_hess, spec, (rows, classes)))
             continue
-        for verb, build in (("value_and_grad", _loss_value_and_grad), ("grad_and_hess", _loss_grad_and_hess)):
+        verbs = {
+            "sum": {"value_and_grad": _loss_value_and_grad, "grad_and_hess": _loss_grad_and_hess},
+            "root": {"value_and_grad": _loss_value_and_grad},
+            "metric": {"value": _loss_value},
+        }[spec.kind_of_value]
+        for verb, build in verbs.items():
             for size in sizes:
                 yield Case(f"loss/{spec.name}/{verb}/{size}", entry, partial(build, spec, parse_size(size)))
 

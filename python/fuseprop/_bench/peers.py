@@ -332,12 +332,135 @@ def _numpy_bce_with_logits(p: Array, y: Array, pos_weight: float) -> tuple[Any, 
     return value, ((1 - y) * s - pos_weight * y * (1 - s)) / p.size
 
 
+def _numpy_squared_error(p: Array, y: Array) -> tuple[Any, Array]:
+    r = p - y
+    return np.mean(r * r), 2 / r.size * r
+
+
+def _numpy_root_mean_squared_error(p: Array, y: Array) -> tuple[Any, Array]:
+    r = p - y
+    value = np.sqrt(np.mean(r * r))
+    return value, r / (value * r.size)
+
+
+def _numpy_absolute_error(p: Array, y: Array) -> tuple[Any, Array]:
+    r = p - y
+    return np.mean(np.abs(r)), np.sign(r) / r.size
+
+
+def _numpy_quantile(p: Array, y: Array, q: float) -> tuple[Any, Array]:
+    r = p - y
+    slope = np.where(r > 0, np.float32(1 - q), np.float32(-q))
+    return np.mean(slope * r), slope / r.size
+
+
+def _numpy_hinge(p: Array, y: Array) -> tuple[Any, Array]:
+    slack = 1 - y * p
+    return np.mean(np.maximum(slack, 0)), np.where(slack > 0, -y, np.float32(0)) / p.size
+
+
+def _numpy_squared_hinge(p: Array, y: Array) -> tuple[Any, Array]:
+    slack = np.maximum(1 - y * p, 0)
+    return np.mean(slack * slack), -2 / p.size * y * slack
+
+
+def _numpy_exponential(p: Array, y: Array) -> tuple[Any, Array]:
+    e = np.exp(-y * p)
+    return np.mean(e), -y * e / p.size
+
+
+def _numpy_logistic(p: Array, y: Array) -> tuple[Any, Array]:
+    margin = y * p
+    return np.mean(np.logaddexp(0, -margin)), -y / (1 + np.exp(margin)) / p.size
+
+
+def _numpy_binary_cross_entropy(p: Array, y: Array, eps: float | None) -> tuple[Any, Array]:
+    del eps
+    value = -np.mean(y * np.log(p) + (1 - y) * np.log1p(-p))
+    return value, (p - y) / (p * (1 - p)) / p.size
+
+
+def _numpy_poisson(p: Array, y: Array) -> tuple[Any, Array]:
+    e = np.exp(p)
+    return np.mean(e - y * p), (e - y) / p.size
+
+
+def _numpy_gamma(p: Array, y: Array) -> tuple[Any, Array]:
+    e = y * np.exp(-p)
+    return np.mean(p + e), (1 - e) / p.size
+
+
+def _numpy_tweedie(p: Array, y: Array, power: float) -> tuple[Any, Array]:
+    first, second = np.exp((2 - power) * p), y * np.exp((1 - power) * p)
+    return np.mean(first / (2 - power) - second / (1 - power)), (first - second) / p.size
+
+
 #: (mean value, its gradient) as one writes them in NumPy.
 NUMPY_LOSSES: dict[str, Callable[..., tuple[Any, Array]]] = {
     "half_squared_error": _numpy_half_squared_error,
     "huber": _numpy_huber,
     "binary_cross_entropy_with_logits": _numpy_bce_with_logits,
+    "squared_error": _numpy_squared_error,
+    "root_mean_squared_error": _numpy_root_mean_squared_error,
+    "absolute_error": _numpy_absolute_error,
+    "quantile": _numpy_quantile,
+    "hinge": _numpy_hinge,
+    "squared_hinge": _numpy_squared_hinge,
+    "exponential": _numpy_exponential,
+    "logistic": _numpy_logistic,
+    "binary_cross_entropy": _numpy_binary_cross_entropy,
+    "poisson": _numpy_poisson,
+    "gamma": _numpy_gamma,
+    "tweedie": _numpy_tweedie,
 }
+
+
+def _formula(xp: Any, softplus: Callable[[Any], Any], name: str, parameters: Parameters) -> Callable[..., Any] | None:
+    """Return the loss per element as one writes it in a library with NumPy's function names, or None."""
+
+    def focal(p: Any, y: Any) -> Any:
+        gamma, alpha = parameters["gamma"], parameters["alpha"]
+        positive = alpha * y * xp.exp(-gamma * softplus(p)) * softplus(-p)
+        return positive + (1 - alpha) * (1 - y) * xp.exp(-gamma * softplus(-p)) * softplus(p)
+
+    def tweedie(p: Any, y: Any) -> Any:
+        power = parameters["power"]
+        return xp.exp((2 - power) * p) / (2 - power) - y * xp.exp((1 - power) * p) / (1 - power)
+
+    def quantile(p: Any, y: Any) -> Any:
+        q, r = parameters["q"], p - y
+        return xp.where(r > 0, (1 - q) * r, -q * r)
+
+    def pseudo_huber(p: Any, y: Any) -> Any:
+        delta = parameters["delta"]
+        return delta**2 * (xp.sqrt(1 + ((p - y) / delta) ** 2) - 1)
+
+    def hinge(p: Any, y: Any) -> Any:
+        slack = 1 - y * p
+        return xp.where(slack > 0, slack, 0)
+
+    def log_cosh(p: Any, y: Any) -> Any:
+        return (p - y) + softplus(-2 * (p - y)) - float(np.log(2.0))
+
+    formulas: dict[str, Callable[..., Any]] = {
+        "hinge": hinge,
+        "squared_hinge": lambda p, y: hinge(p, y) ** 2,
+        "exponential": lambda p, y: xp.exp(-y * p),
+        "logistic": lambda p, y: softplus(-y * p),
+        "binary_cross_entropy": lambda p, y: -(y * xp.log(p) + (1 - y) * xp.log1p(-p)),
+        "focal_with_logits": focal,
+        "squared_error": lambda p, y: (p - y) ** 2,
+        "absolute_error": lambda p, y: xp.abs(p - y),
+        "absolute_percentage_error": lambda p, y: 100 * xp.abs((p - y) / y),
+        "symmetric_absolute_percentage_error": lambda p, y: 200 * xp.abs(p - y) / (xp.abs(p) + xp.abs(y)),
+        "pseudo_huber": pseudo_huber,
+        "log_cosh": log_cosh,
+        "quantile": quantile,
+        "poisson": lambda p, y: xp.exp(p) - y * p,
+        "gamma": lambda p, y: p + y * xp.exp(-p),
+        "tweedie": tweedie,
+    }
+    return formulas.get(name)
 
 
 def torch_loss(torch: Any, name: str, parameters: Parameters) -> Callable[[Any, Any], Any] | None:
@@ -349,9 +472,20 @@ def torch_loss(torch: Any, name: str, parameters: Parameters) -> Callable[[Any, 
         weight = torch.tensor(parameters["pos_weight"])
         plain = parameters["pos_weight"] == 1
         return lambda p, y: functional.binary_cross_entropy_with_logits(p, y, pos_weight=None if plain else weight)
-    known = {"absolute_error": "l1_loss", "squared_error": "mse_loss"}
-    function = getattr(functional, known.get(name, f"{name}_loss"), None)
-    return None if function is None else lambda p, y: function(p, y, **parameters)
+    known = {"absolute_error": "l1_loss", "squared_error": "mse_loss", "binary_cross_entropy": "binary_cross_entropy"}
+    if name == "root_mean_squared_error":
+        return lambda p, y: functional.mse_loss(p, y).sqrt()
+    if name == "logistic":
+        return lambda p, y: functional.soft_margin_loss(p, y)
+    if name == "poisson":
+        return lambda p, y: functional.poisson_nll_loss(p, y)
+    if name in known:
+        return lambda p, y: getattr(functional, known[name])(p, y)
+    if name == "huber":
+        return lambda p, y: functional.huber_loss(p, y, **parameters)
+    if (formula := _formula(torch, functional.softplus, name, parameters)) is not None:
+        return lambda p, y: formula(p, y).mean()
+    return None
 
 
 def jax_loss(jax: Any, name: str, parameters: Parameters) -> Callable[[Any, Any], Any] | None:
@@ -370,12 +504,21 @@ def jax_loss(jax: Any, name: str, parameters: Parameters) -> Callable[[Any, Any]
     if name == "binary_cross_entropy_with_logits":
         w = parameters["pos_weight"]
         return lambda p, y: w * y * jax.nn.softplus(-p) + (1 - y) * jax.nn.softplus(p)
-    return None
+    return _formula(np_, jax.nn.softplus, name, parameters)
 
 
 def sklearn_loss(name: str) -> Any:
     """Return scikit-learn's internal loss of this name (what its boosting uses), or None."""
-    known = {"half_squared_error": "HalfSquaredError", "binary_cross_entropy_with_logits": "HalfBinomialLoss"}
+    known = {
+        "half_squared_error": "HalfSquaredError",
+        "binary_cross_entropy_with_logits": "HalfBinomialLoss",
+        "poisson": "HalfPoissonLoss",
+        "gamma": "HalfGammaLoss",
+        "tweedie": "HalfTweedieLoss",
+        "absolute_error": "AbsoluteError",
+        "quantile": "PinballLoss",
+        "huber": "HuberLoss",
+    }
     if name not in known or importlib.util.find_spec("sklearn") is None:
         return None
     try:
@@ -383,6 +526,10 @@ def sklearn_loss(name: str) -> Any:
     except ImportError:
         return None
     return getattr(loss, known[name])()
+
+
+#: Whose Hessian is 1 everywhere in scikit-learn, which its boosting wants.
+SKLEARN_WITHOUT_HESSIAN = {"absolute_error", "quantile", "huber"}
 
 
 # --- classes ------------------------------------------------------------------------------------------------
