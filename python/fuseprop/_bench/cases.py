@@ -218,7 +218,7 @@ def _loss_value_and_grad(spec: Spec, n: int, peers: Peers) -> Problem:
     if peers.jax and (jax_loss := other.jax_loss(peers.jax, spec.name, parameters)):
         mean = peers.jax.value_and_grad(lambda p, y: jax_loss(p, y).mean())
         candidates.append(_jax(peers, mean, p, y))
-    if peers.sklearn and (sklearn_loss := other.sklearn_loss(spec.name)):
+    if peers.sklearn and (sklearn_loss := other.sklearn_loss(spec.name, parameters)):
         candidates.append(_sklearn_value_and_grad(sklearn_loss, p, y))
     value, gradient = _mean_and_grad(spec, p.astype(np.float64), y.astype(np.float64), parameters)
     expected = [expect(value, 4), expect(gradient)]
@@ -231,7 +231,7 @@ def _mean_and_grad(spec: Spec, p: Array, y: Array, parameters: Mapping[str, Any]
 
 
 def _sklearn_value_and_grad(sklearn_loss: Any, p: Array, y: Array) -> Candidate:
-    """The mean, and the gradient of the sum, into arrays that are there."""
+    """Return a call for the mean, and the gradient of the sum, with arrays that are there."""
     given = {
         "y_true": y,
         "raw_prediction": p,
@@ -248,9 +248,7 @@ def _sklearn_value_and_grad(sklearn_loss: Any, p: Array, y: Array) -> Candidate:
         value, gradient = as_arrays(found)
         return [value, gradient / p.size]
 
-    # Its values lack terms that do not depend on the prediction, or have them.
-    constant = type(sklearn_loss).__name__ in ("HalfBinomialLoss",)
-    return Candidate("scikit-learn", call(value_and_grad), outputs=None if constant else outputs)
+    return Candidate("scikit-learn", call(value_and_grad), outputs=outputs)
 
 
 def _loss_value(spec: Spec, n: int, peers: Peers) -> Problem:
@@ -298,7 +296,7 @@ def _loss_grad_and_hess(spec: Spec, n: int, peers: Peers) -> Problem:
             return first(p), grad(lambda p: first(p).sum())(p)
 
         candidates.append(_jax(peers, derivatives, p, y))
-    if peers.sklearn and (sklearn_loss := other.sklearn_loss(spec.name)):
+    if peers.sklearn and (sklearn_loss := other.sklearn_loss(spec.name, parameters)):
         given = {
             "y_true": y,
             "raw_prediction": p,

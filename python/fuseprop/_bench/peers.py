@@ -472,15 +472,18 @@ def torch_loss(torch: Any, name: str, parameters: Parameters) -> Callable[[Any, 
         weight = torch.tensor(parameters["pos_weight"])
         plain = parameters["pos_weight"] == 1
         return lambda p, y: functional.binary_cross_entropy_with_logits(p, y, pos_weight=None if plain else weight)
-    known = {"absolute_error": "l1_loss", "squared_error": "mse_loss", "binary_cross_entropy": "binary_cross_entropy"}
+    known = {
+        "absolute_error": "l1_loss",
+        "binary_cross_entropy": "binary_cross_entropy",
+        "logistic": "soft_margin_loss",
+        "poisson": "poisson_nll_loss",
+        "squared_error": "mse_loss",
+    }
+    if name in known:
+        found: Callable[[Any, Any], Any] = getattr(functional, known[name])
+        return found
     if name == "root_mean_squared_error":
         return lambda p, y: functional.mse_loss(p, y).sqrt()
-    if name == "logistic":
-        return lambda p, y: functional.soft_margin_loss(p, y)
-    if name == "poisson":
-        return lambda p, y: functional.poisson_nll_loss(p, y)
-    if name in known:
-        return lambda p, y: getattr(functional, known[name])(p, y)
     if name == "huber":
         return lambda p, y: functional.huber_loss(p, y, **parameters)
     if (formula := _formula(torch, functional.softplus, name, parameters)) is not None:
@@ -507,7 +510,7 @@ def jax_loss(jax: Any, name: str, parameters: Parameters) -> Callable[[Any, Any]
     return _formula(np_, jax.nn.softplus, name, parameters)
 
 
-def sklearn_loss(name: str) -> Any:
+def sklearn_loss(name: str, parameters: Parameters) -> Any:
     """Return scikit-learn's internal loss of this name (what its boosting uses), or None."""
     known = {
         "half_squared_error": "HalfSquaredError",
@@ -525,7 +528,8 @@ def sklearn_loss(name: str) -> Any:
         from sklearn._loss import loss  # noqa: PLC0415  # optional, and private there
     except ImportError:
         return None
-    return getattr(loss, known[name])()
+    options = {{"q": "quantile"}.get(key, key): parameters[key] for key in ("q", "delta", "power") if key in parameters}
+    return getattr(loss, known[name])(**options)
 
 
 #: Whose Hessian is 1 everywhere in scikit-learn, which its boosting wants.
