@@ -802,7 +802,7 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
             ValueError,
             "optimizer updates other arrays than this model's",
         ),
-        ({"loss": "softmx_cross_entropy"}, ValueError, "did you mean 'softmax_cross_entropy'?"),
+        ({"loss": "softmx_cross_entropy"}, ValueError, "did you mean 'softmax_cross_entropy'"),
         (
             {"loss": 3, "validation_data": (X, LABELS)},
             TypeError,

@@ -316,7 +316,12 @@ PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     };
     PyObject* columns = nullptr;
     if (PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) == 1) columns = PyTuple_GET_ITEM(args[1], 0);
-    if (columns == nullptr || !PyTuple_Check(columns)) return Bind(self, args, nargs, find);
+    if (columns == nullptr || !PyTuple_Check(columns)) {
+      Ref result = Bind(self, args, nargs, find);
+      PyMem_Free(std::exchange(reinterpret_cast<Formula*>(self)->columns, nullptr));
+      reinterpret_cast<Formula*>(self)->num_columns = 0;
+      return result;
+    }
 
     const auto count = static_cast<size_t>(PyTuple_GET_SIZE(columns));
     if (count == 0) Raise(PyExc_ValueError, "parameters are empty; expected one for each column");
@@ -375,6 +380,13 @@ RootMeanSquare RootMeanSquareOf(const Inputs& inputs, const LossOps<T>& ops, con
   return result;
 }
 
+size_t RowOf(const char* name) {
+  size_t row = 0;
+  size_t num_parameters = 0;
+  FindByName(Losses(), name, &row, &num_parameters);
+  return row;
+}
+
 template <class T>
 Ref RootMeanSquareVerb(const Inputs& inputs, PyObject* out, bool want_value, bool want_grad) {
   const LossOps<T>& ops = OfType<T>(Losses());
@@ -394,6 +406,12 @@ Ref RootMeanSquareVerb(const Inputs& inputs, PyObject* out, bool want_value, boo
     found = RootMeanSquareOf(inputs, ops, args);
     if (found.factor == 0.0) {
       std::memset(args.grad, 0, args.n * sizeof(T));
+    } else if (found.scale == 1.0 && found.factor > 1e-30 && found.factor < 1e30 && found.value < 1e15) {
+      // No residual overflows, and the factor is normal: the gradient is HalfSquaredError's, in T.
+      static const size_t row = RowOf("half_squared_error");
+      args.scale = found.factor;
+      args.check = false;
+      ops.run(Losses().rows[row], LossPass::kGrad, nullptr, args);
     } else {
       ops.residuals(args, found.scale, found.factor);
     }

@@ -1,6 +1,11 @@
 // The elementwise losses as functors: f(d, pred, target) gives the value and its first two derivatives by the
 // prediction. What the caller does not use, the compiler removes. Per-target header.
 //
+// "Error" below is the largest one measured of value, d1, d2, in ULP of the exact value, over 300,000 predictions of
+// everyday size, the same for float and double within a tenth or two; it is in the line above a functor. A - stands
+// for a sum that changes its sign, which has an absolute error of a few ULP of its terms there. What has no line is
+// within 2 (a residual's rounding, doubled by the square) or exact.
+//
 // To add one: the functor here and its row in losses.cpp (then the class and its Spec in losses.py and the
 // formulas in reference.py).
 
@@ -106,6 +111,7 @@ struct SquaredHinge : SignBase<D> {
 };
 
 // e^(-y p)
+// Error: 0.9, 0.9, 0.9.
 template <class D>
 struct Exponential : SignBase<D> {
   using typename Base<D>::V;
@@ -117,6 +123,7 @@ struct Exponential : SignBase<D> {
 };
 
 // log(1 + e^(-y p))
+// Error: 1.7, 2.7, 4.6.
 template <class D>
 struct Logistic : SignBase<D> {
   static constexpr bool kCheapValue = false;
@@ -176,6 +183,7 @@ struct AbsoluteError : Base<D> {
 
 // 100 abs(r / y). The parameter says what a target of 0 means: 0 an error, 1 infinity, 2 that the element counts
 // as 0. A perfect prediction of 0 counts as 0 too.
+// Error: 2.2, 0.5, 0.
 template <class D>
 struct AbsolutePercentageError : Base<D> {
   static constexpr size_t kNumParameters = 1;
@@ -207,6 +215,7 @@ struct AbsolutePercentageError : Base<D> {
 
 // 200 abs r / S with S = abs p + abs y. d1 = 200 (sign(r) S - abs(r) sign(p)) / S^2 is 400 sign(r) abs(y) / S^2 for
 // p and y of one sign, 0 for different signs, and half of the former at p = 0; d2 = -2 sign(p) d1 / S.
+// Error: 2.8, 3.6, 5.4.
 template <class D>
 struct SymmetricAbsolutePercentageError : Base<D> {
   using typename Base<D>::T;
@@ -248,6 +257,7 @@ struct SymmetricAbsolutePercentageError : Base<D> {
 };
 
 // r^2 / 2 if abs r <= delta, else delta (abs r - delta / 2)
+// Error: 2.5, 0.5, 0.
 template <class D>
 struct Huber : Base<D> {
   static constexpr size_t kNumParameters = 1;
@@ -270,6 +280,7 @@ struct Huber : Base<D> {
 // delta^2 (sqrt(1 + (r / delta)^2) - 1). With m and M the smaller and the larger of abs r and delta, and
 // root = sqrt(1 + (m / M)^2), the square root is root for abs r <= delta, else root abs(r) / delta: nothing overflows
 // or cancels.
+// Error: 4.2, 2.7, 9.8.
 template <class D>
 struct PseudoHuber : Base<D> {
   static constexpr size_t kNumParameters = 1;
@@ -293,6 +304,7 @@ struct PseudoHuber : Base<D> {
 };
 
 // log cosh r, with r = pred - target
+// Error: 5.1, 1.6, 32 (1 / cosh^2 magnifies the rounding of r).
 template <class D>
 struct LogCosh : Base<D> {
   static constexpr bool kCheapValue = false;
@@ -317,6 +329,7 @@ struct LogCosh : Base<D> {
 };
 
 // q (y - p) if y >= p, else (1 - q) (p - y)
+// Error: 1.7, 0.4, 0.
 template <class D>
 struct Quantile : Base<D> {
   static constexpr size_t kNumParameters = 1;
@@ -338,6 +351,7 @@ struct Quantile : Base<D> {
 // ------------------------------------------------------------------------------ probabilities and their logits
 
 // -(y log p + (1 - y) log(1 - p)), p held in [eps, 1 - eps]; 0 log 0 = 0 and 0 / 0 = 0
+// Error: 2.3, - (65 near p = y), 3.4.
 template <class D>
 struct BinaryCrossEntropy : Base<D> {
   static constexpr size_t kNumParameters = 1;
@@ -379,6 +393,7 @@ struct BinaryCrossEntropy : Base<D> {
 };
 
 // w y softplus(-z) + (1 - y) softplus(z), with w = pos_weight, y in [0, 1]
+// Error: 3.5, -, 5.8.
 template <class D>
 struct BinaryCrossEntropyWithLogits : Base<D> {
   static constexpr size_t kNumParameters = 1;
@@ -413,6 +428,7 @@ struct BinaryCrossEntropyWithLogits : Base<D> {
 };
 
 // y L(z) + (1 - y) L(-z) with class weights alpha and 1 - alpha, where L(u) = -b^gamma log a, a = s(u), b = s(-u)
+// Error: 7.5, -, -.
 template <class D>
 struct FocalWithLogits : Base<D> {
   static constexpr size_t kNumParameters = 2;
@@ -503,6 +519,7 @@ HWY_INLINE V ExpProduct(D d, V c, V x) {
 }
 
 // e^z - y z
+// Error: -, -, 0.9.
 template <class D>
 struct Poisson : Base<D> {
   static Domain TargetDomain(const double*) { return Domain::kNonNegative; }
@@ -518,6 +535,7 @@ struct Poisson : Base<D> {
 };
 
 // z + y e^-z
+// Error: -, -, 3.2.
 template <class D>
 struct Gamma : Base<D> {
   static Domain TargetDomain(const double*) { return Domain::kPositive; }
@@ -536,6 +554,7 @@ struct Gamma : Base<D> {
 
 // a / (2 - P) - y b / (1 - P) with a = e^((2 - P) z) and b = e^((1 - P) z), where a quotient whose divisor is 0 stands
 // for z or y z; y^2 / 2 is added for P = 0, as in scikit-learn.
+// Error: -, -, 5.4 for 1 <= P <= 2, else -.
 template <class D>
 struct Tweedie : Base<D> {
   static constexpr size_t kNumParameters = 1;
