@@ -1,5 +1,10 @@
 // The activations as functors: f(d, x) is the value, f.Derivative(d, x) the first derivative. Per-target header.
 //
+// "Error" is the largest one measured, in ULP, of the value and of the derivative, at default parameters: over all
+// float32 inputs of size 2^-24 to 2^8 and every 61st beyond, on the targets with FMA, then on those without. Functors
+// without a figure are exact, or a function of math-inl.h with the figure there. Where a derivative changes sign, its
+// error is measured against the sizes of its terms instead: none reaches 0.3 of 2^-23 of their sum.
+//
 // To add one: the functor here and its row in activations.cpp (then the class and its Spec in activations.py and
 // the formula in reference.py).
 
@@ -188,16 +193,25 @@ HWY_INLINE V GatedDerivative(D d, V z, V z_error, V v_high, V v_low) {
   const auto negative = hn::Lt(z, hn::Zero(d));
   const V minus_a = math::NearerZero(d, math::NegAbs(d, z), hn::Set(d, C<D>::kExpMin));
   const auto e = math::SplitExp(d, minus_a, hn::IfThenElse(negative, z_error, hn::Neg(z_error)));
-  const V scaled = hn::MulAdd(e.scale, e.q, e.scale);
-  const V t = hn::Mul(scaled, hn::Set(d, C<D>::kDownScale));
-  const V one_v = hn::Add(hn::Add(one, v_high), v_low);
-  const V other = hn::IfThenElse(negative, hn::Mul(scaled, t), hn::Set(d, T(1) / C<D>::kDownScale));
-  const V square = hn::MulAdd(t, hn::Add(t, hn::Set(d, T(2))), one);
+  const V t = hn::Mul(hn::MulAdd(e.scale, e.q, e.scale), hn::Set(d, C<D>::kDownScale));
+  // e^-|z| is multiplied in two steps, by 1 + q and by a power of two: one rounding less.
+  const V sum = hn::Add(hn::Add(one, v_high), hn::IfThenElse(negative, hn::Add(t, v_low), v_low));
+  const V t_2 = hn::Add(t, hn::Set(d, T(2)));
+  const V square = hn::MulAdd(t, t_2, one);
+  V q = e.q;
+#if !FUSEPROP_HAVE_FMA  // more roundings: make up for the square's, over the square, about 2 where they matter
+  const V lost =
+      hn::MulAdd(t, hn::Sub(t, hn::Sub(t_2, hn::Set(d, T(2)))), hn::Sub(hn::Mul(t, t_2), hn::Sub(square, one)));
+  q = hn::Sub(q, hn::IfThenElseZero(negative, hn::Mul(lost, hn::Set(d, T(0.5)))));
+#endif
+  const V numerator =
+      hn::MulAdd(hn::MulAdd(sum, q, sum), e.scale, hn::IfThenZeroElse(negative, hn::Set(d, T(1) / C<D>::kDownScale)));
   // Scaled last, so that a subnormal result is rounded once.
-  return hn::Mul(hn::Div(hn::MulAdd(scaled, one_v, other), square), hn::Set(d, C<D>::kDownScale));
+  return hn::Mul(hn::Div(numerator, square), hn::Set(d, C<D>::kDownScale));
 }
 
 // f(x) = x s(beta x); f'(x) = s(beta x) (1 + beta x s(-beta x))
+// Error: 2.00, 3.60; without FMA 2.00, 3.22.
 template <class D>
 struct Swish : Base<D> {
   static constexpr size_t kNumParameters = 1;
@@ -300,6 +314,7 @@ struct GELU : Base<D> {
 };
 
 // f(x) = x if x > 0 else alpha (e^x - 1)
+// Error: 0.81, 0.90; without FMA 0.81, 0.89.
 template <class D>
 struct ELU : Base<D> {
   static constexpr size_t kNumParameters = 1;
@@ -316,6 +331,7 @@ struct ELU : Base<D> {
 };
 
 // lambda ELU(x; alpha), with constants for which mean 0 and variance 1 are a fixed point
+// Error: 1.79, 1.82; without FMA 1.79, 1.77.
 template <class D>
 struct SELU : Base<D> {
   using typename Base<D>::T;
@@ -335,6 +351,7 @@ struct SELU : Base<D> {
 };
 
 // f(x) = x if x > 0 else alpha (e^(x/alpha) - 1), alpha > 0
+// Error: 0.81, 0.90; without FMA 0.81, 0.89.
 template <class D>
 struct CELU : Base<D> {
   static constexpr size_t kNumParameters = 1;
@@ -374,6 +391,7 @@ struct CELU : Base<D> {
 };
 
 // f(x) = -log(1 + e^-x); f'(x) = s(-x)
+// Error: 1.86, 2.00; without FMA 1.95, 2.00.
 template <class D>
 struct LogSigmoid : Base<D> {
   using typename Base<D>::V;
@@ -386,6 +404,7 @@ struct LogSigmoid : Base<D> {
 //   x < 0: f = x t (1 - t (1 + t) / D), f' = t (g + t (g + 2 + t (4 + t))) / D^2, D = 2 + t (2 + t)
 //   x > 0: f = x (1 - 2t^2 / D), f' = (1 + t (4 + t (g + 2 + t g))) / D^2, D = 1 + t (2 + 2t)
 // in which nothing cancels but g and its neighbour, where g is exact.
+// Error: 3.00 (2.992), 3.35; without FMA 2.85, 3.05.
 template <class D>
 struct Mish : Base<D> {
   using typename Base<D>::T;
@@ -405,7 +424,13 @@ struct Mish : Base<D> {
     const V numerator = hn::Sub(hn::MulAdd(t, t, hn::IfThenElse(negative, t, hn::Mul(t, t))), rounding);
     const V lost = hn::Div(numerator, denominator.value);
     const V rest = hn::Sub(one, lost);
-    const V rest_error = hn::Sub(hn::Sub(one, rest), lost);
+    V rest_error = hn::Sub(hn::Sub(one, rest), lost);
+#if !FUSEPROP_HAVE_FMA  // the numerator's roundings over the denominator, about 4 where they matter
+    const V square = hn::Mul(t, t);
+    const V square_error = FiniteProductError(d, t, t, square);
+    const V sum_error = hn::Add(hn::Sub(t, hn::Sub(hn::Add(square, t), square)), square_error);
+    rest_error = hn::NegMulAdd(hn::Set(d, T(0.25)), hn::IfThenElse(negative, sum_error, hn::Zero(d)), rest_error);
+#endif
     const V v = hn::Add(rest, hn::MulAdd(rest, e.q, rest_error));  // times e^x without its power of two
     const V left = hn::Mul(hn::Mul(hn::Mul(x, v), e.scale), hn::Set(d, math::C<D>::kDownScale));
     return hn::IfThenElse(negative, left, hn::Mul(x, rest));
@@ -418,13 +443,13 @@ struct Mish : Base<D> {
     const auto negative = hn::Lt(x, zero);
     x = ClampOrNaN(x, limit, hn::Neg(limit));
     const auto e = math::SplitExp(d, math::NearerZero(d, math::NegAbs(d, x), limit), zero);
-    const V scaled = hn::MulAdd(e.scale, e.q, e.scale);
-    const V t = hn::Mul(scaled, hn::Set(d, math::C<D>::kDownScale));
+    const V t = hn::Mul(hn::MulAdd(e.scale, e.q, e.scale), hn::Set(d, math::C<D>::kDownScale));
     const V g = hn::Mul(four, hn::Add(one, x));
     const V g2 = hn::Add(g, hn::Set(d, T(2)));
     const V inner =
         hn::IfThenElse(negative, hn::MulAdd(t, hn::Add(t, four), g2), hn::MulAdd(t, hn::MulAdd(t, g, g2), four));
-    const V numerator = hn::MulAdd(t, inner, hn::IfThenElse(negative, g, one));
+    const V first = hn::IfThenElse(negative, g, one);
+    const V numerator = hn::MulAdd(t, inner, first);
     // numerator / D^2 without the roundings of D, its square and the quotient.
     const auto denominator = Denominator(d, t, negative);
     const V square = hn::Mul(denominator.value, denominator.value);
@@ -432,9 +457,15 @@ struct Mish : Base<D> {
                                       FiniteProductError(d, denominator.value, denominator.value, square));
     const V inverse = hn::Div(one, square);
     const V quotient = hn::Mul(numerator, inverse);
-    const V rest = hn::NegMulAdd(quotient, square_error, Residual(d, quotient, square, numerator));
+    V rest = hn::NegMulAdd(quotient, square_error, Residual(d, quotient, square, numerator));
+#if !FUSEPROP_HAVE_FMA
+    const V product = hn::Mul(t, inner);
+    rest =
+        hn::Add(rest, hn::Add(hn::Sub(first, hn::Sub(numerator, product)), FiniteProductError(d, t, inner, product)));
+#endif
     const V y = hn::MulAdd(rest, inverse, quotient);
-    return hn::IfThenElse(negative, hn::Mul(hn::Mul(y, scaled), hn::Set(d, math::C<D>::kDownScale)), y);
+    const V left = hn::Mul(hn::Mul(hn::MulAdd(y, e.q, y), e.scale), hn::Set(d, math::C<D>::kDownScale));
+    return hn::IfThenElse(negative, left, y);
   }
 
   struct Sum {
@@ -456,6 +487,7 @@ struct Mish : Base<D> {
 };
 
 // f(x) = x / (1 + |x|); f'(x) = 1 / (1 + |x|)^2
+// Error: 1.50, 3.50; without FMA the same.
 template <class D>
 struct Softsign : Base<D> {
   using typename Base<D>::T;
@@ -492,6 +524,7 @@ struct Hardtanh : Base<D> {
 };
 
 // f(x) = (x + 3)/6 held within [0, 1]; f' = 1/6 if -3 < x <= 3 else 0
+// Error: 1.34, 0.34; without FMA the same.
 template <class D>
 struct Hardsigmoid : Base<D> {
   using typename Base<D>::T;
@@ -510,6 +543,7 @@ struct Hardsigmoid : Base<D> {
 };
 
 // f(x) = x Hardsigmoid(x); f' = 0, (2x + 3)/6, 1 for x <= -3, -3 < x <= 3, 3 < x
+// Error: 2.23, 1.34; without FMA the same.
 template <class D>
 struct Hardswish : Base<D> {
   using typename Base<D>::T;

@@ -95,9 +95,10 @@ struct Constants<float> {
                                          -0x1.4f598ap-81f, 0x1.24d602p-81f};
   static constexpr float kTailRoot = 0x1.80ead2p-1f;
   static constexpr float kTailRootLow = -0x1.a03fd4p-27f;
-  // erf(x)/x - 1 in x^2, |x| <= 1: 2^-29.3 relative to erf(x)/x
+  // erf(x)/x - 1 in x^2, |x| <= kErfSmall: 2^-29.2 relative to erf(x)/x
   static constexpr float kErf[] = {0x1.06eba8p-3f, -0x1.81273ep-2f,  0x1.ce2ce2p-4f, -0x1.b7f6a6p-6f,
-                                   0x1.53edccp-8f, -0x1.a32fa8p-11f, 0x1.471700p-14f};
+                                   0x1.53edccp-8f, -0x1.a32fa8p-11f, 0x1.4717p-14f};
+  static constexpr float kErfSmall = 1.0078125f;
   static constexpr float kErfMax = 4.0f;  // erf rounds to 1 beyond
   static constexpr float kSqrt2 = 0x1.6a09e6p+0f;
 };
@@ -197,6 +198,7 @@ struct Constants<double> {
                                     0x1.f9a345f8c5570p-14,  -0x1.f4d459ec42fbfp-17, 0x1.b9fc222272b2fp-20,
                                     -0x1.60021119018acp-23, 0x1.004b64410c401p-26,  -0x1.52484b0d93003p-30,
                                     0x1.47313e9b650eep-34};
+  static constexpr double kErfSmall = 1.0;
   static constexpr double kErfMax = 6.0;
   static constexpr double kSqrt2 = 0x1.6a09e667f3bcdp+0;
 };
@@ -594,7 +596,7 @@ HWY_INLINE V Softplus(D d, V x) {
 // With a = |x| and the upper tail R(a) e^(-a^2/2) = 1 - Phi(a), it is x/|x| (max(x, 0) - a R(a) e^(-a^2/2)), and
 // a R(a) = (a/(a+c)) S(a/(a+c)) with a polynomial S. The error of a/(a+c) matters for small a alone, as a R(a) tends to
 // a constant: for those there is another polynomial.
-// Error: TODO
+// Error: float 2.92, without FMA 2.95; double 3.07, 2.92.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V XNormalCdf(D d, V x) {
   using math::C;
@@ -606,7 +608,8 @@ HWY_INLINE V XNormalCdf(D d, V x) {
   // (1 + q) (first + rest) = first + (rest + q (first + rest)), the larger term last. Scaled down, so that a subnormal
   // result is rounded once.
   const V first = hn::Set(d, C<D>::kTail[0]);
-  const V rest = hn::Mul(t, math::WidePolynomial<1>(d, t, C<D>::kTail));
+  const V second = hn::Set(d, C<D>::kTail[1]);
+  const V rest = hn::Mul(t, hn::MulAdd(t, math::WidePolynomial<2>(d, t, C<D>::kTail), second));
   const V s = hn::Add(first, hn::MulAdd(gauss.q, hn::Add(first, rest), rest));
   // A NaN comes through the tail.
   const V outer = hn::CopySign(hn::NegMulAdd(hn::Mul(ratio, gauss.scale), s, hn::Max(hn::Zero(d), x)), x);
@@ -618,7 +621,8 @@ HWY_INLINE V XNormalCdf(D d, V x) {
 
 // Its derivative, Phi(x) + x phi(x) = e^(-x^2/2) (R(a) - a/sqrt(2 pi)) for x < 0, and 1 - this for x > 0. The bracket
 // is the distance from its root times a polynomial: full relative accuracy there too. 0 at -inf, 1 at inf.
-// Error: TODO
+// Error: float 3.21, without FMA 3.17; double 3.61, 3.59, save near the root, where it is 0.17 of 2^-23 of the sum of
+// the terms' sizes.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V XNormalCdfDerivative(D d, V x) {
   using math::C;
@@ -631,14 +635,15 @@ HWY_INLINE V XNormalCdfDerivative(D d, V x) {
   const V distance = hn::Add(hn::Sub(hn::Set(d, C<D>::kTailRoot), a), hn::Set(d, C<D>::kTailRootLow));
   // As above.
   const V first = hn::Set(d, C<D>::kTailSlope[0]);
-  const V rest = hn::Mul(w, math::WidePolynomial<1>(d, w, C<D>::kTailSlope));
+  const V second = hn::Set(d, C<D>::kTailSlope[1]);
+  const V rest = hn::Mul(w, hn::MulAdd(w, math::WidePolynomial<2>(d, w, C<D>::kTailSlope), second));
   const V slope = hn::Add(first, hn::MulAdd(gauss.q, hn::Add(first, rest), rest));
   const V scaled = hn::Mul(distance, gauss.scale);
   return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Mul(scaled, slope), hn::NegMulAdd(scaled, slope, one));
 }
 
 // erf x: a polynomial near zero, 1 - 2 R(sqrt(2) |x|) e^(-x^2) elsewhere, R as above. Keeps the sign of zero; -1 and 1
-// at -inf and inf. Error: TODO
+// at -inf and inf. Error: float 1.40, without FMA 1.50; double 1.54, 1.68.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Erf(D d, V x) {
   using math::C;
@@ -656,7 +661,7 @@ HWY_INLINE V Erf(D d, V x) {
   // Small, and NaN: x + x p(x^2).
   const V square = hn::Mul(magnitude, magnitude);
   const V small = hn::MulAdd(magnitude, math::Polynomial(d, square, C<D>::kErf), magnitude);
-  return hn::CopySign(hn::IfThenElse(hn::Ge(magnitude, one), large, small), x);
+  return hn::CopySign(hn::IfThenElse(hn::Ge(magnitude, hn::Set(d, C<D>::kErfSmall)), large, small), x);
 }
 
 }  // namespace HWY_NAMESPACE
