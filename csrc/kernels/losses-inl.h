@@ -447,7 +447,7 @@ struct FocalWithLogits : Base<D> {
     // One exponential serves both classes. It is kept scaled up too, for products that are normal where it is not;
     // beyond the limit they are 0 as well.
     const V size = hn::Abs(z);
-    const V up_limit = hn::Set(d, math::C<D>::kExpMin - T(6));
+    const V up_limit = hn::Set(d, math::C<D>::kExpMin);
     const V minus_size = ClampLowOrNaN(hn::Neg(size), up_limit);
     const V e_up = math::ScaledExp(d, minus_size);
     const V down = hn::Set(d, math::C<D>::kDownScale);
