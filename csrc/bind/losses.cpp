@@ -154,11 +154,12 @@ LossArgs<T> ArgsOf(const Inputs& inputs) {
 
 template <class T>
 Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction) {
-  const LossTable& table = Losses();
-  if (reduction != Reduction::kMean || !table.rows[formula.row].skips_zero(formula.parameters)) {
+  // What is asked here is the same in every target's table.
+  static const LossRow* const rows = Losses().rows;
+  if (reduction != Reduction::kMean || !rows[formula.row].skips_zero(formula.parameters)) {
     return Scale(reduction, inputs.weight_sum);
   }
-  return Scale(reduction, OfType<T>(table).weight_of_nonzero(ArgsOf<T>(inputs)));
+  return Scale(reduction, OfType<T>(Losses()).weight_of_nonzero(ArgsOf<T>(inputs)));
 }
 
 // The parameters of the columns as LossArgs::column wants them.
@@ -169,11 +170,6 @@ std::vector<T> TileColumns(const Formula& formula) {
   return tile;
 }
 
-void CheckDerivatives(const Formula& formula) {
-  const LossRow& row = Losses().rows[formula.row];
-  if (!row.has_derivatives) Raise(PyExc_TypeError, "%s is a metric: it has no gradient", row.name);
-}
-
 // Runs a pass. The caller's arrays must not be written before the targets are known to be good, while our own are
 // thrown away on an error: only then is the check part of the pass.
 template <class T>
@@ -181,6 +177,9 @@ double Run(const Formula& formula, LossPass pass, const Inputs& inputs, LossArgs
   const LossTable& table = Losses();
   const LossRow& row = table.rows[formula.row];
   const LossOps<T>& ops = OfType<T>(table);
+  if (pass != LossPass::kValue && !row.has_derivatives) {
+    Raise(PyExc_TypeError, "%s is a metric: it has no gradient", row.name);
+  }
   args.check = !check_first;
   const std::vector<T> tile = TileColumns<T>(formula);
   if (!tile.empty()) {
@@ -274,7 +273,6 @@ PyObject* Value(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* Gradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_gradient", nargs, 5, 5);
-    CheckDerivatives(Self(self));
     const Reduction reduction = AsReduction(args[3]);
     const Inputs inputs(args[0], args[1], args[2], args[4], reduction == Reduction::kMean, Self(self).num_columns);
     return inputs.typenum() == NPY_FLOAT32 ? Gradient<float>(Self(self), inputs, reduction, args[4])
@@ -286,7 +284,6 @@ PyObject* Gradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* ValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_value_and_grad", nargs, 5, 5);
-    CheckDerivatives(Self(self));
     const Reduction reduction = AsReduction(args[3]);
     const Inputs inputs(args[0], args[1], args[2], args[4], reduction == Reduction::kMean, Self(self).num_columns);
     return inputs.typenum() == NPY_FLOAT32 ? ValueAndGrad<float>(Self(self), inputs, reduction, args[4])
@@ -298,7 +295,6 @@ PyObject* ValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) 
 PyObject* GradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_grad_and_hess", nargs, 4, 4);
-    CheckDerivatives(Self(self));
     const Inputs inputs(args[0], args[1], args[2], nullptr, false, Self(self).num_columns);
     return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(Self(self), inputs, args[3])
                                            : GradAndHess<double>(Self(self), inputs, args[3]);
