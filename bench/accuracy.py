@@ -212,7 +212,8 @@ def peer_functions(spec: Spec) -> dict[str, Callable[[Array], tuple[Any, Any]]]:
 
         functions["NumPy"] = in_numpy
     torch, jax = peers.torch_or_none(), peers.jax_or_none()
-    if torch is not None and (torch_function := peers.torch_activation(torch, spec.name)):
+    # PyTorch has no derivative of a step.
+    if torch is not None and spec.name != "step" and (torch_function := peers.torch_activation(torch, spec.name)):
 
         def in_torch(x: Array) -> tuple[Any, Any]:
             xt = torch.from_numpy(x).requires_grad_()

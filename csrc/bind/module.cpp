@@ -20,6 +20,7 @@ PYBIND11_MODULE(_core, m) {
     fuseprop::bind::RegisterLosses(m.ptr());
     fuseprop::bind::RegisterSoftmaxCrossEntropy(m.ptr());
     fuseprop::bind::RegisterSoftmax(m.ptr());
+    fuseprop::bind::RegisterElementary(m.ptr());
     fuseprop::bind::RegisterOps(m.ptr());
     fuseprop::bind::RegisterOptimizers(m.ptr());
     fuseprop::bind::RegisterMachine(m.ptr());

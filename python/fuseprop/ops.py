@@ -1,4 +1,4 @@
-"""Plain functions on arrays: matrix products with their backward pass, and the softmax family.
+"""Plain functions on arrays: matrix products with their backward pass, the softmax family, elementary functions.
 
 float32 and float64; a mix of the two is a TypeError (no silent upcast), integers and booleans become float64. Results
 are the same bits on any number of threads and on every SIMD target with fused multiply-add.
@@ -14,7 +14,19 @@ from fuseprop import _core
 from fuseprop._typing import FloatArray
 from fuseprop.activations import Activation, get
 
-__all__ = ["linear", "linear_backward", "log_softmax", "logsumexp", "matmul", "softmax"]
+__all__ = [
+    "erf",
+    "exp",
+    "expm1",
+    "linear",
+    "linear_backward",
+    "log",
+    "log1p",
+    "log_softmax",
+    "logsumexp",
+    "matmul",
+    "softmax",
+]
 
 
 def matmul(
@@ -143,3 +155,28 @@ def log_softmax(x: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) 
 def logsumexp(x: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
     """log(sum(e^x)) along an axis, which is removed; as scipy.special.logsumexp, without overflow."""
     return _core.logsumexp(x, axis, out)
+
+
+def exp(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
+    """e^x. At most 1 ULP (float64: 2). 0 at -inf, inf at inf."""
+    return _core.exp(x, out)
+
+
+def expm1(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
+    """e^x - 1, accurate near 0. At most 1 ULP (float64: 2). -1 at -inf, inf at inf."""
+    return _core.expm1(x, out)
+
+
+def log(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
+    """Natural logarithm. At most 1 ULP (float64: 2). -inf at 0, NaN below; unlike NumPy, without a warning."""
+    return _core.log(x, out)
+
+
+def log1p(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
+    """log(1 + x), accurate near 0. At most 1 ULP (float64: 2). -inf at -1, NaN below, without a warning."""
+    return _core.log1p(x, out)
+
+
+def erf(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
+    """2/sqrt(pi) times the integral of e^(-t^2) from 0 to x. At most 1.5 ULP (float64: 2). -1 at -inf, 1 at inf."""
+    return _core.erf(x, out)
