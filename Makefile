@@ -21,7 +21,7 @@ SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE $(shell find csrc pyt
 CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
 ARGS ?=
-PYTEST := $(PYTHON) -m pytest -q
+PYTEST := $(PYTHON) -m pytest -q -n auto
 
 .PHONY: help demo test lint format bench sanitize-address sanitize-thread wheel clean distclean
 
