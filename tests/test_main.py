@@ -1,4 +1,4 @@
-"""The command line: info, demo, bench."""
+"""The command line: info, formulas, demo, bench."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fuseprop as fp
-from fuseprop import _demo
+from fuseprop import _demo, _registry
 from fuseprop.__main__ import main
 
 
@@ -19,6 +19,14 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["active target"].strip() == fp.build_info()["active_target"]
     assert lines["threads"].strip() == str(fp.get_num_threads())
     assert "torch" in lines
+
+
+def test_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["formulas"]) == 0
+    out = capsys.readouterr().out
+    for spec in (*_registry.activations().values(), *_registry.losses().values()):
+        assert f"  {spec.cls.__name__}(" in out
+        assert f"get: {spec.name!r}" in out
 
 
 def test_bench_is_delegated(monkeypatch: pytest.MonkeyPatch) -> None:

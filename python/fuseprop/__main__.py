@@ -1,8 +1,9 @@
-"""`python -m fuseprop info | demo | bench`."""
+"""`python -m fuseprop info | formulas | demo | bench`."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import platform
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from importlib import import_module, metadata
 import numpy as np
 
 import fuseprop
+from fuseprop import _registry
 
 #: What the extras install, and the peers that the demo and the benchmarks compare with.
 _OPTIONAL = ("tqdm", "safetensors", "matplotlib", "scikit-learn", "torch", "jax")
@@ -45,11 +47,24 @@ def info() -> None:
 _SHOWN = {"version", "active_target"}
 
 
+def formulas() -> None:
+    """Print all activations and losses: constructor, formula, names for `get`."""
+    for title, specs in (("Activations", _registry.activations()), ("Losses", _registry.losses())):
+        print(f"{title}\n")
+        for spec in specs.values():
+            parameters = inspect.signature(spec.cls).parameters.values()
+            print(f"  {spec.cls.__name__}({', '.join(f'{p.name}={p.default!r}' for p in parameters)})")
+            formula = inspect.getdoc(spec.cls) or ""
+            print("     ", " ".join(formula.partition("\n\n")[0].split()))
+            print("      get:", ", ".join(map(repr, (spec.name, *spec.aliases))), end="\n\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fuseprop", description="Training kernels for NumPy.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="info | demo | bench")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="info | formulas | demo | bench")
     commands.add_parser("info", help="versions, SIMD targets, threads, optional packages")
+    commands.add_parser("formulas", help="all activations and losses, with their formulas and names")
     demo = commands.add_parser("demo", help="train a network on scikit-learn's digits and compare the speed")
     demo.add_argument("--output", metavar="PATH", help="where the picture goes (default: a temporary directory)")
     demo.add_argument("--epochs", type=int, default=30, help="passes over the training data (default: 30)")
@@ -63,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.command == "info":
         info()
+        return 0
+    if arguments.command == "formulas":
+        formulas()
         return 0
     return int(
         import_module("fuseprop._demo").main(
