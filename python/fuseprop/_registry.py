@@ -84,6 +84,18 @@ class Spec:
         return function
 
 
+#: What an activation may have.
+TRAITS = ("monotone", "saturating", "zero_centred", "near_identity")
+
+
+def properties(low: float, high: float, *traits: str) -> dict[str, Any]:
+    """Return an activation's properties: its range, and whether it has each of `TRAITS`."""
+    unknown = set(traits) - set(TRAITS)
+    if unknown:
+        raise ValueError(f"unknown traits {sorted(unknown)}; expected some of {TRAITS}")
+    return {"range": (low, high), **{trait: trait in traits for trait in TRAITS}}
+
+
 _specs: dict[str, dict[str, Spec]] = {"activation": {}, "loss": {}}
 _names: dict[str, dict[str, str]] = {"activation": {}, "loss": {}}
 

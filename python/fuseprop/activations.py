@@ -25,6 +25,7 @@ formula in reference.py. One along an axis likewise, with its row in csrc/kernel
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fuseprop import _core, _registry
 from fuseprop._checks import choice, integer, real
 from fuseprop._formula import Formula
-from fuseprop._registry import register
+from fuseprop._registry import properties, register
 from fuseprop._typing import FloatArray
 
 __all__ = [
@@ -142,13 +143,7 @@ class Activation(Formula, _core.Activation):
     "activation",
     "identity",
     aliases=("linear",),
-    properties={
-        "range": (float("-inf"), float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": True,
-        "near_identity": True,
-    },
+    properties=properties(-inf, inf, "monotone", "zero_centred", "near_identity"),
 )
 class Identity(Activation):
     """f(x) = x, f'(x) = 1: the output layer of a regression. Exact."""
@@ -165,13 +160,7 @@ class Identity(Activation):
     parameters={"at_zero": 1.0},
     examples=({"at_zero": 0.0}, {"at_zero": 0.5}),
     aliases=("heaviside", "binary_step"),
-    properties={
-        "range": (0.0, 1.0),
-        "monotone": True,
-        "saturating": True,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(0.0, 1.0, "monotone", "saturating"),
 )
 class Step(Activation):
     """Heaviside's step: f(x) = 0 if x < 0, at_zero if x = 0, 1 if x > 0; f'(x) = 0. Exact.
@@ -196,13 +185,7 @@ class Step(Activation):
 @register(
     "activation",
     "relu",
-    properties={
-        "range": (0.0, float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(0.0, inf, "monotone"),
 )
 class ReLU(Activation):
     """Rectified linear unit: f(x) = max(0, x), f'(x) = 1 if x > 0 else 0. Exact.
@@ -222,13 +205,7 @@ class ReLU(Activation):
     parameters={"negative_slope": 0.01},
     examples=({"negative_slope": 0.3}, {"negative_slope": 2.5}, {"negative_slope": -0.5}),
     ulp=(1.0, 0.5, 1.0, 0.5),
-    properties={
-        "range": (float("-inf"), float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-inf, inf, "monotone"),
 )
 class LeakyReLU(Activation):
     """Leaky ReLU: f(x) = x if x > 0 else a x; f'(x) = 1 if x > 0 else a.
@@ -256,13 +233,7 @@ class LeakyReLU(Activation):
     "sigmoid",
     ulp=(2.0, 4.0, 4.0, 4.0),
     aliases=("logistic",),
-    properties={
-        "range": (0.0, 1.0),
-        "monotone": True,
-        "saturating": True,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(0.0, 1.0, "monotone", "saturating"),
 )
 class Sigmoid(Activation):
     """Logistic sigmoid: f(x) = s(x) = 1 / (1 + e^-x), f'(x) = s(x) s(-x).
@@ -280,13 +251,7 @@ class Sigmoid(Activation):
     "activation",
     "tanh",
     ulp=(1.5, 4.0, 4.0, 4.0),
-    properties={
-        "range": (-1.0, 1.0),
-        "monotone": True,
-        "saturating": True,
-        "zero_centred": True,
-        "near_identity": True,
-    },
+    properties=properties(-1.0, 1.0, "monotone", "saturating", "zero_centred", "near_identity"),
 )
 class Tanh(Activation):
     """Hyperbolic tangent: f(x) = tanh x = 2 s(2x) - 1, f'(x) = 1 / cosh^2 x.
@@ -306,13 +271,7 @@ class Tanh(Activation):
     parameters={"beta": 1.0},
     examples=({"beta": 0.3}, {"beta": 3.7}),
     ulp=(2.0, 4.0, 4.0, 4.0),
-    properties={
-        "range": (0.0, float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(0.0, inf, "monotone"),
 )
 class Softplus(Activation):
     """Smooth ReLU: f(x) = log(1 + e^(beta x)) / beta, f'(x) = s(beta x).
@@ -342,13 +301,7 @@ class Softplus(Activation):
     parameters={"alpha": 1.0},
     examples=({"alpha": 0.3}, {"alpha": 2.5}, {"alpha": -0.5}),
     ulp=(1.0, 1.0, 2.0, 2.0),
-    properties={
-        "range": (-1.0, float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": True,
-    },
+    properties=properties(-1.0, inf, "monotone", "near_identity"),
 )
 class ELU(Activation):
     """Exponential linear unit: f(x) = x if x > 0 else alpha (e^x - 1); f'(x) = 1 if x > 0 else alpha e^x.
@@ -375,13 +328,7 @@ class ELU(Activation):
     "activation",
     "selu",
     ulp=(2.0, 2.0, 3.0, 3.0),
-    properties={
-        "range": (-1.7580993408473766, float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-1.7580993408473766, inf, "monotone"),
 )
 class SELU(Activation):
     """Scaled ELU: f(x) = lambda x if x > 0 else lambda alpha (e^x - 1).
@@ -406,13 +353,7 @@ class SELU(Activation):
     parameters={"alpha": 1.0},
     examples=({"alpha": 0.3}, {"alpha": 2.5}),
     ulp=(1.0, 1.0, 2.0, 2.0),
-    properties={
-        "range": (-1.0, float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": True,
-    },
+    properties=properties(-1.0, inf, "monotone", "near_identity"),
 )
 class CELU(Activation):
     """Continuously differentiable ELU: f(x) = max(0, x) + min(0, alpha (e^(x / alpha) - 1)).
@@ -444,13 +385,7 @@ class CELU(Activation):
     examples=({"beta": 0.3}, {"beta": 3.7}, {"beta": -1.5}, {"beta": 0.0}),
     ulp=(3.0, 4.0, 4.0, 4.0),
     aliases=("silu",),
-    properties={
-        "range": (-0.27846454276107374, float("inf")),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-0.27846454276107374, inf),
 )
 class Swish(Activation):
     """Swish: f(x) = x s(beta x), f'(x) = s(beta x) (1 + beta x s(-beta x)), s the sigmoid. SiLU is Swish(1).
@@ -500,13 +435,7 @@ _APPROXIMATE = ("none", "tanh")
     choices={"approximate": _APPROXIMATE},
     examples=({"approximate": "tanh"},),
     ulp=(3.0, 4.0, 4.0, 4.0),
-    properties={
-        "range": (-0.16997120747990369, float("inf")),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-0.16997120747990369, inf),
 )
 class GELU(Activation):
     """Gaussian error linear unit: f(x) = x Phi(x), f'(x) = Phi(x) + x phi(x), Phi the normal distribution function.
@@ -536,13 +465,7 @@ class GELU(Activation):
     "log_sigmoid",
     ulp=(2.0, 4.0, 4.0, 4.0),
     aliases=("logsigmoid",),
-    properties={
-        "range": (float("-inf"), 0.0),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-inf, 0.0, "monotone"),
 )
 class LogSigmoid(Activation):
     """Logarithm of the sigmoid: f(x) = log s(x) = -log(1 + e^-x), f'(x) = s(-x).
@@ -560,13 +483,7 @@ class LogSigmoid(Activation):
     "activation",
     "mish",
     ulp=(3.0, 4.0, 4.0, 4.0),
-    properties={
-        "range": (-0.30884341301725147, float("inf")),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-0.30884341301725147, inf),
 )
 class Mish(Activation):
     """Mish: f(x) = x tanh(log(1 + e^x)).
@@ -590,13 +507,7 @@ class Mish(Activation):
     "softsign",
     ulp=(1.5, 4.0, 1.5, 4.0),
     aliases=("soft_sign",),
-    properties={
-        "range": (-1.0, 1.0),
-        "monotone": True,
-        "saturating": True,
-        "zero_centred": True,
-        "near_identity": True,
-    },
+    properties=properties(-1.0, 1.0, "monotone", "saturating", "zero_centred", "near_identity"),
 )
 class Softsign(Activation):
     """Softsign: f(x) = x / (1 + abs x), f'(x) = 1 / (1 + abs x)^2.
@@ -620,13 +531,7 @@ class Softsign(Activation):
     parameters={"min_val": -1.0, "max_val": 1.0},
     examples=({"min_val": -0.3, "max_val": 2.7}, {"min_val": 0.0, "max_val": 6.0}),
     aliases=("hard_tanh",),
-    properties={
-        "range": (-1.0, 1.0),
-        "monotone": True,
-        "saturating": True,
-        "zero_centred": True,
-        "near_identity": True,
-    },
+    properties=properties(-1.0, 1.0, "monotone", "saturating", "zero_centred", "near_identity"),
 )
 class Hardtanh(Activation):
     """Piecewise linear tanh: f(x) = x held within [min_val, max_val]; f'(x) = 1 if min_val < x <= max_val else 0.
@@ -654,13 +559,7 @@ class Hardtanh(Activation):
     "hardsigmoid",
     ulp=(2.0, 0.5, 2.0, 0.5),
     aliases=("hard_sigmoid",),
-    properties={
-        "range": (0.0, 1.0),
-        "monotone": True,
-        "saturating": True,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(0.0, 1.0, "monotone", "saturating"),
 )
 class Hardsigmoid(Activation):
     """Piecewise linear sigmoid: f(x) = (x + 3) / 6 held within [0, 1]; f'(x) = 1/6 if -3 < x <= 3 else 0.
@@ -683,13 +582,7 @@ class Hardsigmoid(Activation):
     "hardswish",
     ulp=(3.0, 2.0, 3.0, 2.0),
     aliases=("hard_swish", "hard_silu"),
-    properties={
-        "range": (-0.375, float("inf")),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-0.375, inf),
 )
 class Hardswish(Activation):
     """Piecewise quadratic swish: f(x) = 0 if x <= -3, x (x + 3) / 6 between, x if x >= 3.
@@ -725,13 +618,7 @@ def _learned(values: float, size: int, dtype: DTypeLike) -> FloatArray:
     parameters={"init": 0.25, "num_parameters": 1},
     examples=({"init": -0.5}, {"init": 0.0, "num_parameters": 6}),
     ulp=(1.0, 1.0, 1.0, 1.0),
-    properties={
-        "range": (float("-inf"), float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-inf, inf, "monotone"),
 )
 class PReLU(Activation):
     """Rectifier with a learned slope: f(x) = x if x > 0 else a x; f'(x) = 1 if x > 0 else a.
@@ -779,13 +666,7 @@ class PReLU(Activation):
     parameters={"lower": 1 / 8, "upper": 1 / 3},
     examples=({"lower": 0.2, "upper": 0.2}, {"lower": -0.5, "upper": 0.1}),
     ulp=(1.5, 1.0, 1.5, 1.0),
-    properties={
-        "range": (float("-inf"), float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-inf, inf, "monotone"),
 )
 class RReLU(Activation):
     """Rectifier with random slopes: f(x) = x if x > 0 else a x, a from U(lower, upper) for each element in training.
@@ -843,13 +724,7 @@ class RReLU(Activation):
     structure="axis",
     parameters={"axis": -1},
     examples=({"axis": 0}, {"axis": 1}),
-    properties={
-        "range": (0.0, 1.0),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(0.0, 1.0),
 )
 class Softmax(Activation):
     """Softmax along an axis: f(x) = e^(x - m) / sum e^(x - m), m the largest; dL/dx = f (dy - sum dy f).
@@ -881,13 +756,7 @@ class Softmax(Activation):
     structure="axis",
     parameters={"axis": -1},
     examples=({"axis": 0}, {"axis": 1}),
-    properties={
-        "range": (float("-inf"), 0.0),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(-inf, 0.0),
 )
 class LogSoftmax(Activation):
     """Logarithm of softmax along an axis: f(x) = x - log sum e^x; dL/dx = dy - softmax(x) sum dy.
@@ -918,13 +787,7 @@ class LogSoftmax(Activation):
     structure="axis",
     parameters={"axis": -1},
     examples=({"axis": 0}, {"axis": 1}),
-    properties={
-        "range": (0.0, float("inf")),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": False,
-        "near_identity": False,
-    },
+    properties=properties(0.0, inf),
 )
 class CReLU(Activation):
     """Concatenated ReLU: f(x) = (max(0, x), max(0, -x)), one after the other along an axis, which it doubles. Exact.
@@ -958,13 +821,7 @@ class CReLU(Activation):
     structure="axis",
     parameters={"pieces": 2, "axis": -1},
     examples=({"pieces": 3, "axis": 0}, {"pieces": 4}, {"pieces": 1}, {"pieces": 12, "axis": 1}),
-    properties={
-        "range": (float("-inf"), float("inf")),
-        "monotone": True,
-        "saturating": False,
-        "zero_centred": True,
-        "near_identity": False,
-    },
+    properties=properties(-inf, inf, "monotone", "zero_centred"),
 )
 class Maxout(Activation):
     """The largest of each group of `pieces` neighbours along an axis, which it divides by `pieces`. Exact.
@@ -1000,13 +857,7 @@ class Maxout(Activation):
     "glu",
     structure="axis",
     ulp=(3.0, 4.0, 4.5, 4.5),
-    properties={
-        "range": (float("-inf"), float("inf")),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": True,
-        "near_identity": False,
-    },
+    properties=properties(-inf, inf, "zero_centred"),
 )
 class GLU(Activation):
     """Gated linear unit: f(x) = a s(b), a and b the halves of the last axis, s the logistic sigmoid.
@@ -1034,13 +885,7 @@ class GLU(Activation):
     "swiglu",
     structure="axis",
     ulp=(4.0, 5.0, 5.0, 5.0),
-    properties={
-        "range": (float("-inf"), float("inf")),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": True,
-        "near_identity": False,
-    },
+    properties=properties(-inf, inf, "zero_centred"),
 )
 class SwiGLU(Activation):
     """Gated linear unit with SiLU for a gate: f(x) = a g(b), g(b) = b s(b), a and b the halves of the last axis.
@@ -1069,13 +914,7 @@ class SwiGLU(Activation):
     "geglu",
     structure="axis",
     ulp=(4.0, 5.0, 5.0, 5.0),
-    properties={
-        "range": (float("-inf"), float("inf")),
-        "monotone": False,
-        "saturating": False,
-        "zero_centred": True,
-        "near_identity": False,
-    },
+    properties=properties(-inf, inf, "zero_centred"),
 )
 class GEGLU(Activation):
     """Gated linear unit with GELU for a gate: f(x) = a g(b), g(b) = b Phi(b), a and b the halves of the last axis.
