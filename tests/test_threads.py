@@ -243,3 +243,63 @@ def test_the_gil_is_released() -> None:
     finally:
         sys.setswitchinterval(switches)
     assert progress == 100
+
+
+#: Prints the affinity masks of the threads that are neither the main one nor one of Python's.
+WORKERS = """
+import os, threading, time
+import numpy as np
+import fuseprop as fp
+
+fp.set_num_threads(2)
+x = np.ones(2_000_000, np.float32)
+out = np.empty_like(x)
+
+def work():
+    for _ in range(30):
+        fp.activations.Tanh()(x, out=out)
+        time.sleep(0.001)
+
+def masks():
+    known = {thread.native_id for thread in threading.enumerate()}
+    tasks = set(map(int, os.listdir("/proc/self/task"))) - known
+    return [os.sched_getaffinity(task) for task in tasks]
+"""
+two_cpus = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs and Linux"
+)
+
+
+@two_cpus
+def test_workers_stay_where_the_user_puts_them() -> None:
+    """The pool keeps workers off their caller's CPU, but within a mask that is set from outside."""
+    script = """
+work()
+everything = os.sched_getaffinity(0)
+for cpu in sorted(everything)[:2]:
+    for task in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(task), {cpu})
+    work()
+    assert masks() and all(mask == {cpu} for mask in masks()), (cpu, masks())
+print("done")
+"""
+    assert check_output(WORKERS + script) == "done"
+
+
+@two_cpus
+def test_workers_do_not_inherit_a_thread_s_own_mask() -> None:
+    script = """
+everything = os.sched_getaffinity(0)
+
+def narrow():
+    os.sched_setaffinity(0, {min(everything)})
+    work()
+
+thread = threading.Thread(target=narrow)
+thread.start()
+thread.join()
+found = set().union(*masks())
+assert len(found) > 1 or found != {min(everything)}, found
+print("done")
+"""
+    assert check_output(WORKERS + script) == "done"

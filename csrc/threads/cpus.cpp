@@ -1,6 +1,7 @@
 #include "threads/cpus.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <climits>
@@ -72,19 +73,24 @@ using CpuMask = cpu_set_t[8];  // 8192 CPUs
 
 int CpusInAffinityMask() {
   CpuMask mask;
-  if (sched_getaffinity(0, sizeof(mask), mask) == 0) return std::max(1, CPU_COUNT_S(sizeof(mask), mask));
+  if (sched_getaffinity(getpid(), sizeof(mask), mask) == 0) return std::max(1, CPU_COUNT_S(sizeof(mask), mask));
   return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+void SetProcessAffinity(pthread_attr_t* attr) {
+  CpuMask mask;
+  if (sched_getaffinity(getpid(), sizeof(mask), mask) == 0) pthread_attr_setaffinity_np(attr, sizeof(mask), mask);
 }
 
 int CurrentCpu() { return sched_getcpu(); }
 
-void KeepOff(pthread_t thread, int a, int b, Forbidden* forbidden) {
-  int(&old)[2] = forbidden->cpus;
-  const auto is_kept_off = [&](int cpu) { return cpu < 0 || cpu == old[0] || cpu == old[1]; };
+void KeptOff::Set(pthread_t thread, int a, int b) {
+  const auto is_kept_off = [&](int cpu) { return cpu < 0 || cpu == cpus_[0] || cpu == cpus_[1]; };
   if (is_kept_off(a) && is_kept_off(b)) return;
   CpuMask mask;
   if (pthread_getaffinity_np(thread, sizeof(mask), mask) != 0) return;
-  for (const int cpu : old) {
+  if (!CPU_EQUAL_S(sizeof(mask), mask, mask_)) cpus_[0] = cpus_[1] = -1;  // not the mask we left
+  for (const int cpu : cpus_) {
     if (cpu >= 0) CPU_SET_S(static_cast<size_t>(cpu), sizeof(mask), mask);
   }
   const auto take = [&](int cpu) {
@@ -92,16 +98,19 @@ void KeepOff(pthread_t thread, int a, int b, Forbidden* forbidden) {
     CPU_CLR_S(static_cast<size_t>(cpu), sizeof(mask), mask);
     return cpu;
   };
-  const Forbidden taken = {{take(a), take(b)}};
+  const int taken[2] = {take(a), take(b)};
   // Refused for an empty mask.
-  if (pthread_setaffinity_np(thread, sizeof(mask), mask) == 0) *forbidden = taken;
+  if (pthread_setaffinity_np(thread, sizeof(mask), mask) != 0) return;
+  std::copy(taken, taken + 2, cpus_);
+  std::copy(mask, mask + 8, mask_);
 }
 
 #else
 
 int CpusInAffinityMask() { return static_cast<int>(std::max(1u, std::thread::hardware_concurrency())); }
+void SetProcessAffinity(pthread_attr_t*) {}
 int CurrentCpu() { return -1; }
-void KeepOff(pthread_t, int, int, Forbidden*) {}
+void KeptOff::Set(pthread_t, int, int) {}
 
 #endif
 

@@ -4,14 +4,17 @@
 #define FUSEPROP_THREADS_CPUS_H_
 
 #include <pthread.h>
+#include <sched.h>
 
 namespace fuseprop {
 
 // The largest number of threads that can be asked for.
 constexpr int kMaxThreads = 1024;
 
-// At least 1.
+// CPUs in the affinity mask of the process, that is of its main thread; at least 1.
 int CpusInAffinityMask();
+// Lets a thread that is made with `attr` start with that mask, whatever its creator's is.
+void SetProcessAffinity(pthread_attr_t* attr);
 
 // FUSEPROP_NUM_THREADS, else the first number of OMP_NUM_THREADS, else `cpus` limited by the CPU quota of the control
 // group; malformed variables count as unset.
@@ -20,14 +23,19 @@ int InitialThreads(int cpus);
 // The CPU that the calling thread runs on, or -1.
 int CurrentCpu();
 
-// CPUs that a thread is kept off; -1 for none.
-struct Forbidden {
-  int cpus[2] = {-1, -1};
-};
+// Keeps one thread off two CPUs at a time. What else its affinity mask says stays: if somebody else has set the mask
+// since, nothing is put back.
+class KeptOff {
+ public:
+  // Keeps `thread` off the CPUs a and b (-1 for none) instead of those before, unless that leaves it no CPU at all.
+  void Set(pthread_t thread, int a, int b);
 
-// Keeps a thread off the CPUs a and b (-1 for none) instead of those it was kept off before, unless that would leave it
-// no CPU at all. Without effect on what else the thread's affinity mask says.
-void KeepOff(pthread_t thread, int a, int b, Forbidden* forbidden);
+ private:
+#ifdef __linux__
+  int cpus_[2] = {-1, -1};
+  cpu_set_t mask_[8] = {};  // as set last; 8192 CPUs
+#endif
+};
 
 }  // namespace fuseprop
 

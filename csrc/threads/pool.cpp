@@ -99,7 +99,7 @@ class Pool {
     bool woken = false;  // told to wake
     std::condition_variable wake;
     // The worker's own while it is awake, under the mutex while it sleeps.
-    Forbidden forbidden;
+    KeptOff kept_off;
   };
 
   static Pool& Create() {
@@ -129,6 +129,7 @@ class Pool {
     creation_failed_ = pthread_attr_init(&attr) != 0;
     if (!creation_failed_) {
       pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+      SetProcessAffinity(&attr);
       const auto start = [](void* object) -> void* {
         Worker* worker = static_cast<Worker*>(object);
         worker->pool->WorkerLoop(*worker);
@@ -177,7 +178,7 @@ class Pool {
 
   void LeaveCallersCpu(Worker& self) {
     const int cpu = caller_cpu_.load(std::memory_order_relaxed);
-    if (cpu >= 0 && CurrentCpu() == cpu) KeepOff(pthread_self(), cpu, -1, &self.forbidden);
+    if (cpu >= 0 && CurrentCpu() == cpu) self.kept_off.Set(pthread_self(), cpu, -1);
   }
 
   bool IsOpen() const { return state_.load(std::memory_order_relaxed) >= kPlace; }
@@ -229,7 +230,7 @@ class Pool {
         num_asleep_.fetch_sub(1, std::memory_order_relaxed);
         // Linux may wake a thread on the waker's CPU though another one is idle (in a virtual machine it mostly
         // does), and take milliseconds to move it: longer than most jobs.
-        KeepOff(worker.thread, caller_cpu_.load(std::memory_order_relaxed), cpu, &worker.forbidden);
+        worker.kept_off.Set(worker.thread, caller_cpu_.load(std::memory_order_relaxed), cpu);
         worker.woken = true;
         woken[count] = &worker;
       }
