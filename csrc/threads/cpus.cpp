@@ -89,9 +89,11 @@ void KeptOff::Set(pthread_t thread, int a, int b) {
   if (is_kept_off(a) && is_kept_off(b)) return;
   CpuMask mask;
   if (pthread_getaffinity_np(thread, sizeof(mask), mask) != 0) return;
-  if (!CPU_EQUAL_S(sizeof(mask), mask, mask_)) cpus_[0] = cpus_[1] = -1;  // not the mask we left
+  CpuMask process;
+  if (sched_getaffinity(getpid(), sizeof(process), process) != 0) return;
   for (const int cpu : cpus_) {
-    if (cpu >= 0) CPU_SET_S(static_cast<size_t>(cpu), sizeof(mask), mask);
+    if (cpu < 0 || !CPU_ISSET_S(static_cast<size_t>(cpu), sizeof(process), process)) continue;
+    CPU_SET_S(static_cast<size_t>(cpu), sizeof(mask), mask);
   }
   const auto take = [&](int cpu) {
     if (cpu < 0 || !CPU_ISSET_S(static_cast<size_t>(cpu), sizeof(mask), mask)) return -1;
@@ -102,7 +104,6 @@ void KeptOff::Set(pthread_t thread, int a, int b) {
   // Refused for an empty mask.
   if (pthread_setaffinity_np(thread, sizeof(mask), mask) != 0) return;
   std::copy(taken, taken + 2, cpus_);
-  std::copy(mask, mask + 8, mask_);
 }
 
 #else

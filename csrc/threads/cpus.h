@@ -4,7 +4,6 @@
 #define FUSEPROP_THREADS_CPUS_H_
 
 #include <pthread.h>
-#include <sched.h>
 
 namespace fuseprop {
 
@@ -23,18 +22,15 @@ int InitialThreads(int cpus);
 // The CPU that the calling thread runs on, or -1.
 int CurrentCpu();
 
-// Keeps one thread off two CPUs at a time. What else its affinity mask says stays: if somebody else has set the mask
-// since, nothing is put back.
+// Keeps one thread off two CPUs at a time. What else its affinity mask says stays, and a CPU is given back to it only
+// if the process has it.
 class KeptOff {
  public:
   // Keeps `thread` off the CPUs a and b (-1 for none) instead of those before, unless that leaves it no CPU at all.
   void Set(pthread_t thread, int a, int b);
 
  private:
-#ifdef __linux__
   int cpus_[2] = {-1, -1};
-  cpu_set_t mask_[8] = {};  // as set last; 8192 CPUs
-#endif
 };
 
 }  // namespace fuseprop
