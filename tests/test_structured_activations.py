@@ -17,6 +17,7 @@ from helpers import (
     LARGE,
     LAYOUTS,
     STRUCTURED,
+    TWO_VECTORS,
     Array,
     Out,
     Parameters,
@@ -397,6 +398,31 @@ def test_lines_of_softmax_that_are_nan(spec: Spec, dtype: Any, target: str) -> N
             assert certain[-1] == (1 if spec.name == "softmax" else 0)
             assert (certain[:-1] == (0 if spec.name == "softmax" else -np.inf)).all()
             assert np.isfinite(act.backward(some, np.ones_like(some))).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("spec", [s for s in STRUCTURED if "softmax" in s.name], ids=lambda spec: spec.name)
+def test_lines_of_nans_touch_nothing_else(spec: Spec, dtype: Any, target: str) -> None:
+    """Rows of nothing but NaNs: neither the rows between them nor the memory around the result is written."""
+    act = spec.cls()
+    for length, rows in itertools.product(range(1, TWO_VECTORS + 1), (1, 5, 18)):
+        x = np.full((rows, length), np.nan, dtype)
+        x[1::2] = 0
+        dy = np.ones_like(x)
+        for backward in (False, True):
+            memory = np.full(rows * length + 128, 7, dtype)
+            out = memory[64:-64].reshape(rows, length)
+            zeros, ones = np.zeros((rows // 2, length), dtype), np.ones((rows // 2, length), dtype)
+            if backward:
+                act.backward(x, dy, out=out)
+                clean = act.backward(zeros, ones)
+            else:
+                act(x, out=out)
+                clean = act(zeros)
+            assert np.isnan(out[::2]).all()
+            assert_same_bits(out[1::2], clean)
+            assert (memory[:64] == 7).all()
+            assert (memory[-64:] == 7).all()
 
 
 # --- bad input ----------------------------------------------------------------------------------------------

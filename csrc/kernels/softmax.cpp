@@ -230,7 +230,9 @@ HWY_INLINE void ShortRowGroupBackward(const softmax::ShortRows<T>& rows, const T
   for (size_t row = 0; row < Rows::kGroup; ++row) apart[row] = kNowhere;
   rows.ForEach(Rows::kGroup, [&](size_t row, size_t part, size_t at) HWY_ATTR {
     const intptr_t lane = hn::FindFirstTrue(d, hn::Eq(hn::Load(d, exps + at), hn::Set(d, max[row])));
-    if (lane >= 0 && apart[row] == kNowhere) apart[row] = at + static_cast<size_t>(lane);
+    // The maximum of a row of NaNs may be the -inf beyond its end, where dx has no element.
+    const bool in_row = lane >= 0 && static_cast<size_t>(lane) < rows.Count(part);
+    if (in_row && apart[row] == kNowhere) apart[row] = at + static_cast<size_t>(lane);
     const T* from = dy + HWY_MIN(row, count - 1) * n + part * Rows::kGroup;
     hn::Store(LoadPartial(d, from, rows.Count(part)), d, dys + at);
   });
