@@ -436,9 +436,9 @@ class Scratch {
   explicit Scratch(size_t n) : stride_((n + 63) / 64 * 64) {
     if (n == 0) return;
     slots_ = static_cast<size_t>(MaxParticipants());
-    data_.resize(slots_ * stride_ + 64);
+    data_.reset(new T[slots_ * stride_ + 64]);  // not filled: it may be far larger than what is used of it
     busy_.reset(new std::atomic<bool>[slots_]());
-    offset_ = (64 - reinterpret_cast<uintptr_t>(data_.data()) % 64) % 64 / sizeof(T);
+    offset_ = (64 - reinterpret_cast<uintptr_t>(data_.get()) % 64) % 64 / sizeof(T);
   }
 
   // A thread's hold on a buffer. A loop has at most MaxParticipants() threads, so that one is
@@ -456,7 +456,7 @@ class Scratch {
     }
     Use(const Use&) = delete;
     Use& operator=(const Use&) = delete;
-    T* data() const { return scratch_.data_.data() + scratch_.offset_ + slot_ * scratch_.stride_; }
+    T* data() const { return scratch_.data_.get() + scratch_.offset_ + slot_ * scratch_.stride_; }
 
    private:
     Scratch& scratch_;
@@ -465,7 +465,7 @@ class Scratch {
 
  private:
   size_t slots_ = 0, stride_, offset_ = 0;
-  std::vector<T> data_;
+  std::unique_ptr<T[]> data_;
   std::unique_ptr<std::atomic<bool>[]> busy_;
 };
 

@@ -327,12 +327,12 @@ HWY_INLINE void RowsToColumns(const T* HWY_RESTRICT rows, size_t n, size_t inner
   }
 }
 
-// Calls body(offset, columns, memory for kBuffers strips) for all strips of columns.
+// Calls body(offset, columns, memory for kBuffers strips of as many columns) for all strips of columns.
 template <size_t kBuffers, class T, class Body>
 HWY_INLINE void ForEachStrip(const AxisShape& shape, const Body& body) {
   const size_t strips = (shape.inner + kStrip<T> - 1) / kStrip<T>;
   const size_t size = shape.outer * shape.length * shape.inner;
-  softmax::Scratch<T> scratch(kBuffers * kStrip<T> * shape.length);
+  softmax::Scratch<T> scratch(kBuffers * HWY_MIN(kStrip<T>, shape.inner) * shape.length);
   const auto task = [&](size_t i) HWY_ATTR {
     typename softmax::Scratch<T>::Use use(scratch);
     const size_t first = i % strips * kStrip<T>;
@@ -369,11 +369,11 @@ void Backward(const double*, const AxisShape& shape, const T* x, const T* dy, T*
     return;
   }
   ForEachStrip<3, T>(shape, [&](size_t at, size_t columns, T* rows) HWY_ATTR {
-    T* dy_rows = rows + kStrip<T> * n;
+    T* dy_rows = rows + columns * n;
     ColumnsToRows(x + at, n, shape.inner, columns, rows);
     ColumnsToRows(dy + at, n, shape.inner, columns, dy_rows);
     RowsBackward<kKind>(static_cast<const T*>(rows), static_cast<const T*>(dy_rows), columns, n, rows,
-                        dy_rows + kStrip<T> * n, false);
+                        dy_rows + columns * n, false);
     RowsToColumns(rows, n, shape.inner, columns, dx + at);
   });
 }
