@@ -385,7 +385,9 @@ class Out:
 # --- processes ----------------------------------------------------------------------------------------------
 
 
-def run_python(script: str, timeout: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_python(
+    script: str, timeout: float = 60.0 if SANITIZER == "" else 300.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a script in a fresh interpreter, without our environment variables except those given."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FUSEPROP_", "OMP_NUM"))}
     if SANITIZER == "thread":  # the child of a fork may start threads
