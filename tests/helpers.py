@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 import fuseprop as fp
 from fuseprop import _registry
-from fuseprop._registry import Spec
+from fuseprop._registry import OVER_CLASSES, Spec
 
 Array = NDArray[Any]
 Parameters = Mapping[str, Any]
@@ -36,10 +36,17 @@ SANITIZER: str = fp.build_info()["sanitizer"]
 ACTIVATIONS = [spec for spec in _registry.activations().values() if spec.structure == "elementwise"]
 STRUCTURED = [spec for spec in _registry.activations().values() if spec.structure != "elementwise"]
 #: Sums over elements, with two derivatives; and what is no such sum, or has no derivatives.
-LOSSES = [s for s in _registry.losses().values() if s.target_domain != "classes" and s.kind_of_value == "sum"]
+LOSSES = [s for s in _registry.losses().values() if s.target_domain not in OVER_CLASSES and s.kind_of_value == "sum"]
 METRICS = [spec for spec in _registry.losses().values() if spec.kind_of_value == "metric"]
 ROOTS = [spec for spec in _registry.losses().values() if spec.kind_of_value == "root"]
 CLASS_LOSSES = [spec for spec in _registry.losses().values() if spec.target_domain == "classes"]
+#: Losses over classes that take labels only, or distributions only; and those of them with arrays of their own.
+ROW_LOSSES = [
+    spec
+    for spec in _registry.losses().values()
+    if spec.target_domain in OVER_CLASSES and spec.target_domain != "classes" and spec.inputs == ("pred", "target")
+]
+MARGIN_LOSSES = [spec for spec in _registry.losses().values() if spec.inputs != ("pred", "target")]
 
 #: More elements than a second thread is worth (49152), not a multiple of anything.
 LARGE = 100_003
@@ -279,6 +286,34 @@ def targets_for(spec: Spec, shape: tuple[int, ...], dtype: DTypeLike, rng: np.ra
     if domain in ("nonzero", "positive"):
         y = np.where(y == 0, 0.25, y)
     return y.astype(dtype)
+
+
+def number_of_classes(parameters: Parameters, default: int = 7) -> int:
+    """How many classes pred must have with these parameters."""
+    weights = parameters.get("class_weight")
+    return default if weights is None else len(weights)
+
+
+def row_targets(
+    spec: Spec, parameters: Parameters, shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator
+) -> Array:
+    """Targets of a loss over classes: labels, or distributions with zeros in them."""
+    if spec.target_domain == "labels":
+        return np.asarray(rng.integers(0, shape[-1], shape[:-1]))
+    y = rng.random(shape) * rng.choice([0.0, 1.0], shape)
+    y[..., 0] += 0.1
+    y /= y.sum(axis=-1, keepdims=True)
+    domain = spec.target_domain if spec.targets_of is None else spec.targets_of({**spec.parameters, **parameters})
+    with np.errstate(divide="ignore"):
+        return (np.log(y) if domain == "log_distribution" else y).astype(dtype)
+
+
+def row_predictions(spec: Spec, x: Array) -> Array:
+    """x, or its softmax for a loss of probabilities."""
+    if spec.pred_domain != "unit":
+        return x
+    e = np.exp(x.astype(np.float64) - x.max(axis=-1, keepdims=True))
+    return np.asarray((e / e.sum(axis=-1, keepdims=True)).astype(x.dtype))
 
 
 #: Targets that every loss of one prediction per target is defined for.

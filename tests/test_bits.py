@@ -13,14 +13,19 @@ from helpers import (
     FMA_TARGETS,
     LARGE,
     LOSSES,
+    MARGIN_LOSSES,
+    ROW_LOSSES,
     STRUCTURED,
     Array,
     assert_same_bits,
     cases,
     each_dtype,
     extremes,
+    number_of_classes,
     numbers,
     predictions_for,
+    row_predictions,
+    row_targets,
     seeded,
     targets_for,
 )
@@ -83,6 +88,26 @@ def loss_results(spec: Any, parameters: Any, dtype: Any) -> Results:
     return results | {f"q {k}": v for k, v in verbs_of_loss(loss, pred, distributions, weight).items()}
 
 
+def row_loss_results(spec: Any, parameters: Any, dtype: Any) -> Results:
+    results: Results = {}
+    for shape in ((ROWS, COLUMNS), (9, 11_003), (20_000, 5)):
+        shape = shape[0], number_of_classes(parameters, shape[1])
+        rng = seeded(spec.name, "bits", shape)
+        pred = row_predictions(spec, (5 * rng.standard_normal(shape)).astype(dtype))
+        weight = rng.random(shape[0]).astype(dtype)
+        target = row_targets(spec, parameters, shape, dtype, rng)
+        found = verbs_of_loss(spec.cls(**parameters), pred, target, weight)
+        results |= {f"{name} {shape}": value for name, value in found.items()}
+    return results
+
+
+def margin_results(spec: Any, parameters: Any, dtype: Any) -> Results:
+    rng = seeded(spec.name, "bits")
+    features, weight = rng.standard_normal((ROWS, 40)).astype(dtype), rng.standard_normal((40, 11)).astype(dtype)
+    loss, labels = spec.cls(**parameters), rng.integers(0, 11, ROWS)
+    return {r: loss.value_and_grad(features, weight, labels, None, r) for r in ("mean", "sum", "none")}
+
+
 def ops_results(dtype: Any) -> Results:
     rng = seeded("ops bits")
 
@@ -99,6 +124,9 @@ def ops_results(dtype: Any) -> Results:
         x = 5 * normal(*shape)
         for function in (fp.ops.softmax, fp.ops.log_softmax, fp.ops.logsumexp):
             results[f"{function.__name__} {shape}"] = function(x)
+        p, q = fp.ops.softmax(x), fp.ops.softmax(2 * x)
+        results[f"entropy {shape}"] = fp.ops.entropy(p, 0), fp.ops.self_information(p)
+        results[f"divergence {shape}"] = fp.ops.cross_entropy(p, q), fp.ops.kl_divergence(p, q)
     return results
 
 
@@ -109,6 +137,8 @@ COMPUTATIONS: list[Any] = [
         pytest.param(lambda dtype, v=c.values: loss_results(*v, dtype), id=c.id)
         for c in cases([*LOSSES, *CLASS_LOSSES])
     ),
+    *(pytest.param(lambda dtype, v=c.values: row_loss_results(*v, dtype), id=c.id) for c in cases(ROW_LOSSES)),
+    *(pytest.param(lambda dtype, v=c.values: margin_results(*v, dtype), id=c.id) for c in cases(MARGIN_LOSSES)),
     pytest.param(ops_results, id="ops"),
     pytest.param(learned_results, id="learned"),
 ]

@@ -15,8 +15,10 @@ from helpers import (
     GOOD_TARGET,
     LAYOUTS,
     LOSSES,
+    MARGIN_LOSSES,
     METRICS,
     ROOTS,
+    ROW_LOSSES,
     STRUCTURED,
     Array,
     Out,
@@ -31,7 +33,7 @@ import fuseprop as fp
 from fuseprop import ops
 from fuseprop._registry import Spec
 
-ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES]
+ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *MARGIN_LOSSES]
 BAD_DTYPES = (np.float16, np.longdouble, np.complex64, np.complex128, object, "U3", "S3", "M8[s]", "m8[s]")
 REAL = [spec for spec in LOSSES if invalid_target(spec)]
 
@@ -79,6 +81,11 @@ def test_hyper_parameters(spec: Spec) -> None:
                 spec.cls(**{name: wrong})
     for name in spec.parameters.keys() - spec.choices.keys():
         number = spec.parameters[name]
+        if isinstance(number, bool):
+            for value in (0, 1.0, "True", None):
+                with refuses(TypeError, name, "bool", type(value).__name__):
+                    spec.cls(**{name: value})
+            continue
         if isinstance(number, int):
             for value in (1.0, math.nan, "1", b"1", None, 1j, [1], {}, object()):
                 with refuses(TypeError, name, "integer", type(value).__name__):

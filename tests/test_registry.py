@@ -11,13 +11,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ACTIVATIONS, CLASS_LOSSES, GOOD_TARGET, LOSSES, METRICS, ROOTS, STRUCTURED, cases
+from helpers import (
+    ACTIVATIONS,
+    CLASS_LOSSES,
+    GOOD_TARGET,
+    LOSSES,
+    MARGIN_LOSSES,
+    METRICS,
+    ROOTS,
+    ROW_LOSSES,
+    STRUCTURED,
+    cases,
+    number_of_classes,
+    row_predictions,
+    row_targets,
+    seeded,
+)
 
 import fuseprop as fp
 from fuseprop import _core, _registry, reference
 from fuseprop._registry import Spec
 
-ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES]
+ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *MARGIN_LOSSES]
 each_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 MODULES = {"activation": fp.activations, "loss": fp.losses}
 
@@ -37,9 +52,11 @@ def test_core_has_the_registered_activations() -> None:
 
 
 def test_core_has_the_registered_losses() -> None:
-    """Losses over classes and roots are types of the core of their own; all others are rows of its table."""
-    assert sorted(_core.loss_names()) == sorted(spec.name for spec in [*LOSSES, *METRICS])
-    for spec in [*CLASS_LOSSES, *ROOTS]:
+    """Losses of labels and roots are types of the core of their own; all others are rows of its table."""
+    of_labels = [spec for spec in ROW_LOSSES if spec.target_domain == "labels"]
+    of_distributions = [spec for spec in ROW_LOSSES if spec not in of_labels]
+    assert sorted(_core.loss_names()) == sorted(spec.name for spec in [*LOSSES, *METRICS, *of_distributions])
+    for spec in [*CLASS_LOSSES, *ROOTS, *of_labels]:
         assert hasattr(_core, spec.cls.__name__)
 
 
@@ -54,7 +71,7 @@ def test_spec_fits_class_and_reference(spec: Spec) -> None:
     assert spec.name == snake_case(spec.cls.__name__)
     constructor = inspect.signature(spec.cls).parameters
     assert {name: p.default for name, p in constructor.items()} == {**spec.parameters, **spec.switches}
-    arrays = ["x"] if spec.kind == "activation" else ["pred", "target"]
+    arrays = ["x"] if spec.kind == "activation" else list(spec.inputs)
     expected = [*arrays, *spec.parameters]
     # What is learned or drawn is an argument of its own, by default the constructor's value.
     more = list(inspect.signature(spec.reference).parameters)[len(expected) :] if spec.structure == "slopes" else []
@@ -159,7 +176,14 @@ def test_a_pickled_copy_computes_the_same(spec: Spec) -> None:
     if spec.structure != "elementwise":
         x = np.linspace(-3, 3, 72).reshape(1, 12, 6)
     arguments: tuple[Any, ...] = (x,)
-    if spec.kind == "loss":
+    if spec in ROW_LOSSES:
+        parameters = spec.examples[-1] if spec.examples else {}
+        shape = (4, number_of_classes(parameters))
+        pred = row_predictions(spec, seeded("pickled").standard_normal(shape))
+        arguments = pred, row_targets(spec, parameters, shape, np.float64, seeded("pickled"))
+    elif spec in MARGIN_LOSSES:
+        arguments = x, x[:3], np.array([0, 1, 2, 1])
+    elif spec.kind == "loss":
         arguments = (x, np.array([0, 1, 2, 1]) if spec.target_domain == "classes" else np.full((4, 3), GOOD_TARGET))
     assert np.array_equal(formula(*arguments), again(*arguments))
 

@@ -1,5 +1,6 @@
 #include "bind/args.h"
 
+#include <algorithm>
 #include <cstdarg>
 
 namespace fuseprop {
@@ -247,7 +248,7 @@ bool ToCommonOrder(Ref* arrays, size_t count, PyObject* out, bool c_order) {
   return false;
 }
 
-std::string IndexText(PyArrayObject* array, size_t flat, bool fortran) {
+std::string IndexText(PyArrayObject* array, size_t flat, bool fortran, int axis_moved) {
   const int ndim = PyArray_NDIM(array);
   if (ndim == 0) return "";
   std::string index[NPY_MAXDIMS];
@@ -257,6 +258,7 @@ std::string IndexText(PyArrayObject* array, size_t flat, bool fortran) {
     index[axis] = std::to_string(flat % length);
     flat /= length;
   }
+  if (axis_moved >= 0) std::rotate(index + axis_moved, index + ndim - 1, index + ndim);
   std::string text = "[" + index[0];
   for (int axis = 1; axis < ndim; ++axis) text += ", " + index[axis];
   return text + "]";

@@ -183,8 +183,9 @@ class Output {
 // Fortran if all have that. `out` (may be null or None) takes part in the choice. With `c_order`, C alone.
 bool ToCommonOrder(Ref* arrays, size_t count, PyObject* out, bool c_order = false);
 
-// Where element `flat` of an array in the given order stands: "[3]", "[2, 5]"; "" for a scalar.
-std::string IndexText(PyArrayObject* array, size_t flat, bool fortran);
+// Where element `flat` of an array in the given order stands: "[3]", "[2, 5]"; "" for a scalar. With `axis`, the
+// array's last axis is that one of the array that the text is about.
+std::string IndexText(PyArrayObject* array, size_t flat, bool fortran, int axis = -1);
 
 }  // namespace bind
 }  // namespace fuseprop

@@ -1,4 +1,4 @@
-// The elementwise losses' verbs: value, gradient, value_and_grad, grad_and_hess.
+// The verbs of elementwise losses, and of their sums over classes: value, gradient, value_and_grad, grad_and_hess.
 
 #include "kernels/losses.h"
 
@@ -21,8 +21,14 @@ struct Inputs {
   Ref arrays[3];
   Ref given[3];
   size_t weight_run = 1;
-  double weight_sum = 0.0;  // of the broadcast weights; pred's size without weights
+  double weight_sum = 0.0;  // of the broadcast weights; pred's size without weights. Over classes: of the rows'
   bool fortran = false;
+  bool over_classes = false;
+  // For messages: of the arguments and of the function that they are given to; the axis that was moved to the end.
+  const char* pred_name = "pred";
+  const char* target_name = "target";
+  const char* function = nullptr;
+  int axis = -1;
 
   const Ref& pred() const { return arrays[0]; }
   const Ref& target() const { return arrays[1]; }
@@ -56,6 +62,36 @@ struct Inputs {
     if (mean) weight_sum = weight() ? SumOf(weight()) * static_cast<double>(weight_run) : static_cast<double>(n);
   }
 
+  // Rows along the last axis, each a sample: in C order.
+  struct OverClasses {};
+  Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean, OverClasses /*tag*/) {
+    over_classes = true;
+    arrays[0] = FloatArray(pred_object, "pred");
+    arrays[1] = FloatArrayAs(target_object, "target", typenum());
+    if (PyArray_NDIM(shape()) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
+    CheckSameShape(arrays[0], "pred", arrays[1], "target");
+    if (weight_object != Py_None) {
+      arrays[2] = FloatArrayAs(weight_object, "sample_weight", typenum());
+      if (PyArray_NDIM(arrays[2].array()) != row_ndim() ||
+          !PyArray_CompareLists(PyArray_DIMS(arrays[2].array()), PyArray_DIMS(shape()), row_ndim())) {
+        Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of pred",
+              ShapeText(arrays[2].array()).c_str(), ShapeText(row_ndim(), PyArray_DIMS(shape())).c_str());
+      }
+    }
+    for (size_t i = 0; i < 3; ++i) given[i] = Ref::Borrow(arrays[i].get());
+    ToCommonOrder(arrays, 3, nullptr, true);
+    weight_run = std::max(classes(), size_t{1});
+    if (mean) weight_sum = weight() ? SumOf(weight()) : static_cast<double>(rows());
+  }
+
+  int row_ndim() const { return PyArray_NDIM(shape()) - 1; }
+  size_t classes() const { return static_cast<size_t>(PyArray_DIM(shape(), row_ndim())); }
+  size_t rows() const {
+    size_t product = 1;
+    for (int i = 0; i < row_ndim(); ++i) product *= static_cast<size_t>(PyArray_DIM(shape(), i));
+    return product;
+  }
+
   // A target of shape pred.shape[:-1] serves each of the columns.
   void SpreadTarget(size_t num_columns) {
     PyArrayObject* pred = shape();
@@ -83,7 +119,7 @@ struct Inputs {
     Output output(out, "out", PyArray_NDIM(shape()), PyArray_DIMS(shape()), typenum(), fortran);
     output.CheckOverlap(given[0], "pred");
     output.CheckOverlap(given[1], "target");
-    output.CheckOverlap(given[2], "sample_weight", weight_run == 1);
+    output.CheckOverlap(given[2], "sample_weight", weight_run == 1 && !over_classes);
     return output;
   }
 };
@@ -105,6 +141,8 @@ bool IsInside(Domain domain, double x) {
       return x > 0.0 && x < inf;
     case Domain::kNonZero:
       return x != 0.0;
+    case Domain::kNonPositive:
+      return x <= 0.0;
   }
   return true;
 }
@@ -124,6 +162,8 @@ const char* Expected(Domain domain) {
       return "finite values > 0";
     case Domain::kNonZero:
       return "values other than 0, unless on_zero is \"inf\" or \"skip\"";
+    case Domain::kNonPositive:
+      return "logarithms of probabilities, <= 0";
   }
   return "";
 }
@@ -137,8 +177,9 @@ const char* Expected(Domain domain) {
   const bool is_target = !IsInside(domain, value_of(inputs.target()));
   if (!is_target) domain = row.pred_domain;
   const Ref number = Ref::Check(PyFloat_FromDouble(value_of(is_target ? inputs.target() : inputs.pred())));
-  Raise(PyExc_ValueError, "%s%s is %R; %s expects %s", is_target ? "target" : "pred",
-        IndexText(inputs.shape(), index, inputs.fortran).c_str(), number.get(), row.name, Expected(domain));
+  Raise(PyExc_ValueError, "%s%s is %R; %s expects %s", is_target ? inputs.target_name : inputs.pred_name,
+        IndexText(inputs.shape(), index, inputs.fortran, inputs.axis).c_str(), number.get(),
+        inputs.function == nullptr ? row.name : inputs.function, Expected(domain));
 }
 
 template <class T>
@@ -196,6 +237,18 @@ double Run(const Formula& formula, LossPass pass, const Inputs& inputs, LossArgs
   return result.sum;
 }
 
+// The values of elements, or over classes those of rows.
+template <class T>
+Ref Values(const Inputs& inputs, Output& values) {
+  if (!inputs.over_classes) return values.Finish();
+  Output sums(inputs.row_ndim(), PyArray_DIMS(inputs.shape()), inputs.typenum());
+  {
+    const ReleaseGil release(Size(inputs.pred()));
+    OfType<T>(Losses()).sum_rows(values.data<T>(), inputs.rows(), inputs.classes(), sums.data<T>());
+  }
+  return sums.Finish();
+}
+
 Ref ValueObject(const Scale& scale, double sum) { return Ref::Check(PyFloat_FromDouble(scale.Reduce(sum))); }
 
 template <class T>
@@ -205,7 +258,7 @@ Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
     Output value = inputs.NewOutput();
     args.value = value.data<T>();
     Run<T>(formula, LossPass::kValue, inputs, args, false);
-    return value.Finish();
+    return Values<T>(inputs, value);
   }
   const Scale scale = ScaleOf<T>(formula, inputs, reduction);
   return ValueObject(scale, Run<T>(formula, LossPass::kValue, inputs, args, false));
@@ -235,7 +288,7 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
     Output values = inputs.NewOutput();
     args.value = values.data<T>();
     Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
-    value = values.Finish();
+    value = Values<T>(inputs, values);
   } else {
     value = ValueObject(scale, Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers()));
   }
@@ -258,12 +311,20 @@ Ref GradAndHess(const Formula& formula, const Inputs& inputs, PyObject* floor) {
   return Ref::Check(PyTuple_Pack(2, grad_array.get(), hess_array.get()));
 }
 
+// The arguments of a verb of this formula.
+Inputs InputsOf(const Formula& formula, PyObject* const* args, PyObject* out, bool mean) {
+  // The same in every target's table.
+  static const LossRow* const rows = Losses().rows;
+  if (rows[formula.row].over_classes) return {args[0], args[1], args[2], mean, Inputs::OverClasses()};
+  return {args[0], args[1], args[2], out, mean, formula.num_columns};
+}
+
 // _value(pred, target, sample_weight, reduction, /)
 PyObject* Value(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_value", nargs, 4, 4);
     const Reduction reduction = AsReduction(args[3]);
-    const Inputs inputs(args[0], args[1], args[2], nullptr, reduction == Reduction::kMean, Self(self).num_columns);
+    const Inputs inputs = InputsOf(Self(self), args, nullptr, reduction == Reduction::kMean);
     return inputs.typenum() == NPY_FLOAT32 ? Value<float>(Self(self), inputs, reduction)
                                            : Value<double>(Self(self), inputs, reduction);
   });
@@ -274,7 +335,7 @@ PyObject* Gradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_gradient", nargs, 5, 5);
     const Reduction reduction = AsReduction(args[3]);
-    const Inputs inputs(args[0], args[1], args[2], args[4], reduction == Reduction::kMean, Self(self).num_columns);
+    const Inputs inputs = InputsOf(Self(self), args, args[4], reduction == Reduction::kMean);
     return inputs.typenum() == NPY_FLOAT32 ? Gradient<float>(Self(self), inputs, reduction, args[4])
                                            : Gradient<double>(Self(self), inputs, reduction, args[4]);
   });
@@ -285,7 +346,7 @@ PyObject* ValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) 
   return Guard([&] {
     CheckNumArgs("_value_and_grad", nargs, 5, 5);
     const Reduction reduction = AsReduction(args[3]);
-    const Inputs inputs(args[0], args[1], args[2], args[4], reduction == Reduction::kMean, Self(self).num_columns);
+    const Inputs inputs = InputsOf(Self(self), args, args[4], reduction == Reduction::kMean);
     return inputs.typenum() == NPY_FLOAT32 ? ValueAndGrad<float>(Self(self), inputs, reduction, args[4])
                                            : ValueAndGrad<double>(Self(self), inputs, reduction, args[4]);
   });
@@ -295,7 +356,7 @@ PyObject* ValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) 
 PyObject* GradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_grad_and_hess", nargs, 4, 4);
-    const Inputs inputs(args[0], args[1], args[2], nullptr, false, Self(self).num_columns);
+    const Inputs inputs = InputsOf(Self(self), args, nullptr, false);
     return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(Self(self), inputs, args[3])
                                            : GradAndHess<double>(Self(self), inputs, args[3]);
   });
@@ -461,6 +522,108 @@ PyObject* RootGradAndHess(PyObject*, PyObject* const*, Py_ssize_t) {
 // _bind(name, parameters, /): there is nothing to look up, the type is the formula.
 PyObject* RootBind(PyObject*, PyObject* const*, Py_ssize_t) { Py_RETURN_NONE; }
 
+// --------------------------------------------------------------------------------- entropies, as plain functions
+
+// A view with the axis last.
+Ref AxisLast(const Ref& array, int axis) {
+  const int ndim = PyArray_NDIM(array.array());
+  npy_intp order[NPY_MAXDIMS];
+  for (int i = 0; i < ndim - 1; ++i) order[i] = i < axis ? i : i + 1;
+  order[ndim - 1] = axis;
+  PyArray_Dims permutation = {order, ndim};
+  return Ref::Check(PyArray_Transpose(array.array(), &permutation));
+}
+
+const char* Text(PyObject* object) {
+  const char* text = PyUnicode_AsUTF8(object);
+  if (text == nullptr) throw PythonError();
+  return text;
+}
+
+template <class T>
+Ref SumOverAxis(const Formula& formula, const Inputs& inputs, Output& sums) {
+  Output terms = inputs.NewOutput();
+  LossArgs<T> args = ArgsOf<T>(inputs);
+  args.value = terms.data<T>();
+  Run<T>(formula, LossPass::kValue, inputs, args, false);
+  {
+    const ReleaseGil release(args.n);
+    OfType<T>(Losses()).sum_rows(args.value, inputs.rows(), inputs.classes(), sums.data<T>());
+  }
+  return sums.FinishAsScalarIfZeroDim();
+}
+
+// sum_over_axis(loss, target, pred, axis, out, function, target_name, pred_name, /): the loss's terms at default
+// parameters, summed over an axis.
+PyObject* PySumOverAxis(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("sum_over_axis", nargs, 8, 8);
+    Formula formula = {};
+    size_t num_parameters = 0;
+    FindByName(Losses(), Text(args[0]), &formula.row, &num_parameters);
+    const char* target_name = Text(args[6]);
+    const char* pred_name = Text(args[7]);
+    const Ref target = FloatArray(args[1], target_name);
+    const Ref pred = FloatArray(args[2], pred_name);
+    CheckSameDtype(target, target_name, pred, pred_name);
+    CheckSameShape(target, target_name, pred, pred_name);
+    const int ndim = PyArray_NDIM(pred.array());
+    if (ndim == 0) Raise(PyExc_ValueError, "%s has shape (); expected at least one dimension", target_name);
+    const Py_ssize_t found = PyNumber_AsSsize_t(args[3], nullptr);  // clipped, not an overflow
+    if (found == -1 && PyErr_Occurred() != nullptr) {
+      PyErr_Clear();
+      Raise(PyExc_TypeError, "axis must be an integer, found %s", Py_TYPE(args[3])->tp_name);
+    }
+    if (found < -ndim || found >= ndim) {
+      Raise(PyExc_ValueError, "axis is %zd; expected %d to %d, as %s has shape %s", found, -ndim, ndim - 1, target_name,
+            ShapeText(pred.array()).c_str());
+    }
+    const int axis = static_cast<int>(found < 0 ? found + ndim : found);
+    const Ref moved_pred = AxisLast(pred, axis);
+    const Ref moved_target = AxisLast(target, axis);
+    Inputs inputs(moved_pred.get(), moved_target.get(), Py_None, false, Inputs::OverClasses());
+    inputs.pred_name = pred_name;
+    inputs.target_name = target_name;
+    inputs.function = Text(args[5]);
+    inputs.axis = axis;
+    Output sums(args[4], "out", ndim - 1, PyArray_DIMS(inputs.shape()), inputs.typenum());
+    sums.CheckOverlap(target, target_name, false);
+    sums.CheckOverlap(pred, pred_name, false);
+    return inputs.typenum() == NPY_FLOAT32 ? SumOverAxis<float>(formula, inputs, sums)
+                                           : SumOverAxis<double>(formula, inputs, sums);
+  });
+}
+
+template <class T>
+Ref SelfInformation(const Inputs& inputs, PyObject* out) {
+  static const size_t row = RowOf("categorical_cross_entropy");
+  Formula formula = {};
+  formula.row = row;
+  LossArgs<T> args = ArgsOf<T>(inputs);
+  Output value(out, "out", PyArray_NDIM(inputs.shape()), PyArray_DIMS(inputs.shape()), inputs.typenum(),
+               inputs.fortran);
+  value.CheckOverlap(inputs.given[0], "p");
+  args.value = value.data<T>();
+  Run<T>(formula, LossPass::kValue, inputs, args, value.is_callers());
+  return value.FinishAsScalarIfZeroDim();
+}
+
+// self_information(p, out, /): the cross-entropy of what is certain.
+PyObject* PySelfInformation(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("self_information", nargs, 2, 2);
+    const Ref p = FloatArray(args[0], "p");
+    PyArrayObject* array = p.array();
+    const bool fortran = PyArray_IS_F_CONTIGUOUS(array) && !PyArray_IS_C_CONTIGUOUS(array);
+    const Ref ones = Ones(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array), fortran);
+    Inputs inputs(p.get(), ones.get(), Py_None, args[1], false);
+    inputs.pred_name = "p";
+    inputs.function = "self_information";
+    return inputs.typenum() == NPY_FLOAT32 ? SelfInformation<float>(inputs, args[1])
+                                           : SelfInformation<double>(inputs, args[1]);
+  });
+}
+
 PyMethodDef root_methods[] = {
     {"_bind", FastCall(RootBind), METH_FASTCALL, nullptr},
     {"_value", FastCall(RootValue), METH_FASTCALL, nullptr},
@@ -481,6 +644,8 @@ PyMethodDef methods[] = {
 
 PyMethodDef functions[] = {
     {"loss_names", LossNames, METH_NOARGS, nullptr},
+    {"sum_over_axis", FastCall(PySumOverAxis), METH_FASTCALL, nullptr},
+    {"self_information", FastCall(PySelfInformation), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

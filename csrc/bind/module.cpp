@@ -18,6 +18,7 @@ PYBIND11_MODULE(_core, m) {
     fuseprop::bind::RegisterSettings(m.ptr());
     fuseprop::bind::RegisterActivations(m.ptr());
     fuseprop::bind::RegisterLosses(m.ptr());
+    fuseprop::bind::RegisterLabelLosses(m.ptr());
     fuseprop::bind::RegisterSoftmaxCrossEntropy(m.ptr());
     fuseprop::bind::RegisterSoftmax(m.ptr());
     fuseprop::bind::RegisterElementary(m.ptr());

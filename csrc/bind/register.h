@@ -11,6 +11,7 @@ namespace bind {
 void RegisterSettings(PyObject* module);
 void RegisterActivations(PyObject* module);
 void RegisterLosses(PyObject* module);
+void RegisterLabelLosses(PyObject* module);
 void RegisterSoftmaxCrossEntropy(PyObject* module);
 void RegisterSoftmax(PyObject* module);
 void RegisterElementary(PyObject* module);

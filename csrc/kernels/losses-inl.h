@@ -41,6 +41,8 @@ struct Base {
   static bool SkipsZero(const double* /*parameters*/) { return false; }
   // Whether the parameter may differ from column to column: then it is the functor's fourth argument.
   static constexpr bool kPerColumn = false;
+  // Whether what is given here is a term, and the loss of a row the sum over its last axis.
+  static constexpr bool kOverClasses = false;
   // Whether a gradient may be computed by the code that computes the value too. Else it is compiled by itself.
   static constexpr bool kCheapValue = true;
   using T = hn::TFromD<D>;
@@ -596,6 +598,82 @@ struct Tweedie : Base<D> {
   }
   T power;
   V first, second;
+};
+
+// ------------------------------------------------- distributions over classes: one term of the sum over a row
+
+// x where it counts, 0 where the class is absent; NaN where the prediction is.
+template <class M, class V>
+HWY_INLINE V Present(M absent, V pred, V x) {
+  return NaNOr(pred, hn::IfThenZeroElse(absent, x));
+}
+
+// -y log p; 0 log 0 = 0 and 0 / 0 = 0
+// Error: 1.5, 0.5, 1.0.
+template <class D>
+struct CategoricalCrossEntropy : Base<D> {
+  static constexpr bool kOverClasses = true;
+  static constexpr bool kCheapValue = false;
+  static Domain TargetDomain(const double*) { return Domain::kUnit; }
+  static constexpr Domain kPredDomain = Domain::kUnitOrNaN;
+  using typename Base<D>::V;
+  HWY_INLINE CategoricalCrossEntropy(D, const double*) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V y) const {
+    const V zero = hn::Zero(d);
+    const V p = hn::Abs(pred);  // -0 becomes 0
+    const auto absent = hn::Eq(y, zero);
+    const V slope = hn::Div(y, p);
+    return {Present(absent, pred, hn::Sub(zero, hn::Mul(y, Log(d, p)))), Present(absent, pred, hn::Neg(slope)),
+            Present(absent, pred, hn::Div(slope, p))};
+  }
+};
+
+// y log(y / p); the same zero rules. With the parameter, log y is given.
+// Error: 3.0, 0.5, 1.0; with log y -, 1.5, 2.0.
+template <class D>
+struct KLDivergence : Base<D> {
+  static constexpr size_t kNumParameters = 1;
+  static constexpr bool kOverClasses = true;
+  static constexpr bool kCheapValue = false;
+  static Domain TargetDomain(const double* parameters) {
+    return parameters[0] != 0.0 ? Domain::kNonPositive : Domain::kUnit;
+  }
+  static constexpr Domain kPredDomain = Domain::kUnitOrNaN;
+  using typename Base<D>::T;
+  using typename Base<D>::V;
+  HWY_INLINE KLDivergence(D, const double* parameters) : log_target(parameters[0] != 0.0) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V target) const {
+    const V zero = hn::Zero(d);
+    const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
+    const V p = hn::Abs(pred);  // -0 becomes 0
+    V y = target;
+    V log_ratio;
+    if (log_target) {
+      y = ExpNonPositive(d, target);
+      log_ratio = hn::Sub(target, Log(d, p));
+    } else {
+      // log(y / p) = +-log1p((larger - smaller) / smaller): near y = p, where terms of both signs all but cancel in
+      // the sum, the difference is exact.
+      const auto more = hn::Ge(y, p);
+      const V larger = hn::IfThenElse(more, y, p);
+      const V smaller = hn::IfThenElse(more, p, y);
+      const V excess = hn::Div(hn::Sub(larger, smaller), smaller);
+      V size = Log1p(d, excess);
+      const auto overflown = hn::And(hn::Eq(excess, inf), hn::Gt(smaller, zero));
+      if (HWY_UNLIKELY(!hn::AllFalse(d, overflown))) {
+        size = hn::IfThenElse(overflown, hn::Sub(Log(d, larger), Log(d, smaller)), size);
+      }
+      log_ratio = hn::IfThenElse(more, size, hn::Neg(size));
+    }
+    const auto absent = hn::Eq(target, log_target ? hn::Neg(inf) : zero);
+    // y may be 0 where log y is not -inf.
+    const auto impossible = hn::Eq(p, zero);
+    const V value = hn::IfThenElse(impossible, inf, hn::Mul(y, log_ratio));
+    const V slope = hn::IfThenElse(impossible, inf, hn::Div(y, p));
+    return {Present(absent, pred, value), Present(absent, pred, hn::Neg(slope)),
+            Present(absent, pred, hn::Div(slope, p))};
+  }
+  bool log_target;
 };
 
 }  // namespace losses

@@ -62,6 +62,8 @@ struct Check {
         return hn::Xor(Bits(hn::Abs(x)), BitsOf(T(1)));
       case Domain::kNonZero:
         return hn::Sub(hn::Add(bits, bits), one);
+      case Domain::kNonPositive:
+        return Bits(hn::Add(hn::Neg(x), hn::Zero(d)));
     }
   }
   static HWY_INLINE VU Limit() {
@@ -79,6 +81,8 @@ struct Check {
         return hn::Sub(BitsOf(std::numeric_limits<T>::max()), one);
       case Domain::kNonZero:
         return hn::Sub(hn::Zero(DU()), hn::Add(one, one));
+      case Domain::kNonPositive:
+        return BitsOf(std::numeric_limits<T>::infinity());
     }
   }
   static HWY_INLINE hn::Mask<DU> Outside(VU key) { return hn::Ne(hn::Max(key, Limit()), Limit()); }
@@ -122,6 +126,8 @@ size_t FirstOutside(Domain domain, const T* x, size_t n) {
       return FirstOutside<Domain::kPositive>(x, n);
     case Domain::kNonZero:
       return FirstOutside<Domain::kNonZero>(x, n);
+    case Domain::kNonPositive:
+      return FirstOutside<Domain::kNonPositive>(x, n);
   }
   return n;
 }
@@ -315,6 +321,15 @@ double WeightOfNonZero(const LossArgs<T>& args) {
   });
 }
 
+template <class T>
+void SumRows(const T* x, size_t rows, size_t length, T* sums) {
+  ForEachRange(rows, [&](size_t begin, size_t end) HWY_ATTR {
+    for (size_t row = begin; row < end; ++row) {
+      sums[row] = static_cast<T>(SumRange(x + row * length, 0, length));
+    }
+  });
+}
+
 // ----------------------------------------------------------------------- residuals, for RootMeanSquaredError
 
 // scale (pred - target) of [begin, end) in float64, without overflow in between.
@@ -417,7 +432,8 @@ void ScaledResiduals(const LossArgs<T>& args, double scale, double factor) {
 
 template <class T>
 constexpr LossOps<T> OpsOf() {
-  return {Run<T>, FirstInvalid<T>, WeightOfNonZero<T>, SumSquares<T>, LargestResidual<T>, ScaledResiduals<T>};
+  return {Run<T>,        FirstInvalid<T>,    WeightOfNonZero<T>, SumRows<T>,
+          SumSquares<T>, LargestResidual<T>, ScaledResiduals<T>};
 }
 
 // ------------------------------------------------------------------------------------- what each loss has
@@ -485,15 +501,8 @@ template <template <class> class F>
 constexpr LossRow Row(const char* name) {
   using F32 = F<hn::ScalableTag<float>>;
   using F64 = F<hn::ScalableTag<double>>;
-  return {name,
-          F32::kNumParameters,
-          F32::kPerColumn,
-          F32::kDerivatives,
-          F32::SkipsZero,
-          F32::TargetDomain,
-          F32::kPredDomain,
-          Leaves<F32, float>(),
-          Leaves<F64, double>()};
+  return {name,           F32::kNumParameters, F32::kPerColumn,  F32::kDerivatives,    F32::kOverClasses,
+          F32::SkipsZero, F32::TargetDomain,   F32::kPredDomain, Leaves<F32, float>(), Leaves<F64, double>()};
 }
 
 const LossTable& Table() {
@@ -518,6 +527,8 @@ const LossTable& Table() {
       Row<losses::Poisson>("poisson"),
       Row<losses::Gamma>("gamma"),
       Row<losses::Tweedie>("tweedie"),
+      Row<losses::CategoricalCrossEntropy>("categorical_cross_entropy"),
+      Row<losses::KLDivergence>("kl_divergence"),
   };
   static constexpr LossTable table = {rows, sizeof(rows) / sizeof(rows[0]), OpsOf<float>(), OpsOf<double>()};
   return table;

@@ -1,4 +1,4 @@
-// Losses of one prediction per target: value, gradient and Hessian in one pass (SPEC 2).
+// Losses of one prediction per target, and sums of such over classes: value, gradient and Hessian in one pass (SPEC 2).
 
 #ifndef FUSEPROP_KERNELS_LOSSES_H_
 #define FUSEPROP_KERNELS_LOSSES_H_
@@ -16,6 +16,7 @@ enum class Domain : int {
   kNonNegative,  // finite, >= 0
   kPositive,     // finite, > 0
   kNonZero,      // anything but 0, NaN and infinities included
+  kNonPositive,  // <= 0, -infinity included
 };
 
 // Elements of a piece, which a loss computes at once. Small enough that a piece of everything stays in the first cache.
@@ -82,6 +83,7 @@ struct LossRow {
   size_t num_parameters;
   bool per_column;                               // whether the first parameter may differ from column to column
   bool has_derivatives;                          // a metric has none, and null in their place
+  bool over_classes;                             // whether the loss of a row is the sum over its last axis
   bool (*skips_zero)(const double* parameters);  // whether targets of 0 are left out of a mean
   Domain (*target_domain)(const double* parameters);
   Domain pred_domain;
@@ -98,6 +100,8 @@ struct LossOps {
   size_t (*first_invalid)(const LossRow& row, const double* parameters, const LossArgs<T>& args);
   // Sum of the weights (ones without) of the elements whose target is not 0.
   double (*weight_of_nonzero)(const LossArgs<T>& args);
+  // sums[i] = sum of x[i * length, (i + 1) * length), in float64: the losses of rows.
+  void (*sum_rows)(const T* x, size_t rows, size_t length, T* sums);
   // Of the residuals r = scale (pred - target), formed in float64: sum w r^2, max abs r, and grad = w r factor.
   double (*sum_squares)(const LossArgs<T>& args, double scale);
   double (*largest_residual)(const LossArgs<T>& args, double scale);

@@ -50,7 +50,7 @@ class Activation:
     def _output_shape(self, shape: tuple[int, ...], /) -> tuple[int, ...]: ...
 
 class Loss:
-    """A loss of one prediction per target."""
+    """A loss of one prediction per target, or a sum of such over classes."""
 
     # A tuple as the first parameter: one number for each column of pred.
     def _bind(self, name: str, parameters: tuple[float | tuple[float, ...], ...], /) -> None: ...
@@ -81,6 +81,14 @@ class Loss:
 
 class RootMeanSquaredError(Loss):
     """Overrides the verbs: reduction "mean" only, and no derivatives per sample."""
+
+class NegativeLogLikelihood(Loss):
+    """Overrides the verbs: the target is labels (N,)."""
+
+class SoftmaxFocal(Loss):
+    """Overrides the verbs: the target is labels (N,). Parameters: gamma, and None or the class weights."""
+
+    def _bind(self, name: str, parameters: tuple[Any, ...], /) -> None: ...
 
 class SoftmaxCrossEntropy(Loss):
     """Overrides the verbs: the target is labels (N,) or a distribution (N, C)."""
@@ -142,6 +150,20 @@ def erf(x: ArrayLike, out: FloatArray | None, /) -> FloatArray: ...
 def softmax(x: ArrayLike, axis: int, out: FloatArray | None, /) -> FloatArray: ...
 def log_softmax(x: ArrayLike, axis: int, out: FloatArray | None, /) -> FloatArray: ...
 def logsumexp(x: ArrayLike, axis: int, out: FloatArray | None, /) -> FloatArray: ...
+
+# The terms of a loss over distributions, at its default parameters, summed over an axis; in messages, the names given.
+def sum_over_axis(
+    loss: str,
+    target: ArrayLike,
+    pred: ArrayLike,
+    axis: int,
+    out: FloatArray | None,
+    function: str,
+    target_name: str,
+    pred_name: str,
+    /,
+) -> FloatArray: ...
+def self_information(p: ArrayLike, out: FloatArray | None, /) -> FloatArray: ...
 
 # --- optimizers ---------------------------------------------------------------------------------------------
 

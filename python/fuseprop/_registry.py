@@ -10,9 +10,23 @@ from typing import Any, Literal, TypeVar
 from fuseprop import reference
 
 Kind = Literal["activation", "loss"]
-#: What a loss is defined for: any real number, [0, 1], -1 and 1, finite numbers >= 0 or > 0, any number but 0, or
-#: class labels / distributions over classes.
-Domain = Literal["real", "unit", "sign", "nonnegative", "positive", "nonzero", "classes"]
+#: What a loss is defined for: any real number, [0, 1], -1 and 1, finite numbers >= 0 or > 0, any number but 0; and
+#: over classes, a class axis being last: labels, distributions (in [0, 1]), their logarithms (<= 0), or "classes",
+#: which is labels or distributions.
+Domain = Literal[
+    "real",
+    "unit",
+    "sign",
+    "nonnegative",
+    "positive",
+    "nonzero",
+    "labels",
+    "distribution",
+    "log_distribution",
+    "classes",
+]
+#: The target domains of losses over classes.
+OVER_CLASSES = ("labels", "distribution", "log_distribution", "classes")
 #: How an activation's result depends on its input: element by element and on nothing else; element by element, with
 #: slopes that are learned or drawn; along an axis.
 Structure = Literal["elementwise", "slopes", "axis"]
@@ -48,6 +62,9 @@ class Spec:
         Of a loss whose target_domain depends on its parameters: the domain by them.
     pred_domain
         Of a loss: what predictions are allowed; a NaN is, everywhere, and gives a NaN.
+    inputs
+        Of a loss: the arrays it takes. Those of more than pred and target have gradients by all but the target, and
+        no `out`.
     kind_of_value
         Of a loss: "sum" (a sum over elements, with two derivatives), "metric" (such a sum, without derivatives), or
         "root" (of a mean: reduction "mean" only, a gradient but no derivatives per sample).
@@ -72,6 +89,7 @@ class Spec:
     target_domain: Domain = "real"
     targets_of: Callable[[Mapping[str, Any]], Domain] | None = None
     pred_domain: Domain = "real"
+    inputs: tuple[str, ...] = ("pred", "target")
     kind_of_value: Literal["sum", "metric", "root"] = "sum"
     ulp: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     properties: Mapping[str, Any] = field(default_factory=dict)
@@ -79,7 +97,10 @@ class Spec:
 
     @property
     def reference(self) -> Callable[..., Any]:
-        """The formula in float64 NumPy, see `reference.py`: (x, **parameters) or (pred, target, **parameters)."""
+        """The formula in float64 NumPy, see `reference.py`: (x, **parameters) or (pred, target, **parameters).
+
+        Losses over classes take labels as one-hot rows.
+        """
         function: Callable[..., Any] = getattr(reference, self.name)
         return function
 

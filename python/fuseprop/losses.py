@@ -25,6 +25,11 @@ the derivative stated is a subgradient. Infinite predictions give the limit.
 
 Where PyTorch broadcasts pred against target, shapes must be equal here: (N,) against (N, 1) is an error, not a matrix.
 
+Losses over classes have the class axis last: pred is (N, C), or (..., C), and a row's loss is one number, so that
+"none" gives (N,), sample weights have shape (N,), and "mean" divides by N or the sum of the weights, times the class
+weights of the labels where there are any. Labels are integers of any width, and of shape (N,); one that is out of range
+is a ValueError that names its row, the label and C.
+
 To add one: the class with its Spec here, the functor and its row in csrc/kernels/losses, and the formulas in
 reference.py.
 """
@@ -34,10 +39,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import _core, _registry
-from fuseprop._checks import real
+from fuseprop._checks import integer, real
 from fuseprop._formula import Formula
 from fuseprop._registry import Domain, register
 from fuseprop._typing import FloatArray
@@ -47,20 +53,25 @@ __all__ = [
     "AbsolutePercentageError",
     "BinaryCrossEntropy",
     "BinaryCrossEntropyWithLogits",
+    "CategoricalCrossEntropy",
     "Exponential",
     "FocalWithLogits",
     "Gamma",
     "HalfSquaredError",
     "Hinge",
     "Huber",
+    "KLDivergence",
+    "LargeMarginSoftmax",
     "LogCosh",
     "Logistic",
     "Loss",
+    "NegativeLogLikelihood",
     "Poisson",
     "PseudoHuber",
     "Quantile",
     "RootMeanSquaredError",
     "SoftmaxCrossEntropy",
+    "SoftmaxFocal",
     "SquaredError",
     "SquaredHinge",
     "SymmetricAbsolutePercentageError",
@@ -607,6 +618,341 @@ class SoftmaxCrossEntropy(Loss, _core.SoftmaxCrossEntropy):
         matrix. max(hess, hess_floor) is taken before the weight.
         """
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, hessian)
+
+
+@register("loss", "categorical_cross_entropy", target_domain="distribution", pred_domain="unit", aliases=("cce",))
+class CategoricalCrossEntropy(Loss):
+    """-sum_j y_j log p_j, for probabilities p = pred and distributions y = target, both (N, C) and in [0, 1].
+
+    d1 = -y / p and d2 = y / p^2, where 0 log 0 = 0 and 0 / 0 = 0. What is certain and did not happen has an infinite
+    value and gradient: nothing is clamped, and nothing normalised, neither p nor y. BinaryCrossEntropy is its case of
+    two classes. From logits, SoftmaxCrossEntropy is faster and keeps all digits. A prediction or target outside of
+    [0, 1] is a ValueError that names the first one. PyTorch has none; Keras' CategoricalCrossentropy divides p by its
+    sum and clips it.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("loss", "negative_log_likelihood", target_domain="labels", aliases=("nll",))
+class NegativeLogLikelihood(Loss, _core.NegativeLogLikelihood):
+    """-l[label], for log-probabilities l = pred of shape (N, C) and labels = target, integers of any width, (N,).
+
+    d1 = -1 at the label, 0 elsewhere; d2 = 0. Only the labels' elements of pred are looked at: probabilities in place
+    of their logarithms are not noticed. With LogSoftmax before it, SoftmaxCrossEntropy is the same in one pass.
+    PyTorch's NLLLoss, which also has class weights and an ignored label, and gives NaN for an empty batch, where this
+    gives 0. A label outside of 0 to C - 1 is a ValueError that names its row, the label and C.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def _kl_targets(parameters: Mapping[str, Any]) -> Domain:
+    return "log_distribution" if parameters["log_target"] else "distribution"
+
+
+@register(
+    "loss",
+    "kl_divergence",
+    parameters={"log_target": False},
+    examples=({"log_target": True},),
+    target_domain="distribution",
+    targets_of=_kl_targets,
+    pred_domain="unit",
+    aliases=("kl", "kullback_leibler"),
+)
+class KLDivergence(Loss):
+    """sum_j y_j log(y_j / p_j), for probabilities p = pred and distributions y = target, both (N, C) and in [0, 1].
+
+    d1 = -y / p and d2 = y / p^2, where 0 log 0 = 0 and 0 / 0 = 0: those of CategoricalCrossEntropy, from which it
+    differs by the entropy of y. Each term keeps its relative accuracy where y is near p. A prediction or target outside
+    of [0, 1] is a ValueError that names the first one.
+
+    PyTorch's KLDivLoss takes log p, and its "mean" divides by all N C elements; this one divides by N, as PyTorch's
+    "batchmean".
+
+    Parameters
+    ----------
+    log_target
+        Whether target is log y: numbers <= 0, -inf for a probability of 0; others are a ValueError.
+
+    Notes
+    -----
+    Source: Kullback and Leibler (1951), *On Information and Sufficiency*.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, log_target: bool = False) -> None:
+        if not isinstance(log_target, (bool, np.bool_)):
+            raise TypeError(f"log_target must be a bool, found {type(log_target).__name__}")
+        super().__init__(log_target=bool(log_target))
+
+
+def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
+    """Return a tuple of finite numbers >= 0, or None."""
+    if class_weight is None:
+        return None
+    if isinstance(class_weight, (str, bytes)) or np.ndim(class_weight) != 1:
+        raise ValueError(f"class_weight is {class_weight!r}; expected None or one number for each class")
+    values = enumerate(cast(Sequence[float], class_weight))
+    weights = tuple(real(value, f"class_weight[{i}]", least=0.0) for i, value in values)
+    if not weights:
+        raise ValueError("class_weight is empty; expected None or one number for each class")
+    return weights
+
+
+@register(
+    "loss",
+    "softmax_focal",
+    parameters={"gamma": 2.0, "class_weight": None},
+    examples=(
+        {"gamma": 0.0},
+        {"gamma": 0.5},
+        {"gamma": 1.0},
+        {"gamma": 3.5, "class_weight": (0.5, 2.0, 1.25, 0.0, 3.0)},
+    ),
+    target_domain="labels",
+    aliases=("categorical_focal",),
+)
+class SoftmaxFocal(Loss, _core.SoftmaxFocal):
+    """-c (1 - p_t)^gamma log p_t for p = softmax(z), logits z = pred of shape (N, C), and labels t = target, (N,).
+
+    With q = 1 - p_t, u = -log p_t and K = 1 + gamma p_t u / q, the gradient is c q^gamma K (p_j - [j = t]). The
+    Hessian's diagonal is c q^gamma p_j (K (1 - p_j) + gamma B p_j / q) for j != t and c q^(gamma + 1) (p_t K + gamma B)
+    for t, where B = p_t (2 - u + (gamma - 1) p_t u / q); it can be negative (`hess_floor`). q and 1 - p_j are formed as
+    sums of the other classes, so that a confident row keeps its digits; no gamma gives NaN. gamma = 0 is
+    SoftmaxCrossEntropy with class weights. A row with a NaN, a +inf, or nothing but -inf is NaN throughout. A label
+    outside of 0 to C - 1 is a ValueError that names its row, the label and C. PyTorch has none.
+
+    Parameters
+    ----------
+    gamma
+        How much the easy examples count less, >= 0.
+    class_weight
+        None, or the factors c of the classes' losses, C numbers >= 0. "mean" divides by the sum of the weights of the
+        labels, as PyTorch does for CrossEntropyLoss.
+
+    Notes
+    -----
+    Source: Lin et al. (2017), *Focal Loss for Dense Object Detection*.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, gamma: float = 2.0, class_weight: ArrayLike | None = None) -> None:
+        super().__init__(gamma=real(gamma, "gamma", least=0.0), class_weight=_class_weights(class_weight))
+
+
+@register(
+    "loss",
+    "large_margin_softmax",
+    parameters={"margin": 2},
+    examples=({"margin": 1}, {"margin": 3}, {"margin": 4}),
+    target_domain="labels",
+    inputs=("features", "weight", "target"),
+    aliases=("l_softmax",),
+)
+class LargeMarginSoftmax(Loss):
+    """Softmax cross-entropy of features @ weight in which the label's score is abs(w) abs(x) psi(theta).
+
+    features x is (N, F), weight (F, C) with the classes' vectors w as columns (the transpose of PyTorch's Linear), and
+    target labels, integers of any width, (N,). theta is the angle between x and the label's w, and
+    psi(theta) = (-1)^k cos(m theta) - 2 k for theta in [k pi / m, (k + 1) pi / m], which is at most cos(theta): the
+    label wins only by a margin in angle.
+
+    Its verbs have these three arguments, then sample_weight of shape (N,) and reduction; the gradient is the pair of
+    those by features and by weight. There is no `out`, and `grad_and_hess` is a TypeError: the loss is not one of a
+    prediction per sample. Where x or w is 0 there is no angle: that score is 0, and adds nothing to the gradient.
+    margin 1 is SoftmaxCrossEntropy of features @ weight, there too. PyTorch has none.
+
+    It costs what a dense layer and its backward pass cost, three matrix products, and SoftmaxCrossEntropy; the margin
+    itself is O(N F + F C) in NumPy.
+
+    Parameters
+    ----------
+    margin
+        m, an integer >= 1.
+
+    Notes
+    -----
+    Source: Liu et al. (2016), *Large-Margin Softmax Loss for Convolutional Neural Networks*, without the annealing of
+    its section 4.3.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, margin: int = 2) -> None:
+        super().__init__(margin=integer(margin, "margin", least=1))
+
+    def _bind_core(self) -> None:
+        """Nothing of it is in the core."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        features: ArrayLike,
+        weight: ArrayLike,
+        target: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        reduction: Reduction = "mean",
+    ) -> float | FloatArray:
+        """Return the value: a float, or an array with reduction "none"."""
+        scores = _MarginScores(features, weight, target, self._parameters["margin"])
+        return _softmax_cross_entropy(scores.scores, scores.labels, sample_weight, reduction)
+
+    def gradient(  # type: ignore[override]
+        self,
+        features: ArrayLike,
+        weight: ArrayLike,
+        target: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        reduction: Reduction = "mean",
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the derivatives of the value by features and by weight (of the sum of the values for "none")."""
+        return self.value_and_grad(features, weight, target, sample_weight, reduction)[1]
+
+    def value_and_grad(  # type: ignore[override]
+        self,
+        features: ArrayLike,
+        weight: ArrayLike,
+        target: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        reduction: Reduction = "mean",
+    ) -> tuple[float | FloatArray, tuple[FloatArray, FloatArray]]:
+        """Return (value, gradients)."""
+        scores = _MarginScores(features, weight, target, self._parameters["margin"])
+        value, d_scores = _softmax_cross_entropy.value_and_grad(
+            scores.scores, scores.labels, sample_weight, reduction, out=scores.scores
+        )
+        return value, scores.backward(d_scores)
+
+    def grad_and_hess(self, *arguments: Any, **options: Any) -> tuple[FloatArray, FloatArray]:
+        """Raise a TypeError: there are no derivatives per sample."""
+        raise TypeError(
+            "large_margin_softmax has no derivatives per sample: its gradients are by features and weight; "
+            "softmax_cross_entropy has those by scores"
+        )
+
+
+class _MarginScores:
+    """The scores of LargeMarginSoftmax, and the way back from their gradient.
+
+    The label's score is f = abs(w) abs(x) psi(c), c being the cosine. With psi' its derivative by c,
+    df/dx = psi' w + (psi - c psi') abs(w) x / abs(x), and the same with x and w exchanged: the first term is what a
+    plain score has, times psi'.
+    """
+
+    def __init__(self, features: ArrayLike, weight: ArrayLike, target: ArrayLike, margin: int) -> None:
+        self.features = _matrix(features, "features")
+        self.weight = _matrix(weight, "weight")
+        if self.features.dtype != self.weight.dtype:
+            raise TypeError(
+                f"weight has dtype {self.weight.dtype} but features has dtype {self.features.dtype}; they must be "
+                "equal: cast one with .astype"
+            )
+        if self.features.shape[1] != self.weight.shape[0]:
+            raise ValueError(
+                f"weight has shape {self.weight.shape}; expected {self.features.shape[1]} rows, as features has shape "
+                f"{self.features.shape}"
+            )
+        self.labels = _label_array(target, len(self.features), self.weight.shape[1])
+        self.margin = margin
+        self.scores = _core.matmul(self.features, self.weight, False, False, None)
+        if margin > 1:
+            self._set_margin()
+
+    def _set_margin(self) -> None:
+        m = self.margin
+        rows = np.arange(len(self.labels))
+        own = self.scores[rows, self.labels].astype(np.float64)
+        size_x, size_w = _norms(self.features, 1), _norms(self.weight, 0)
+        size = size_x * size_w[self.labels]
+        flat = size == 0
+        cosine = np.clip(own / np.where(flat, 1.0, size), -1.0, 1.0)
+        # cos(m theta) and sin(m theta) / sin(theta) are polynomials in the cosine, of Chebyshev's two kinds.
+        before, first = np.ones_like(cosine), cosine
+        second_before, second = np.zeros_like(cosine), np.ones_like(cosine)
+        for _ in range(m - 1):
+            before, first = first, 2.0 * cosine * first - before
+            second_before, second = second, 2.0 * cosine * second - second_before
+        k = np.minimum(np.floor(m * np.arccos(cosine) / np.pi), m - 1)
+        sign = np.where(k % 2 == 0, 1.0, -1.0)
+        psi = sign * first - 2.0 * k
+        slope = np.where(flat, 0.0, m * sign * second)
+        turn = np.where(flat, 0.0, psi - cosine * slope)
+        self.scores[rows, self.labels] = size * psi
+        self._slope = slope
+        self._by_features = turn * size_w[self.labels] / np.where(flat, 1.0, size_x)
+        self._by_weight = turn * size_x
+        self._size_w = np.where(size_w == 0, 1.0, size_w)
+
+    def backward(self, d_scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the gradients by features and weight; overwrites d_scores."""
+        if self.margin == 1:
+            return self._products(d_scores)
+        rows = np.arange(len(self.labels))
+        own = d_scores[rows, self.labels].astype(np.float64)
+        d_scores[rows, self.labels] = own * self._slope
+        d_features, d_weight = self._products(d_scores)
+        dtype = d_scores.dtype
+        d_features += (own * self._by_features).astype(dtype)[:, np.newaxis] * self.features
+        by_weight = np.bincount(self.labels, weights=own * self._by_weight, minlength=len(self._size_w))
+        d_weight += (by_weight / self._size_w).astype(dtype) * self.weight
+        return d_features, d_weight
+
+    def _products(self, d_scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return (
+            _core.matmul(d_scores, self.weight, False, True, None),
+            _core.matmul(self.features, d_scores, True, False, None),
+        )
+
+
+_softmax_cross_entropy = SoftmaxCrossEntropy()
+
+
+def _norms(matrix: FloatArray, axis: int) -> NDArray[np.float64]:
+    """Return the Euclidean norms along an axis, in float64."""
+    norms: NDArray[np.float64] = np.sqrt(np.square(matrix, dtype=np.float64).sum(axis=axis))
+    return norms
+
+
+def _matrix(array: ArrayLike, name: str) -> FloatArray:
+    """Return a two-dimensional array of float32 or float64; integers and booleans become float64."""
+    found = np.asarray(array)
+    if found.dtype.kind in "iub":
+        found = found.astype(np.float64)
+    if found.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"{name} has dtype {found.dtype}; expected float32 or float64 (integers and booleans are converted): cast "
+            f"it with {name}.astype(np.float32)"
+        )
+    if found.ndim != 2:
+        raise ValueError(f"{name} has shape {found.shape}; expected two dimensions")
+    return found
+
+
+def _label_array(target: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
+    """Return labels of shape (rows,) in [0, classes)."""
+    found = np.asarray(target)
+    if found.shape != (rows,):
+        raise ValueError(f"target has shape {found.shape}; expected ({rows},), one label per row of features")
+    if found.dtype.kind not in "iub" and rows:
+        raise TypeError(f"target has dtype {found.dtype}; expected integer labels")
+    if found.dtype.kind == "b":
+        found = found.astype(np.uint8)
+    outside = (found < 0) | (found >= classes)
+    if outside.any():
+        row = int(outside.argmax())
+        raise ValueError(
+            f"target[{row}] is label {found[row]}; expected 0 to {classes - 1} (weight has C = {classes} classes)"
+        )
+    return found.astype(np.int64)
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Plain functions on arrays: matrix products with their backward pass, the softmax family, elementary functions.
+"""Plain functions on arrays: matrix products with their backward pass, the softmax family, elementary functions, entropy.
 
 float32 and float64; a mix of the two is a TypeError (no silent upcast), integers and booleans become float64. Results
 are the same bits on any number of threads and on every SIMD target with fused multiply-add.
@@ -15,9 +15,12 @@ from fuseprop._typing import FloatArray
 from fuseprop.activations import Activation, get
 
 __all__ = [
+    "cross_entropy",
+    "entropy",
     "erf",
     "exp",
     "expm1",
+    "kl_divergence",
     "linear",
     "linear_backward",
     "log",
@@ -25,6 +28,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "matmul",
+    "self_information",
     "softmax",
 ]
 
@@ -180,3 +184,42 @@ def log1p(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
 def erf(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
     """2/sqrt(pi) times the integral of e^(-t^2) from 0 to x. At most 1.5 ULP (float64: 2). -1 at -inf, 1 at inf."""
     return _core.erf(x, out)
+
+
+def self_information(p: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
+    """-log p, the information in nats of an event of probability p; inf for p = 0.
+
+    At most 1 ULP (float64: 2). `out` may be p itself. A p outside of [0, 1] is a ValueError that names the first one;
+    NaN gives NaN.
+    """
+    return _core.self_information(p, out)
+
+
+def entropy(p: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
+    """-sum p log p along an axis, which is removed: the entropy in nats of a distribution, with 0 log 0 = 0.
+
+    Nothing is normalised (scipy.stats.entropy does): the sum of p is taken as it is. A p outside of [0, 1], or NaN, is
+    a ValueError that names the first one.
+    """
+    return _core.sum_over_axis("categorical_cross_entropy", p, p, axis, out, "entropy", "p", "p")
+
+
+def cross_entropy(p: ArrayLike, q: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
+    """-sum p log q along an axis, which is removed: the mean information, in nats, of q's code for events drawn from p.
+
+    0 log 0 = 0; inf where q is 0 and p is not. p and q have one shape and dtype, with values in [0, 1], else a
+    ValueError names the first one (a NaN in q gives NaN). Of predictions q and targets p it is
+    `losses.CategoricalCrossEntropy`, which has the gradient. PyTorch's function of this name takes logits:
+    `losses.SoftmaxCrossEntropy`.
+    """
+    return _core.sum_over_axis("categorical_cross_entropy", p, q, axis, out, "cross_entropy", "p", "q")
+
+
+def kl_divergence(p: ArrayLike, q: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
+    """Sum p log(p / q) along an axis, which is removed: the Kullback-Leibler divergence of p from q, in nats.
+
+    It is cross_entropy(p, q) - entropy(p), without that difference's loss of digits where p is near q. 0 log 0 = 0; inf
+    where q is 0 and p is not. p and q have one shape and dtype, with values in [0, 1], else a ValueError names the
+    first one (a NaN in q gives NaN). `losses.KLDivergence` has the gradient; its prediction is q.
+    """
+    return _core.sum_over_axis("kl_divergence", p, q, axis, out, "kl_divergence", "p", "q")

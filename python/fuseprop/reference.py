@@ -541,3 +541,106 @@ def softmax_cross_entropy(pred: F64, target: F64) -> tuple[F64, F64, F64]:
     one_hot = (target == total) & (target > 0)
     gradient = np.where(one_hot, -total * rest, total * p - target)
     return value, gradient, total * p * rest
+
+
+def categorical_cross_entropy(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """-sum_j y_j log p_j; 0 log 0 = 0 and 0 / 0 = 0."""
+    absent = target == 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(absent, 0.0, -target * np.log(np.abs(pred)))
+        slope = np.where(absent, 0.0, target / np.abs(pred))
+        bend = np.where(absent, 0.0, slope / np.abs(pred))
+    return _or_nan(terms, pred).sum(axis=-1), _or_nan(-slope, pred), _or_nan(bend, pred)
+
+
+def kl_divergence(pred: F64, target: F64, log_target: bool) -> tuple[F64, F64, F64]:
+    """sum_j y_j log(y_j / p_j); 0 log 0 = 0 and 0 / 0 = 0. With log_target, target is log y."""
+    absent = target == (-np.inf if log_target else 0)
+    p = np.abs(pred)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        y = np.exp(target) if log_target else target
+        log_y = target if log_target else np.log(target)
+        # Near y = p, as the logarithm of 1 and the exact difference.
+        near = (2 * y > p) & (y < 2 * p) & (not log_target)
+        log_ratio = np.where(near, np.log1p(np.where(near, y - p, 0.0) / np.where(near, p, 1.0)), log_y - np.log(p))
+        terms = np.where(absent, 0.0, np.where(p == 0, np.inf, y * log_ratio))
+        slope = np.where(absent, 0.0, np.where(p == 0, np.inf, y / p))
+        bend = np.where(absent, 0.0, slope / p)
+    return _or_nan(terms, pred).sum(axis=-1), _or_nan(-slope, pred), _or_nan(bend, pred)
+
+
+def negative_log_likelihood(pred: F64, target: F64) -> tuple[F64, F64, F64]:
+    """-l[label] for log-probabilities l and one-hot rows; the derivatives are NaN where l[label] is."""
+    at_label = target == 1
+    used = np.where(at_label, pred, 0.0)
+    return (0.0 - used).sum(axis=-1), _or_nan(-target, used), _or_nan(0.0, used)
+
+
+def softmax_focal(
+    pred: F64, target: F64, gamma: float, class_weight: tuple[float, ...] | None
+) -> tuple[F64, F64, F64]:
+    """-c (1 - p)^gamma log p of the label's p = softmax(z), for one-hot rows; with its class weight c."""
+    weight = 1.0 if class_weight is None else (target * np.array(class_weight)).sum(axis=-1, keepdims=True)
+    at_label = target == 1
+    log_p = _log_softmax(pred, -1)
+    p = np.exp(log_p)
+    # 1 - p, as the sum of the others where p may be near 1.
+    top = np.argmax(pred, axis=-1, keepdims=True)
+    others = p.copy()
+    np.put_along_axis(others, top, 0.0, axis=-1)
+    rest = 1.0 - p
+    np.put_along_axis(rest, top, others.sum(axis=-1, keepdims=True), axis=-1)
+    p_t, q, u = (np.where(at_label, x, 0.0).sum(axis=-1, keepdims=True) for x in (p, rest, -log_p))
+    safe = np.where(q == 0, 1.0, q)
+    p_u = np.where(p_t == 0, 0.0, p_t * np.where(p_t == 0, 0.0, u))
+    p_u_q = np.where(q == 0, p_t, p_u / safe)
+    factor = weight * q**gamma
+    k = 1.0 + gamma * p_u_q
+    g_b = gamma * (2.0 * p_t - p_u + (gamma - 1.0) * p_t * p_u_q)
+    gradient = factor * k * np.where(at_label, -q, p)
+    share = np.where(q == 0, 0.0, p / safe)
+    hessian = factor * np.where(at_label, q * (p_t * k + g_b), p * (k * rest + g_b * share))
+    with np.errstate(invalid="ignore"):  # 0 * inf, which stands for 0
+        value = np.where(weight * np.ones_like(u) == 0, 0.0, factor * u)
+    return value[..., 0], gradient, hessian
+
+
+def large_margin_softmax(
+    features: F64, weight: F64, target: F64, margin: int
+) -> tuple[F64, F64, F64]:
+    """Softmax cross-entropy of features @ weight with the label's score abs(w) abs(x) psi(theta), for one-hot rows.
+
+    psi = (-1)^k cos(m theta) - 2 k for theta in [k pi / m, (k + 1) pi / m]. Returns the values of the rows, and the
+    gradients of their sum by features and weight.
+    """
+    scores = features @ weight
+    at_label = target == 1
+    size_x = np.sqrt((features * features).sum(axis=1))
+    size_w = np.sqrt((weight * weight).sum(axis=0))[target.argmax(axis=1)]
+    own = np.where(at_label, scores, 0.0).sum(axis=1)
+    product = size_x * size_w
+    none = product == 0
+    cosine = np.clip(own / np.where(none, 1.0, product), -1.0, 1.0)
+    theta = np.arccos(cosine)
+    k = np.minimum(np.floor(margin * theta / np.pi), margin - 1)
+    sign = np.where(k % 2 == 0, 1.0, -1.0)
+    psi = sign * np.cos(margin * theta) - 2.0 * k
+    sine = np.sin(theta)
+    edge = np.where(cosine > 0, 1.0, (-1.0) ** (margin - 1)) * margin
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = sign * np.where(sine < 1e-6, edge, margin * np.sin(margin * theta) / sine)  # of psi by cosine
+    # By the label's score: slope w + (psi - slope cosine) abs(w) x / abs(x) for x, and the like for w.
+    turn = psi - slope * cosine
+    if margin > 1:
+        scores = np.where(at_label, (product * psi)[:, np.newaxis], scores)
+        slope = np.where(none, 0.0, slope)
+    log_p = _log_softmax(scores, -1)
+    value = -np.where(at_label, log_p, 0.0).sum(axis=1)
+    d_scores = np.exp(log_p) - target
+    d_own = np.where(at_label, d_scores, 0.0).sum(axis=1)
+    d_linear = np.where(at_label, (d_own * slope)[:, np.newaxis], d_scores)
+    by_x = np.where(none, 0.0, d_own * turn * size_w / np.where(none, 1.0, size_x))
+    by_w = np.where(none, 0.0, d_own * turn * size_x / np.where(none, 1.0, size_w))
+    d_features = d_linear @ weight.T + by_x[:, np.newaxis] * features
+    d_weight = features.T @ d_linear + weight * (target * by_w[:, np.newaxis]).sum(axis=0)
+    return value, d_features, d_weight

@@ -1,0 +1,269 @@
+// The verbs of losses of a row with one integer label: NegativeLogLikelihood and SoftmaxFocal.
+
+#include "kernels/label_losses.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "bind/formula.h"
+#include "bind/loss_args.h"
+#include "bind/register.h"
+
+namespace fuseprop {
+namespace bind {
+namespace {
+
+// Formula::parameters[0] is the focal loss's gamma, Formula::columns the class weights, null for ones.
+enum Kind : size_t { kLikelihood, kFocal };
+
+struct Inputs {
+  Ref given_pred;
+  Ref pred;
+  Ref given_labels;
+  Ref labels;  // int64
+  Ref weight;
+  size_t rows = 1;
+  size_t classes = 0;
+  double weight_sum = 0.0;  // of the rows' weights times their class weights
+
+  int typenum() const { return PyArray_TYPE(pred.array()); }
+  int row_ndim() const { return PyArray_NDIM(pred.array()) - 1; }
+  const npy_intp* shape() const { return PyArray_DIMS(pred.array()); }
+
+  Inputs(const Formula& formula, PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
+      : given_pred(FloatArray(pred_object, "pred")) {
+    PyArrayObject* array = given_pred.array();
+    if (PyArray_NDIM(array) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
+    pred = COrdered(given_pred);
+    for (int i = 0; i < row_ndim(); ++i) rows *= static_cast<size_t>(shape()[i]);
+    classes = static_cast<size_t>(shape()[row_ndim()]);
+    if (formula.columns != nullptr && formula.num_columns != classes) {
+      Raise(PyExc_ValueError, "class_weight has %zu weights, but pred has C = %zu classes (shape %s)",
+            formula.num_columns, classes, ShapeText(array).c_str());
+    }
+    ReadLabels(target_object);
+    if (weight_object != Py_None) {
+      weight = FloatArrayAs(weight_object, "sample_weight", typenum());
+      CheckRowShape(weight, "sample_weight", "one weight per row of pred");
+      weight = COrdered(weight);
+    }
+    if (mean) SumWeights(formula);
+  }
+
+  void CheckRowShape(const Ref& given, const char* name, const char* what) const {
+    if (PyArray_NDIM(given.array()) == row_ndim() &&
+        PyArray_CompareLists(PyArray_DIMS(given.array()), shape(), row_ndim())) {
+      return;
+    }
+    Raise(PyExc_ValueError, "%s has shape %s; expected %s, %s", name, ShapeText(given.array()).c_str(),
+          ShapeText(row_ndim(), shape()).c_str(), what);
+  }
+
+  void ReadLabels(PyObject* object) {
+    given_labels = AnyArray(object, "target");
+    PyArrayObject* array = given_labels.array();
+    CheckRowShape(given_labels, "target", "one label per row of pred");
+    // An array of nothing is of float64 as a list.
+    const bool is_empty = PyArray_SIZE(array) == 0;
+    if (!is_empty && !PyTypeNum_ISINTEGER(PyArray_TYPE(array)) && !PyTypeNum_ISBOOL(PyArray_TYPE(array))) {
+      Raise(PyExc_TypeError, "target has dtype %s; expected integer labels", DtypeName(array).c_str());
+    }
+    // What does not fit into 64 bits with a sign becomes negative, and is refused.
+    labels = Ref::Check(PyArray_FromArray(array, PyArray_DescrFromType(NPY_INT64),
+                                          NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST));
+    const size_t row = FirstInvalidLabel(Data<int64_t>(labels), rows, classes);
+    if (row == rows) return;
+    const Ref label = Ref::Check(PyObject_CallMethod(given_labels.get(), "item", "n", static_cast<Py_ssize_t>(row)));
+    Raise(PyExc_ValueError, "target%s is label %S; expected 0 to %zd (pred has C = %zu classes)",
+          IndexText(labels.array(), row, false).c_str(), label.get(), static_cast<Py_ssize_t>(classes) - 1, classes);
+  }
+
+  void SumWeights(const Formula& formula) {
+    if (formula.columns == nullptr) {
+      weight_sum = weight ? SumOf(weight) : static_cast<double>(rows);
+      return;
+    }
+    std::vector<double> weights(rows);
+    for (size_t row = 0; row < rows; ++row) {
+      const double own = !weight ? 1.0 : IsFloat32(weight) ? Data<float>(weight)[row] : Data<double>(weight)[row];
+      weights[row] = formula.columns[Data<int64_t>(labels)[row]] * own;
+    }
+    weight_sum = Sum(weights.data(), rows);
+  }
+
+  Output NewRows() const { return Output(row_ndim(), shape(), typenum()); }
+  Output NewOutput(PyObject* out) const {
+    Output output(out, "out", row_ndim() + 1, shape(), typenum());
+    output.CheckOverlap(given_pred, "pred");
+    output.CheckOverlap(given_labels, "target", false);
+    output.CheckOverlap(weight, "sample_weight", false);
+    return output;
+  }
+};
+
+template <class T>
+double Run(const Formula& formula, const Inputs& inputs, LabelLossArgs<T>& args) {
+  std::vector<T> class_weight(formula.columns == nullptr ? 0 : formula.num_columns);
+  std::transform(formula.columns, formula.columns + class_weight.size(), class_weight.begin(),
+                 [](double w) { return static_cast<T>(w); });
+  args.pred = Data<T>(inputs.pred);
+  args.labels = Data<int64_t>(inputs.labels);
+  args.rows = inputs.rows;
+  args.classes = inputs.classes;
+  args.weight = inputs.weight ? Data<T>(inputs.weight) : nullptr;
+  args.class_weight = class_weight.empty() ? nullptr : class_weight.data();
+  const ReleaseGil release(inputs.rows * inputs.classes);
+  return formula.row == kFocal ? SoftmaxFocal(args, formula.parameters[0]) : NegativeLogLikelihood(args);
+}
+
+// The value of a call that has been set up in `args`: a float, or the array for "none".
+template <class T>
+Ref Value(const Formula& formula, const Inputs& inputs, LabelLossArgs<T>& args, Reduction reduction) {
+  if (reduction == Reduction::kNone) {
+    Output values = inputs.NewRows();
+    args.row_value = values.data<T>();
+    Run(formula, inputs, args);
+    return values.Finish();
+  }
+  const double sum = Run(formula, inputs, args);
+  return Ref::Check(PyFloat_FromDouble(Scale(reduction, inputs.weight_sum).Reduce(sum)));
+}
+
+template <class T>
+Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
+  LabelLossArgs<T> args;
+  return Value(formula, inputs, args, reduction);
+}
+
+template <class T>
+Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reduction, PyObject* out, bool want_value) {
+  LabelLossArgs<T> args;
+  Output grad = inputs.NewOutput(out);
+  args.grad = grad.data<T>();
+  const Scale scale(reduction, inputs.weight_sum);
+  args.scale = scale.grad;
+  const Ref value = Value(formula, inputs, args, reduction);
+  scale.Finish(grad.buffer());
+  const Ref grad_array = grad.Finish();
+  return want_value ? Ref::Check(PyTuple_Pack(2, value.get(), grad_array.get())) : Ref::Borrow(grad_array.get());
+}
+
+template <class T>
+Ref GradAndHess(const Formula& formula, const Inputs& inputs, PyObject* floor) {
+  LabelLossArgs<T> args;
+  args.floor_hess = AsFloor(floor, &args.hess_floor);
+  Output grad = inputs.NewOutput(nullptr);
+  Output hess = inputs.NewOutput(nullptr);
+  args.grad = grad.data<T>();
+  args.hess = hess.data<T>();
+  Run(formula, inputs, args);
+  const Ref grad_array = grad.Finish();
+  const Ref hess_array = hess.Finish();
+  return Ref::Check(PyTuple_Pack(2, grad_array.get(), hess_array.get()));
+}
+
+// _value(pred, target, sample_weight, reduction, /)
+PyObject* PyValue(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_value", nargs, 4, 4);
+    const Reduction reduction = AsReduction(args[3]);
+    const Inputs inputs(Self(self), args[0], args[1], args[2], reduction == Reduction::kMean);
+    return inputs.typenum() == NPY_FLOAT32 ? Value<float>(Self(self), inputs, reduction)
+                                           : Value<double>(Self(self), inputs, reduction);
+  });
+}
+
+Ref ValueAndGrad(const Formula& formula, PyObject* const* args, bool want_value) {
+  const Reduction reduction = AsReduction(args[3]);
+  const Inputs inputs(formula, args[0], args[1], args[2], reduction == Reduction::kMean);
+  return inputs.typenum() == NPY_FLOAT32 ? ValueAndGrad<float>(formula, inputs, reduction, args[4], want_value)
+                                         : ValueAndGrad<double>(formula, inputs, reduction, args[4], want_value);
+}
+
+// _gradient(pred, target, sample_weight, reduction, out, /)
+PyObject* PyGradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_gradient", nargs, 5, 5);
+    return ValueAndGrad(Self(self), args, false);
+  });
+}
+
+// _value_and_grad(pred, target, sample_weight, reduction, out, /)
+PyObject* PyValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_value_and_grad", nargs, 5, 5);
+    return ValueAndGrad(Self(self), args, true);
+  });
+}
+
+// _grad_and_hess(pred, target, sample_weight, hess_floor, /)
+PyObject* PyGradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_grad_and_hess", nargs, 4, 4);
+    const Inputs inputs(Self(self), args[0], args[1], args[2], false);
+    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(Self(self), inputs, args[3])
+                                           : GradAndHess<double>(Self(self), inputs, args[3]);
+  });
+}
+
+PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
+
+// _bind(name, (), /)
+PyObject* BindLikelihood(PyObject* self, PyObject* const* /*args*/, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_bind", nargs, 2, 2);
+    reinterpret_cast<Formula*>(self)->row = kLikelihood;
+    return Ref::Borrow(Py_None);
+  });
+}
+
+// _bind(name, (gamma, None or a tuple of class weights), /)
+PyObject* BindFocal(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_bind", nargs, 2, 2);
+    if (!PyTuple_Check(args[1]) || PyTuple_GET_SIZE(args[1]) != 2) {
+      Raise(PyExc_ValueError, "parameters must be a tuple of gamma and class_weight");
+    }
+    auto* formula = reinterpret_cast<Formula*>(self);
+    formula->parameters[0] = AsDouble(PyTuple_GET_ITEM(args[1], 0), "gamma");
+    PyObject* weights = PyTuple_GET_ITEM(args[1], 1);
+    PyMem_Free(std::exchange(formula->columns, nullptr));
+    formula->num_columns = 0;
+    if (weights != Py_None) {
+      if (!PyTuple_Check(weights) || PyTuple_GET_SIZE(weights) == 0) {
+        Raise(PyExc_ValueError, "class_weight must be None or a tuple of numbers");
+      }
+      const auto count = static_cast<size_t>(PyTuple_GET_SIZE(weights));
+      std::vector<double> values(count);
+      for (size_t i = 0; i < count; ++i) {
+        values[i] = AsDouble(PyTuple_GET_ITEM(weights, static_cast<Py_ssize_t>(i)), "class_weight");
+      }
+      formula->columns = static_cast<double*>(PyMem_Malloc(count * sizeof(double)));
+      if (formula->columns == nullptr) throw std::bad_alloc();
+      std::copy(values.begin(), values.end(), formula->columns);
+      formula->num_columns = count;
+    }
+    formula->row = kFocal;
+    return Ref::Borrow(Py_None);
+  });
+}
+
+template <PyObject* (*bind)(PyObject*, PyObject* const*, Py_ssize_t)>
+PyMethodDef methods[] = {
+    {"_bind", FastCall(bind), METH_FASTCALL, nullptr},
+    {"_value", FastCall(PyValue), METH_FASTCALL, nullptr},
+    {"_gradient", FastCall(PyGradient), METH_FASTCALL, nullptr},
+    {"_value_and_grad", FastCall(PyValueAndGrad), METH_FASTCALL, nullptr},
+    {"_grad_and_hess", FastCall(PyGradAndHess), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+void RegisterLabelLosses(PyObject* module) {
+  AddFormulaType(module, "fuseprop._core.NegativeLogLikelihood", loss_type, New, methods<BindLikelihood>, false);
+  AddFormulaType(module, "fuseprop._core.SoftmaxFocal", loss_type, New, methods<BindFocal>, false);
+}
+
+}  // namespace bind
+}  // namespace fuseprop
