@@ -90,11 +90,11 @@ def loss_results(spec: Any, parameters: Any, dtype: Any) -> Results:
 
 def row_loss_results(spec: Any, parameters: Any, dtype: Any) -> Results:
     results: Results = {}
-    for shape in ((ROWS, COLUMNS), (9, 11_003), (20_000, 5)):
-        shape = shape[0], number_of_classes(parameters, shape[1])
+    for rows, classes in ((ROWS, COLUMNS), (9, 11_003), (20_000, 5)):
+        shape = rows, number_of_classes(parameters, classes)
         rng = seeded(spec.name, "bits", shape)
         pred = row_predictions(spec, (5 * rng.standard_normal(shape)).astype(dtype))
-        weight = rng.random(shape[0]).astype(dtype)
+        weight = rng.random(rows).astype(dtype)
         target = row_targets(spec, parameters, shape, dtype, rng)
         found = verbs_of_loss(spec.cls(**parameters), pred, target, weight)
         results |= {f"{name} {shape}": value for name, value in found.items()}

@@ -81,7 +81,7 @@ def distribution_bounds(spec: Spec, parameters: Parameters, pred: Array, target:
 
 
 def focal_bounds(parameters: Parameters, pred: Array, target: Array, expected: tuple[Array, ...]) -> list[Array]:
-    """What DESIGN 5 allows of each exponential, c 2^-24 (1 + abs(x - max)); a power magnifies the errors of its base."""
+    """What DESIGN 5 allows of an exponential, c 2^-24 (1 + abs(x - max)); a power magnifies the errors of its base."""
     info = np.finfo(pred.dtype)
     gamma = parameters.get("gamma", 2.0)
     z = pred.astype(np.float64)
@@ -470,10 +470,9 @@ def test_equal_to_torch() -> None:
             assert math.isclose(found[0], value, rel_tol=1e-12)
             assert np.allclose(found[1], gradient, rtol=1e-12, atol=0)
         # The division by the labels' class weights; torch has it for cross-entropy.
-        z = torch.tensor(log_p)
         value, gradient = torch_gradient(
             lambda x, r=reduction: functional.cross_entropy(
-                x, torch.tensor(labels), weight=torch.tensor(weights, dtype=z.dtype), reduction=r
+                x, torch.tensor(labels), weight=torch.tensor(weights, dtype=torch.float64), reduction=r
             ),
             3 * log_p,
         )
@@ -601,7 +600,7 @@ def test_shapes_and_dtypes(spec: Spec) -> None:
                 verb(pred, target, np.ones(shape))
         with pytest.raises(ValueError, match=r"pred has shape \(\)"):
             verb(np.float64(0.5), np.zeros((), target.dtype))
-        with pytest.raises(TypeError, match="pred has dtype complex128.*astype"):
+        with pytest.raises(TypeError, match=r"pred has dtype complex128.*astype"):
             verb(pred.astype(complex), target)
         with pytest.raises(TypeError, match="target has dtype complex128"):
             verb(pred, target.astype(complex))
@@ -684,7 +683,7 @@ def test_not_a_probability(spec: Spec, parameters: Parameters, name: str, dtype:
 
 def test_parameters_of_the_focal_loss() -> None:
     focal = LOSSES.SoftmaxFocal
-    with pytest.raises(ValueError, match="gamma is -0.5; expected a finite number >= 0"):
+    with pytest.raises(ValueError, match=r"gamma is -0\.5; expected a finite number >= 0"):
         focal(-0.5)
     for bad, message in (
         ([1.0, -1.0], r"class_weight\[1\] is -1.0; expected a finite number >= 0"),
@@ -703,7 +702,7 @@ def test_parameters_of_the_focal_loss() -> None:
             ValueError, match=r"class_weight has 3 weights, but pred has C = 4 classes \(shape \(2, 4\)\)"
         ):
             verb(np.zeros((2, 4)), [0, 1])
-    with pytest.raises(ValueError, match="hyper|margin is 0; expected an integer >= 1"):
+    with pytest.raises(ValueError, match="margin is 0; expected an integer >= 1"):
         LOSSES.LargeMarginSoftmax(0)
 
 

@@ -115,6 +115,14 @@ struct FocalRows {
   HWY_ALIGN double q[softmax::kMaxBlockRows];
 };
 
+// e^x for x <= 0 in float64, which has room for what is subnormal in T.
+template <class T>
+HWY_INLINE double WideExp(T x) {
+  const hn::ScalableTag<T> d;
+  return static_cast<double>(hn::GetLane(softmax::RaisedExp(d, hn::Set(d, x)))) *
+         static_cast<double>(softmax::kLower<T>);
+}
+
 // First the exponentials: 2^kRaise e_j into the gradient's place, if that is wanted.
 template <class T>
 HWY_INLINE void ReadRow(const LabelLossArgs<T>& args, size_t row, size_t r, FocalRows& rows) {
@@ -129,8 +137,8 @@ HWY_INLINE void ReadRow(const LabelLossArgs<T>& args, size_t row, size_t r, Foca
   rows.apart[r] = apart;
   rows.is_top[r] = is_top ? 1.0 : 0.0;
   rows.gap[r] = static_cast<double>(max) - static_cast<double>(at_label);
-  rows.e_label[r] = static_cast<double>(softmax::ScalarExp(at_label - max));
-  rows.e_top[r] = static_cast<double>(softmax::ScalarExp(x[apart] - max));
+  rows.e_label[r] = WideExp(at_label - max);
+  rows.e_top[r] = WideExp(x[apart] - max);
   rows.rest[r] =
       e == nullptr ? softmax::ExpSum<false>(x, n, max, apart, e) : softmax::ExpSum<true>(x, n, max, apart, e);
 }

@@ -713,9 +713,9 @@ def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
     "softmax_focal",
     parameters={"gamma": 2.0, "class_weight": None},
     examples=(
-        {"gamma": 0.0},
-        {"gamma": 0.5},
-        {"gamma": 1.0},
+        {"gamma": 0.0, "class_weight": None},
+        {"gamma": 0.5, "class_weight": None},
+        {"gamma": 1.0, "class_weight": None},
         {"gamma": 3.5, "class_weight": (0.5, 2.0, 1.25, 0.0, 3.0)},
     ),
     target_domain="labels",

@@ -1,4 +1,4 @@
-"""Plain functions on arrays: matrix products with their backward pass, the softmax family, elementary functions, entropy.
+"""Functions on arrays: matrix products with their backward pass, the softmax family, elementary functions, entropies.
 
 float32 and float64; a mix of the two is a TypeError (no silent upcast), integers and booleans become float64. Results
 are the same bits on any number of threads and on every SIMD target with fused multiply-add.

@@ -576,9 +576,7 @@ def negative_log_likelihood(pred: F64, target: F64) -> tuple[F64, F64, F64]:
     return (0.0 - used).sum(axis=-1), _or_nan(-target, used), _or_nan(0.0, used)
 
 
-def softmax_focal(
-    pred: F64, target: F64, gamma: float, class_weight: tuple[float, ...] | None
-) -> tuple[F64, F64, F64]:
+def softmax_focal(pred: F64, target: F64, gamma: float, class_weight: tuple[float, ...] | None) -> tuple[F64, F64, F64]:
     """-c (1 - p)^gamma log p of the label's p = softmax(z), for one-hot rows; with its class weight c."""
     weight = 1.0 if class_weight is None else (target * np.array(class_weight)).sum(axis=-1, keepdims=True)
     at_label = target == 1
@@ -605,9 +603,7 @@ def softmax_focal(
     return value[..., 0], gradient, hessian
 
 
-def large_margin_softmax(
-    features: F64, weight: F64, target: F64, margin: int
-) -> tuple[F64, F64, F64]:
+def large_margin_softmax(features: F64, weight: F64, target: F64, margin: int) -> tuple[F64, F64, F64]:
     """Softmax cross-entropy of features @ weight with the label's score abs(w) abs(x) psi(theta), for one-hot rows.
 
     psi = (-1)^k cos(m theta) - 2 k for theta in [k pi / m, (k + 1) pi / m]. Returns the values of the rows, and the

@@ -36,6 +36,7 @@ Array = NDArray[Any]
 SIZES = ("128", "1000", "100k", "16M")
 STRUCTURED_SHAPES = ((128, 10), (1000, 100), (1024, 1024))
 CLASS_SHAPES = ((64, 10), (128, 1000), (2048, 50257))
+MARGIN_SHAPES = ((64, 128, 10), (256, 512, 1000))
 
 
 def parse_size(text: str) -> int:
@@ -396,6 +397,93 @@ def _class_grad_and_hess(spec: Spec, shape: tuple[int, int], peers: Peers) -> Pr
     return Problem(candidates, [expect(gradient), expect(hessian)], elements=z.size, num_bytes=12 * z.size)
 
 
+def _row_inputs(spec: Spec, shape: tuple[int, int]) -> tuple[Array, Array]:
+    """Return predictions and targets of a loss of labels or of distributions."""
+    pred = _normal(*shape, scale=3)
+    if spec.name != "softmax_focal":
+        pred = np.asarray(fp.ops.log_softmax(pred) if spec.target_domain == "labels" else fp.ops.softmax(pred))
+    if spec.target_domain == "labels":
+        return pred, np.random.default_rng(4).integers(0, shape[1], shape[0])
+    return pred, np.asarray(fp.ops.softmax(_normal(*shape, seed=4)))
+
+
+def _row_value_and_grad(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+    loss, (pred, target) = spec.cls(), _row_inputs(spec, shape)
+    candidates = [Candidate(OURS, call(loss.value_and_grad, pred, target, out=np.empty_like(pred)))]
+    if peers.numpy:
+        candidates.append(_numpy(other.NUMPY_ROW_LOSSES[spec.name], pred, target))
+    if peers.torch:
+        candidates.append(_torch_value_and_grad(peers, other.torch_row_loss(peers.torch, spec.name), pred, target))
+    if peers.jax:
+        jax_loss = other.jax_row_loss(peers.jax, spec.name)
+        candidates.append(_jax(peers, peers.jax.value_and_grad(jax_loss), pred, target))
+    value, gradient, _ = _row_reference(spec, pred, target)
+    expected = [expect(value.mean(), 4), expect(gradient / len(pred), 4)]
+    return Problem(candidates, expected, elements=pred.size, num_bytes=8 * pred.size)
+
+
+def _row_reference(spec: Spec, pred: Array, target: Array) -> tuple[Array, Array, Array]:
+    wide = np.eye(pred.shape[1])[target] if spec.target_domain == "labels" else target.astype(np.float64)
+    found: tuple[Array, Array, Array] = spec.reference(pred.astype(np.float64), wide, **spec.parameters)
+    return found
+
+
+def _row_grad_and_hess(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+    loss, (pred, target) = spec.cls(), _row_inputs(spec, shape)
+    candidates = [Candidate(OURS, call(loss.grad_and_hess, pred, target))]
+    if peers.numpy:
+        candidates.append(_numpy(lambda: _row_reference(spec, pred, target)[1:], variant="reference"))
+    _, gradient, hessian = _row_reference(spec, pred, target)
+    return Problem(candidates, [expect(gradient, 4), expect(hessian, 8)], elements=pred.size)
+
+
+def _margin_value_and_grad(spec: Spec, shape: tuple[int, int, int], peers: Peers) -> Problem:
+    rows, features, classes = shape
+    x, weight = _normal(rows, features), _normal(features, classes, seed=1, scale=features**-0.5)
+    labels = np.random.default_rng(4).integers(0, classes, rows)
+    loss = spec.cls()
+
+    def reference(x: Array, weight: Array) -> list[Any]:
+        value, d_x, d_weight = spec.reference(x, weight, np.eye(classes, dtype=x.dtype)[labels], **spec.parameters)
+        return [value.mean(), d_x / rows, d_weight / rows]
+
+    def flat(found: Any) -> list[Array]:
+        value, gradients = found
+        return as_arrays((value, *gradients))
+
+    candidates = [Candidate(OURS, call(loss.value_and_grad, x, weight, labels), outputs=flat)]
+    if peers.numpy:
+        candidates.append(_numpy(reference, x, weight, variant="reference"))
+    if peers.torch:
+        torch = peers.torch
+        xt, wt = (torch.from_numpy(a).requires_grad_() for a in (x, weight))
+        yt = torch.from_numpy(labels)
+
+        def torch_value_and_grad() -> Any:
+            value = other.torch_large_margin(torch, xt, wt, yt)
+            return value, torch.autograd.grad(value, (xt, wt))
+
+        candidates.append(Candidate("PyTorch", call(torch_value_and_grad), outputs=flat))
+    expected = [expect(part, 8) for part in reference(x.astype(np.float64), weight.astype(np.float64))]
+    return Problem(candidates, expected, elements=rows * classes, flops=6.0 * rows * features * classes)
+
+
+def _entropy(name: str, shape: tuple[int, int], peers: Peers) -> Problem:
+    p, q = (np.asarray(fp.ops.softmax(_normal(*shape, seed=k))) for k in (0, 4))
+    formulas: dict[str, Callable[..., Any]] = {
+        "entropy": lambda p: -(p * np.log(p)).sum(axis=-1),
+        "cross_entropy": lambda p, q: -(p * np.log(q)).sum(axis=-1),
+        "kl_divergence": lambda p, q: (p * np.log(p / q)).sum(axis=-1),
+        "self_information": lambda p: -np.log(p),
+    }
+    arguments = (p, q) if name in ("cross_entropy", "kl_divergence") else (p,)
+    candidates = [Candidate(OURS, call(getattr(fp.ops, name), *arguments))]
+    if peers.numpy:
+        candidates.append(_numpy(formulas[name], *arguments))
+    expected = [expect(formulas[name](*(a.astype(np.float64) for a in arguments)), 4)]
+    return Problem(candidates, expected, elements=p.size, num_bytes=4 * len(arguments) * p.size)
+
+
 # --- ops ----------------------------------------------------------------------------------------------------
 
 #: (m, k, n), and which factor is stored transposed: cubes, and the products of a dense layer's passes.
@@ -730,6 +818,17 @@ def _losses(sizes: Sequence[str]) -> Iterator[Case]:
                 name = f"loss/{spec.name}/grad_and_hess/{rows}x{classes}"
                 yield Case(name, entry, partial(_class_grad_and_hess, spec, (rows, classes)))
             continue
+        if spec.inputs != ("pred", "target"):
+            for shape in MARGIN_SHAPES:
+                name = f"loss/{spec.name}/value_and_grad/{'x'.join(map(str, shape))}"
+                yield Case(name, entry, partial(_margin_value_and_grad, spec, shape))
+            continue
+        if spec.target_domain in _registry.OVER_CLASSES:
+            for rows, classes in CLASS_SHAPES[:2]:
+                for verb, row_build in (("value_and_grad", _row_value_and_grad), ("grad_and_hess", _row_grad_and_hess)):
+                    name = f"loss/{spec.name}/{verb}/{rows}x{classes}"
+                    yield Case(name, entry, partial(row_build, spec, (rows, classes)))
+            continue
         verbs = {
             "sum": {"value_and_grad": _loss_value_and_grad, "grad_and_hess": _loss_grad_and_hess},
             "root": {"value_and_grad": _loss_value_and_grad},
@@ -752,6 +851,9 @@ def _ops() -> Iterator[Case]:
         for shape in CLASS_SHAPES:
             size = "x".join(map(str, shape))
             yield Case(f"op/{name}/{size}", f"op {name}", partial(_softmax_family, name, shape))
+    for name in ("entropy", "cross_entropy", "kl_divergence", "self_information"):
+        for shape in CLASS_SHAPES[:2]:
+            yield Case(f"op/{name}/{'x'.join(map(str, shape))}", f"op {name}", partial(_entropy, name, shape))
 
 
 def _optimizers() -> Iterator[Case]:

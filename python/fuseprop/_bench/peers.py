@@ -510,6 +510,92 @@ def jax_loss(jax: Any, name: str, parameters: Parameters) -> Callable[[Any, Any]
     return _formula(np_, jax.nn.softplus, name, parameters)
 
 
+# --- losses over classes, but for softmax cross-entropy -----------------------------------------------------
+
+
+def _numpy_categorical_cross_entropy(p: Array, y: Array) -> tuple[Any, Array]:
+    return -(y * np.log(p)).sum(axis=-1).mean(), -y / (p * np.float32(len(p)))
+
+
+def _numpy_kl_divergence(p: Array, y: Array) -> tuple[Any, Array]:
+    return (y * np.log(y / p)).sum(axis=-1).mean(), -y / (p * np.float32(len(p)))
+
+
+def _numpy_negative_log_likelihood(log_p: Array, labels: Array) -> tuple[Any, Array]:
+    rows = np.arange(len(labels))
+    gradient = np.zeros_like(log_p)
+    gradient[rows, labels] = -1 / len(labels)
+    return -log_p[rows, labels].mean(), gradient
+
+
+def _numpy_softmax_focal(z: Array, labels: Array) -> tuple[Any, Array]:
+    rows = np.arange(len(labels))
+    p = numpy_softmax(z)
+    own = p[rows, labels]
+    log_own = np.log(own)
+    slope = (1 - own) ** 2 - 2 * own * (1 - own) * log_own
+    p[rows, labels] -= 1
+    p *= (slope / np.float32(len(labels)))[:, None]
+    return -((1 - own) ** 2 * log_own).mean(), p
+
+
+#: (mean value, its gradient) at default parameters as one writes them in NumPy.
+NUMPY_ROW_LOSSES: dict[str, Callable[..., tuple[Any, Array]]] = {
+    "categorical_cross_entropy": _numpy_categorical_cross_entropy,
+    "kl_divergence": _numpy_kl_divergence,
+    "negative_log_likelihood": _numpy_negative_log_likelihood,
+    "softmax_focal": _numpy_softmax_focal,
+}
+
+
+def torch_row_loss(torch: Any, name: str) -> Callable[[Any, Any], Any]:
+    """Return the mean loss at default parameters as one writes it in PyTorch."""
+    functional = torch.nn.functional
+
+    def focal(z: Any, labels: Any) -> Any:
+        log_own = functional.log_softmax(z, -1).gather(1, labels[:, None])[:, 0]
+        return -((1 - log_own.exp()) ** 2 * log_own).mean()
+
+    losses: dict[str, Callable[[Any, Any], Any]] = {
+        "categorical_cross_entropy": lambda p, y: -(y * p.log()).sum(-1).mean(),
+        "kl_divergence": lambda p, y: functional.kl_div(p.log(), y, reduction="batchmean"),
+        "negative_log_likelihood": functional.nll_loss,
+        "softmax_focal": focal,
+    }
+    return losses[name]
+
+
+def jax_row_loss(jax: Any, name: str) -> Callable[[Any, Any], Any]:
+    """Return the mean loss at default parameters as one writes it in JAX."""
+    xp = jax.numpy
+
+    def own(log_p: Any, labels: Any) -> Any:
+        return xp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+
+    def focal(z: Any, labels: Any) -> Any:
+        log_own = own(jax.nn.log_softmax(z), labels)
+        return -((1 - xp.exp(log_own)) ** 2 * log_own).mean()
+
+    losses: dict[str, Callable[[Any, Any], Any]] = {
+        "categorical_cross_entropy": lambda p, y: -(y * xp.log(p)).sum(-1).mean(),
+        "kl_divergence": lambda p, y: (y * xp.log(y / p)).sum(-1).mean(),
+        "negative_log_likelihood": lambda log_p, labels: -own(log_p, labels).mean(),
+        "softmax_focal": focal,
+    }
+    return losses[name]
+
+
+def torch_large_margin(torch: Any, x: Any, weight: Any, labels: Any) -> Any:
+    """Mean large-margin softmax loss with margin 2."""
+    scores = x @ weight
+    size = x.norm(dim=1) * weight.norm(dim=0)[labels]
+    cosine = scores.gather(1, labels[:, None])[:, 0] / size
+    double = 2 * cosine * cosine - 1
+    psi = torch.where(cosine > 0, double, -double - 2)
+    scores = scores.scatter(1, labels[:, None], (size * psi)[:, None])
+    return torch.nn.functional.cross_entropy(scores, labels)
+
+
 def sklearn_loss(name: str, parameters: Parameters) -> Any:
     """Return scikit-learn's internal loss of this name (what its boosting uses), or None."""
     known = {
