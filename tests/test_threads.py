@@ -16,12 +16,15 @@ from helpers import (
     CLASS_LOSSES,
     LARGE,
     LOSSES,
+    ROW_LOSSES,
     SANITIZER,
     STRUCTURED,
     Array,
     assert_same_bits,
     check_output,
     predictions_for,
+    row_predictions,
+    row_targets,
     seeded,
     targets_for,
 )
@@ -54,6 +57,12 @@ def jobs() -> list[Callable[[], Any]]:
         target: Array = rng.integers(0, 17, 6007)
         if spec.target_domain != "classes":
             target = targets_for(spec, pred.shape, pred.dtype, rng)
+        loss = spec.cls()
+        result.append(lambda loss=loss, p=pred, t=target: (loss.value_and_grad(p, t), loss.grad_and_hess(p, t)))
+    for i, spec in enumerate(ROW_LOSSES):
+        rng = seeded("thread", spec.name)
+        pred = row_predictions(spec, rng.standard_normal((6007, 17)).astype([np.float32, np.float64][i % 2]))
+        target = row_targets(spec, {}, pred.shape, pred.dtype, rng)
         loss = spec.cls()
         result.append(lambda loss=loss, p=pred, t=target: (loss.value_and_grad(p, t), loss.grad_and_hess(p, t)))
     for n in (150, 260):
