@@ -900,10 +900,11 @@ class _MarginScores:
         own = d_scores[rows, self.labels].astype(np.float64)
         d_scores[rows, self.labels] = own * self._slope
         d_features, d_weight = self._products(d_scores)
-        dtype = d_scores.dtype
-        d_features += (own * self._by_features).astype(dtype)[:, np.newaxis] * self.features
-        by_weight = np.bincount(self.labels, weights=own * self._by_weight, minlength=len(self._size_w))
-        d_weight += (by_weight / self._size_w).astype(dtype) * self.weight
+        by_features: Any = (own * self._by_features).astype(d_scores.dtype)
+        d_features += by_features[:, np.newaxis] * self.features
+        own_by_weight = np.bincount(self.labels, weights=own * self._by_weight, minlength=len(self._size_w))
+        by_weight: Any = (own_by_weight / self._size_w).astype(d_scores.dtype)
+        d_weight += by_weight * self.weight
         return d_features, d_weight
 
     def _products(self, d_scores: FloatArray) -> tuple[FloatArray, FloatArray]:
