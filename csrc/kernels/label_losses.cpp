@@ -63,6 +63,7 @@ HWY_INLINE T FinishHessian(const LabelLossArgs<T>& args, double hess, double wei
 
 template <class T>
 double RunLikelihood(const LabelLossArgs<T>& args) {
+  if (args.rows == 0) return 0.0;
   const size_t n = args.classes;
   // The labels' elements first: the gradient may take their place.
   std::vector<T> found(args.rows);
