@@ -3,7 +3,6 @@
 #include "kernels/activations.h"
 
 #include <algorithm>
-#include <vector>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/activations.cpp"
@@ -84,11 +83,16 @@ namespace {
 // A gradient of ones, for derivatives: multiplying by 1 is exact. Short enough to stay in the first cache.
 constexpr size_t kOnes = 2048;
 
+// A constant, not made at the first use: a process that is forked meanwhile would wait for it for ever.
 template <class T>
-const T* Ones() {
-  static const std::vector<T> ones(kOnes, T(1));
-  return ones.data();
-}
+struct Ones {
+  constexpr Ones() {
+    for (T& one : values) one = T(1);
+  }
+  T values[kOnes] = {};
+};
+template <class T>
+constexpr Ones<T> kAllOnes;
 
 }  // namespace
 
@@ -109,7 +113,7 @@ void ActivationBackward(const ActivationOps<T>& ops, const double* parameters, c
     });
     return;
   }
-  const T* ones = Ones<T>();
+  const T* ones = kAllOnes<T>.values;
   ForEachRange(n, [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; i += kOnes) {
       ops.backward(parameters, x + i, ones, dx + i, std::min(kOnes, end - i), stream);
