@@ -51,6 +51,18 @@ HWY_INLINE V MulExpNonPositive(D d, V factor, V x) {
   return hn::Mul(hn::Mul(e, first), hn::IfThenElse(large, one, down));
 }
 
+// The same for a factor of more than 10^6, for which e^x counts below kExpMin too: there, the square of e^(x/2).
+template <class D, class V>
+HWY_INLINE V MulLargeExpNonPositive(D d, V factor, V x) {
+  using math::C;
+  const V down = hn::Set(d, C<D>::kDownScale);
+  const V half = hn::Mul(x, hn::Set(d, hn::TFromD<D>(0.5)));
+  const V limit = hn::Set(d, C<D>::kExpMin);
+  const V e = math::ScaledExp(d, ClampLowOrNaN(half, limit));
+  const V below = hn::Mul(hn::Mul(hn::Mul(hn::Mul(factor, down), e), e), down);
+  return hn::IfThenElse(hn::Lt(x, limit), below, MulExpNonPositive(d, factor, x));
+}
+
 // f(x) = x
 template <class D>
 struct Identity : Base<D> {
@@ -320,14 +332,17 @@ struct ELU : Base<D> {
   static constexpr size_t kNumParameters = 1;
   using typename Base<D>::T;
   using typename Base<D>::V;
-  HWY_INLINE ELU(D d, const double* parameters) : alpha(hn::Set(d, Parameter<T>(parameters[0]))) {}
+  HWY_INLINE ELU(D d, const double* parameters)
+      : alpha(hn::Set(d, Parameter<T>(parameters[0]))), is_large(parameters[0] > 1e6 || parameters[0] < -1e6) {}
   HWY_INLINE V operator()(D d, V x) const {
     return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(alpha, Expm1(d, x)));
   }
   HWY_INLINE V Derivative(D d, V x) const {
-    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Set(d, T(1)), MulExpNonPositive(d, alpha, x));
+    const V left = is_large ? MulLargeExpNonPositive(d, alpha, x) : MulExpNonPositive(d, alpha, x);
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Set(d, T(1)), left);
   }
   V alpha;
+  bool is_large;
 };
 
 // lambda ELU(x; alpha), with constants for which mean 0 and variance 1 are a fixed point

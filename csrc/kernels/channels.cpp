@@ -40,17 +40,19 @@ void CReLUForward(const double* parameters, const AxisShape& shape, const T* x, 
   });
 }
 
-// dx = dy0 where x > 0, -dy1 where x < 0.
+// dx = dy0 where x > 0, -dy1 where x < 0; the other one is not looked at.
 template <class T>
-void CReLUBackward(const double* parameters, const AxisShape& shape, const T* x, const T* dy, T* dx) {
+void CReLUBackward(const double*, const AxisShape& shape, const T* x, const T* dy, T* dx) {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
-  const activations::ReLU<D> relu(D(), parameters);
   const size_t n = shape.length * shape.inner;
   const bool stream = x != dx && shape.outer * n * sizeof(T) >= kStreamBytes;
   ForEachRowPiece(shape.outer, n, [&](size_t row, size_t begin, size_t end) HWY_ATTR {
     const auto f = [&](D d, V v, V dy0, V dy1) HWY_ATTR {
-      return hn::Sub(hn::Mul(dy0, relu.Derivative(d, v)), hn::Mul(dy1, relu.Derivative(d, hn::Neg(v))));
+      const V zero = hn::Zero(d);
+      const V zero_or_nan = hn::IfThenElse(hn::IsNaN(v), v, zero);
+      const V not_right = hn::IfThenElse(hn::Lt(v, zero), hn::Neg(dy1), zero_or_nan);
+      return hn::IfThenElse(hn::Gt(v, zero), dy0, not_right);
     };
     const T* from = dy + 2 * row * n;
     MapRange(f, dx + row * n, begin, end, stream, x + row * n, from, from + n);

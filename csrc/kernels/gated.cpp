@@ -32,6 +32,15 @@ struct GELU : activations::GELU<D> {
   HWY_INLINE GELU(D d, const double*) : activations::GELU<D>(d, kExact) {}
 };
 
+// dy a slope for abs(slope) < 2, in an order that overflows, or rounds to a subnormal number, only if the product does.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Product(D d, V dy, V a, V slope) {
+  const V one = hn::Set(d, hn::TFromD<D>(1));
+  const auto large = hn::And(hn::Ge(hn::Abs(dy), one), hn::Ge(hn::Abs(a), one));
+  const V product = hn::Mul(hn::IfThenElse(large, a, hn::Mul(dy, a)), slope);
+  return hn::IfThenElse(large, hn::Mul(product, dy), product);
+}
+
 template <template <class> class G, class T>
 void Forward(const double*, const AxisShape& shape, const T* x, T* y) {
   using D = hn::ScalableTag<T>;
@@ -58,7 +67,7 @@ void Backward(const double*, const AxisShape& shape, const T* x, const T* dy, T*
     T* da = dx + 2 * row * half;
     const auto f = [&](D d, V va, V vb, V vdy, V* vda, V* vdb) HWY_ATTR {
       *vda = hn::Mul(vdy, g(d, vb));
-      *vdb = hn::Mul(vdy, hn::Mul(va, g.Derivative(d, vb)));
+      *vdb = Product(d, vdy, va, g.Derivative(d, vb));
     };
     MapPairRange(f, da, da + half, begin, end, stream, a, a + half, dy + row * half);
   });

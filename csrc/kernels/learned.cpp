@@ -1,5 +1,5 @@
-// One pass gives dx and the gradient of the parameter. To add one: its functor below, which adds ParameterDerivative
-// to the activation's, and its row.
+// One pass gives dx and the gradient of the parameter. To add one: its functor below, which adds to the activation's
+// ParameterDerivative, the derivative by the parameter as factor root^2 (the square alone may overflow), and its row.
 
 #include "kernels/learned.h"
 
@@ -37,10 +37,12 @@ template <class D>
 struct LearnedSwish : activations::Swish<D> {
   using V = hn::Vec<D>;
   HWY_INLINE LearnedSwish(D d, const double* parameters) : activations::Swish<D>(d, parameters) {}
-  HWY_INLINE V ParameterDerivative(D d, V x) const {
-    const V bell = SigmoidDerivative(d, hn::Mul(this->beta, x));
+  HWY_INLINE void ParameterDerivative(D d, V x, V* factor, V* root) const {
+    // With beta 0 the bell is 1/4 for an infinite x too.
+    const V finite = this->is_zero ? activations::FiniteOrNaN(d, x) : x;
+    *factor = SigmoidDerivative(d, hn::Mul(this->beta, finite));
     // 0 for an infinite x, where the bell is 0.
-    return hn::IfThenZeroElse(hn::Eq(bell, hn::Zero(d)), hn::Mul(hn::Mul(x, bell), x));
+    *root = hn::IfThenZeroElse(hn::Eq(*factor, hn::Zero(d)), x);
   }
 };
 
@@ -56,7 +58,9 @@ double Backward(const double* parameters, const T* x, const T* dy, T* dx, size_t
       const V vx = full ? hn::LoadU(d, x + i) : LoadPartial(d, x + i, count);
       const V vdy = full ? hn::LoadU(d, dy + i) : LoadPartial(d, dy + i, count);
       const V result = hn::Mul(vdy, f.Derivative(d, vx));
-      sum.AddProduct(index, vdy, f.ParameterDerivative(d, vx));
+      V factor, root;
+      f.ParameterDerivative(d, vx, &factor, &root);
+      sum.AddProduct(index, vdy, factor, root);
       if (full) {
         hn::StoreU(result, d, dx + i);
       } else {

@@ -130,7 +130,9 @@ HWY_INLINE void BackwardVector(const T* x, const T* dy, const T* slopes, size_t 
   const V vx = load(x);
   const V vdy = load(dy);
   const V result = hn::Mul(vdy, Derivative(d, vx, load(slopes)));
-  const V term = hn::IfThenZeroElse(hn::Gt(vx, hn::Zero(d)), hn::Mul(vdy, vx));
+  const auto right = hn::Gt(vx, hn::Zero(d));
+  const V left_x = hn::IfThenZeroElse(right, vx);
+  const V left_dy = hn::IfThenZeroElse(right, vdy);
   if (kFull) {
     hn::StoreU(result, d, dx);
   } else {
@@ -140,12 +142,15 @@ HWY_INLINE void BackwardVector(const T* x, const T* dy, const T* slopes, size_t 
   if constexpr (sizeof(T) == 4) {
     const hn::Half<decltype(d)> half;
     const size_t lanes64 = hn::Lanes(d64);
-    const auto low = hn::PromoteTo(d64, hn::LowerHalf(half, term));
-    const auto high = hn::PromoteTo(d64, hn::UpperHalf(half, term));
+    // The products are formed in float64, where they are exact and do not overflow.
+    const auto low =
+        hn::Mul(hn::PromoteTo(d64, hn::LowerHalf(half, left_dy)), hn::PromoteTo(d64, hn::LowerHalf(half, left_x)));
+    const auto high =
+        hn::Mul(hn::PromoteTo(d64, hn::UpperHalf(half, left_dy)), hn::PromoteTo(d64, hn::UpperHalf(half, left_x)));
     hn::StoreU(hn::Add(hn::LoadU(d64, sums), low), d64, sums);
     hn::StoreU(hn::Add(hn::LoadU(d64, sums + lanes64), high), d64, sums + lanes64);
   } else {
-    hn::StoreU(hn::Add(hn::LoadU(d64, sums), term), d64, sums);
+    hn::StoreU(hn::Add(hn::LoadU(d64, sums), hn::Mul(left_dy, left_x)), d64, sums);
   }
 }
 

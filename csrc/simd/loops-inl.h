@@ -213,6 +213,24 @@ class Accumulator {
     }
   }
 
+  // Likewise, the products a * b * root^2.
+  HWY_INLINE void AddProduct(size_t index, V a, V b, V root) {
+    const hn::ScalableTag<double> d64;
+    if constexpr (sizeof(T) == 4) {
+      const hn::Half<D> half;
+      const auto root_low = hn::PromoteTo(d64, hn::LowerHalf(half, root));
+      const auto root_high = hn::PromoteTo(d64, hn::UpperHalf(half, root));
+      const auto a_low = hn::Mul(hn::PromoteTo(d64, hn::LowerHalf(half, a)), root_low);
+      const auto a_high = hn::Mul(hn::PromoteTo(d64, hn::UpperHalf(half, a)), root_high);
+      const auto b_low = hn::Mul(hn::PromoteTo(d64, hn::LowerHalf(half, b)), root_low);
+      const auto b_high = hn::Mul(hn::PromoteTo(d64, hn::UpperHalf(half, b)), root_high);
+      sums_[2 * index] = hn::MulAdd(a_low, b_low, sums_[2 * index]);
+      sums_[2 * index + 1] = hn::MulAdd(a_high, b_high, sums_[2 * index + 1]);
+    } else {
+      sums_[index] = hn::MulAdd(hn::Mul(a, root), hn::Mul(b, root), sums_[index]);
+    }
+  }
+
   // The lanes in a tree: i and i + kLanes / 2, and so on.
   HWY_INLINE double Total() const {
     const hn::ScalableTag<double> d64;
