@@ -242,9 +242,40 @@ def test_a_layer_of_rrelu(tmp_path: Path) -> None:
     assert not np.array_equal(model(x, training=True), first)
     assert_same_bits(model(x), np.full_like(x, -11 / 48))
     model.save(tmp_path / "model.safetensors")
-    loaded = nn.load(tmp_path / "model.safetensors")
-    assert loaded(x, training=True).std() > 0
-    assert pickle.loads(pickle.dumps(model))(x, training=True).std() > 0
+    loaded = [nn.load(tmp_path / "model.safetensors", rng=rng) for rng in (5, 5, 6, None, None)]
+    drawn = [m(x, training=True).copy() for m in loaded]
+    assert_same_bits(drawn[0], drawn[1])
+    assert len({y.tobytes() for y in drawn}) == 4
+    # Copies go on where the model stands, and apart from it.
+    copies = [pickle.loads(pickle.dumps(model)), copy.deepcopy(model)]
+    after = model(x, training=True).copy()
+    assert not np.array_equal(after, first)
+    for other in copies:
+        assert_same_bits(other(x, training=True).copy(), after)
+
+
+@pytest.mark.parametrize(
+    "activation", [fp.activations.CReLU(0), fp.activations.Softmax(0), fp.activations.Maxout(2, 0)], ids=repr
+)
+def test_activations_across_samples_are_refused(activation: Any) -> None:
+    with pytest.raises(ValueError, match="along axis 0, which is that of the samples"):
+        nn.Activation(activation)
+
+
+def test_axes_counted_from_the_end_that_are_the_samples() -> None:
+    model = nn.Sequential([nn.Activation(fp.activations.Softmax(-2))])
+    assert model(np.ones((2, 4, 3))).shape == (2, 4, 3)
+    with pytest.raises(ValueError, match=r"samples of shape \(3,\), of which axis -2 is not one"):
+        model(np.ones((4, 3)))
+
+
+def test_an_activation_of_ones_own_is_not_saved(tmp_path: Path) -> None:
+    class Shifted(fp.activations.Tanh):
+        __slots__ = ()
+
+    for layer in (nn.Activation(Shifted()), nn.Dense(2, 2, Shifted())):
+        with pytest.raises(NotImplementedError, match="of a class of its own"):
+            nn.Sequential([nn.Dense(2, 2), layer]).save(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("slope", [-0.5, 0.0, 2.5])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fuseprop.nn.layers import Activation, Dense, Layer
 from fuseprop.nn.sequential import Sequential
+
+if TYPE_CHECKING:
+    from fuseprop.init import Rng
 
 _FORMAT = "fuseprop 1"
 _LAYERS: dict[str, type[Layer]] = {cls.__name__: cls for cls in (Activation, Dense)}
@@ -32,7 +35,7 @@ def save(model: Sequential, path: str | PathLike[str]) -> None:
     ImportError
         If safetensors is not installed.
     NotImplementedError
-        If a layer has no `config`.
+        If a layer has no `config`, or an activation is of a class of one's own.
     """
     safetensors = _safetensors()
     architecture = {
@@ -44,7 +47,7 @@ def save(model: Sequential, path: str | PathLike[str]) -> None:
     safetensors.numpy.save_file(model.state_dict(), fspath(path), metadata)
 
 
-def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = ()) -> Sequential:
+def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = (), rng: Rng = None) -> Sequential:
     """Return the model that `save` wrote into a file.
 
     Nothing in a file is executed: it names classes, which are looked up among the library's and `layers`.
@@ -56,6 +59,9 @@ def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = ()) -> Se
     layers
         Classes of one's own layers that the model may contain; their constructors take what `config`
         returned.
+    rng
+        What the model draws from when it is trained on: an integer, a Generator, or None for a new seed. A file has
+        no generator's state.
 
     Raises
     ------
@@ -67,6 +73,7 @@ def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = ()) -> Se
         If there is no such file.
     """
     safetensors = _safetensors()
+    generator = np.random.default_rng(rng)
     known = _LAYERS | {cls.__name__: cls for cls in layers}
     try:
         with safetensors.safe_open(fspath(path), "numpy") as file:
@@ -80,14 +87,14 @@ def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = ()) -> Se
         )
     try:
         architecture = json.loads(metadata["architecture"])
-        model = _build(architecture, known)
+        model = _build(architecture, known, generator)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{fspath(path)} describes no model that can be built: {error!r}") from error
     model.load_state_dict(parameters)
     return model
 
 
-def _build(architecture: Any, known: Mapping[str, Any]) -> Sequential:
+def _build(architecture: Any, known: Mapping[str, Any], rng: Rng) -> Sequential:
     built = []
     for i, entry in enumerate(architecture["layers"]):
         arguments = dict(entry)
@@ -95,4 +102,4 @@ def _build(architecture: Any, known: Mapping[str, Any]) -> Sequential:
         if name not in known:
             raise ValueError(f"layers[{i}] is a {name}, which is not known; give its class in layers=")
         built.append(known[name](**arguments))
-    return Sequential(built, rng=0, dtype=np.dtype(architecture["dtype"]))
+    return Sequential(built, rng=rng, dtype=np.dtype(architecture["dtype"]))

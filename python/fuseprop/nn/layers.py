@@ -57,6 +57,8 @@ class Layer:
 
     parameters: Mapping[str, FloatArray]
     gradients: Mapping[str, FloatArray]
+    # Of a layer that draws in training: a copy of the model goes on where this one stands.
+    _rng: np.random.Generator | None = None
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of one sample of the output; ValueError if the layer does not take such an input."""
@@ -125,6 +127,11 @@ def _as_elementwise(activation: str | activations.Activation | dict[str, Any]) -
 def _activation_config(activation: activations.Activation | None) -> dict[str, Any] | None:
     if activation is None:
         return None
+    if type(activation) is not activation.spec.cls:
+        raise NotImplementedError(
+            f"the activation {activation!r} is of a class of its own, which a file cannot name; "
+            "save the parameters alone, model.state_dict()"
+        )
     names = (*activation.spec.parameters, *activation.spec.switches)
     return {"name": activation.spec.name, **{name: getattr(activation, name) for name in names}}
 
@@ -263,19 +270,29 @@ class Activation(Layer):
     Parameters
     ----------
     activation : str or Activation
-        f.
+        f. Its axis, if it has one, counts the axis of the samples, 0, which it must not be.
+
+    Raises
+    ------
+    ValueError
+        If the axis is that of the samples.
     """
 
     def __init__(self, activation: str | activations.Activation) -> None:
         self.activation = _as_activation(activation)
-        self._rng: np.random.Generator | None = None
+        if "axis" in self.activation.spec.parameters and self.activation.axis == 0:
+            raise ValueError(f"activation is {self.activation!r}, along axis 0, which is that of the samples")
 
     def __repr__(self) -> str:
         return f"Activation({self.activation!r})"
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """As the activation says."""
-        return None if input_shape is None else self.activation.output_shape((1, *input_shape))[1:]
+        if input_shape is None:
+            return None
+        if "axis" in self.activation.spec.parameters and self.activation.axis == -len(input_shape) - 1:
+            raise ValueError(f"samples of shape {input_shape}, of which axis {self.activation.axis} is not one")
+        return self.activation.output_shape((1, *input_shape))[1:]
 
     def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
         """Return the activation's initial parameters."""

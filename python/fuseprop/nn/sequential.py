@@ -446,7 +446,11 @@ class _UserLoss:
 def _rebuild(
     layers: Sequence[Layer], dtype: np.dtype[Any], rng: np.random.Generator, parameters: FloatArray
 ) -> Sequential:
+    generators = [layer._rng for layer in layers]
     model = Sequential(layers, rng=0, dtype=dtype)
     model.rng = rng
+    for layer, generator in zip(layers, generators, strict=True):
+        if generator is not None:
+            layer._rng = generator
     model.flat_parameters[...] = parameters
     return model
