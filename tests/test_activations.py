@@ -606,3 +606,51 @@ def test_subclass_that_overrides_the_call_is_not_fused() -> None:
     assert Twice()(0.0) == 1.0
     with pytest.raises(TypeError, match="overrides __call__"):
         fp.ops.linear([[0.0]], [[0.0]], activation=Twice())
+
+
+@each_dtype
+@pytest.mark.parametrize("sign", [1, -1])
+def test_elu_of_a_large_alpha(sign: int, dtype: Any, target: str) -> None:
+    """e^x counts where it is far below the smallest number; the derivative still has the limit 0."""
+    alpha = sign * (1e30 if dtype == np.float32 else 1e300)
+    act = fp.activations.ELU(alpha)
+    assert_same_bits(act.derivative(np.array([-np.inf, -1e4], dtype)), np.copysign(dtype(0), dtype(sign)).repeat(2))
+    low = -150.0 if dtype == np.float32 else -1380.0
+    x = np.linspace(low, -1, 1000).astype(dtype)
+    exact = [float(mpmath.mpf(float(dtype(alpha))) * mpmath.exp(float(v))) for v in x]
+    np.testing.assert_allclose(act.derivative(x), np.array(exact), rtol=4 * np.finfo(dtype).eps)
+    assert np.isnan(act.derivative(np.array([np.nan], dtype))).all()
+
+
+def test_arguments_given_twice() -> None:
+    act, x = fp.activations.ReLU(), np.ones(3)
+    with pytest.raises(TypeError, match="ReLU got out twice"):
+        act(x, x, out=x)
+    with pytest.raises(TypeError, match="ReLU got x twice"):
+        act(x, x=x)
+
+
+def test_parameters_that_do_not_fit() -> None:
+    act = fp.activations
+    for value in ("no", 1, None):
+        with pytest.raises(TypeError, match="learn_beta must be True or False, found"):
+            act.Swish(learn_beta=value)  # type: ignore[arg-type]
+    assert act.Swish(learn_beta=np.True_).init_params()  # type: ignore[arg-type]
+    for number in (2**63, 10**400, 10**6000):
+        with pytest.raises(ValueError, match=r"num_parameters is .*; expected an integer >= 1"):
+            act.PReLU(num_parameters=number)
+        for cls in (act.Softmax, act.LogSoftmax, act.CReLU, act.Maxout):
+            for axis in (number, -number):
+                with pytest.raises(ValueError, match=r"axis is .*; expected an integer"):
+                    cls(axis=axis)
+
+
+def test_shapes_that_no_array_has() -> None:
+    act = fp.activations
+    for cls in (act.ReLU, act.PReLU, act.Softmax, act.CReLU, act.Maxout, act.GLU):
+        for shape in ((2, -4), (-2, 4), (2**40, 2**40), (2**62,), (2**63, 2), (10**30,)):
+            with pytest.raises(ValueError, match=r"shape|dimension"):
+                cls().output_shape(shape)
+    with pytest.raises(ValueError, match="the result's shape"):
+        act.CReLU().output_shape((2**59,))
+    assert act.CReLU().output_shape((0, 6)) == (0, 12)

@@ -140,6 +140,18 @@ def test_a_name_cannot_be_registered_twice() -> None:
         table["activation"].pop("tests_own", None)
 
 
+def test_a_failed_bind_leaves_nothing() -> None:
+    act = fp.activations.ReLU.__new__(fp.activations.ReLU)
+    with pytest.raises(ValueError, match="parameters must be a tuple of 2 numbers for prelu"):
+        act._bind("prelu", ())
+    with pytest.raises(RuntimeError, match="not initialised"):
+        act(1.0)
+    act._bind("relu", ())
+    with pytest.raises(RuntimeError, match="immutable"):
+        act._bind("prelu", (0.25, 1))
+    assert act(-1.0) == 0
+
+
 @pytest.mark.parametrize(("spec", "parameters"), cases(ALL))
 def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) -> None:
     formula = spec.cls(**parameters)
@@ -157,6 +169,8 @@ def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) 
         with pytest.raises(AttributeError, match=f"immutable.*{name}"):
             setattr(formula, name, 2.0)
         assert getattr(formula, name) == value
+    with pytest.raises(RuntimeError, match="immutable"):
+        formula.__init__(**parameters)
     with pytest.raises(AttributeError):
         formula.new_attribute = 1
     with pytest.raises(AttributeError, match=f"{spec.cls.__name__} has no attribute 'nonsense'"):

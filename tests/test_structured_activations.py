@@ -425,6 +425,70 @@ def test_lines_of_nans_touch_nothing_else(spec: Spec, dtype: Any, target: str) -
             assert (memory[-64:] == 7).all()
 
 
+@each_dtype
+@pytest.mark.parametrize("spec", [s for s in STRUCTURED if "softmax" in s.name], ids=lambda spec: spec.name)
+def test_softmax_over_few_columns(spec: Spec, dtype: Any) -> None:
+    """Long columns side by side, fewer than the strip of columns that is copied at a time, or a few more."""
+    rows, columns = spec.cls(), spec.cls(axis=0)
+    for width in (2, 3, 15, 17, 33):
+        x, dy = sample((width, 700), dtype, "x"), sample((width, 700), dtype, "dy")
+        assert_same_bits(columns(x.T.copy()).T, rows(x))
+        assert_same_bits(columns.backward(x.T.copy(), dy.T.copy()).T, rows.backward(x, dy))
+
+
+# --- overflow and underflow on the way to a result ------------------------------------------------------------
+
+
+@each_dtype
+@pytest.mark.parametrize("name", ["glu", "swiglu", "geglu"])
+def test_gradients_of_gates_do_not_overflow_on_the_way(name: str, dtype: Any, target: str) -> None:
+    act = fp.activations.get(name)
+    largest, tiny = float(np.finfo(dtype).max), float(np.finfo(dtype).tiny)
+    for a, dy in ((0.94 * largest, 1e-5), (1e-5, 0.94 * largest), (largest, tiny), (tiny, largest), (1e10, tiny)):
+        x, dy_array = np.array([a, 2.0], dtype), np.array([dy], dtype)
+        slope = float(act.backward(np.array([1.0, 2.0], dtype), np.ones(1, dtype))[1])
+        found = float(act.backward(x, dy_array)[1])
+        expected_db = slope * (float(x[0]) * float(dy_array[0]))
+        assert abs(found / expected_db - 1) < 8 * np.finfo(dtype).eps, (a, dy)
+
+
+def test_crelu_takes_no_gradient_from_the_other_half(target: str) -> None:
+    for bad in (np.inf, -np.inf, np.nan):
+        x = np.array([2.0, -3.0, 0.0, np.nan], np.float32)
+        dy = np.array([5, bad, bad, 1, bad, 7, bad, 1], np.float32)
+        assert_same_bits(fp.activations.CReLU().backward(x, dy), np.array([5, -7, 0, np.nan], np.float32))
+
+
+def test_prelu_sums_in_float64(target: str) -> None:
+    act, alpha = fp.activations.PReLU(), {"alpha": np.array([0.25])}
+
+    def gradient(x: list[float], dy: list[float]) -> float:
+        arrays = np.array(x, np.float32), np.array(dy, np.float32)
+        return float(act.backward_params(*arrays, params=alpha)[1]["alpha"][0])
+
+    assert gradient([-1e20, -1e20], [1e20, -1e20]) == 0
+    assert abs(gradient([-1e-30], [1e-30]) / -1e-60 - 1) < 1e-6
+    for n in (1, 7, 16, 40):  # what stands at positive elements does not count
+        assert gradient([np.inf, -1.0] * n, [np.inf, 2.0] * n) == -2 * n
+
+
+@each_dtype
+def test_beta_of_large_inputs(dtype: Any, target: str) -> None:
+    act = fp.activations.Swish(learn_beta=True)
+
+    def gradient(x: float, dy: float, beta: float) -> float:
+        arrays = np.array([x], dtype), np.array([dy], dtype)
+        return float(act.backward_params(*arrays, params={"beta": np.array([beta])})[1]["beta"][0])
+
+    assert abs(gradient(1e20, 1e-10, 0.0) / 2.5e29 - 1) < 1e-6
+    if dtype == np.float64:
+        assert abs(gradient(1e200, 1e-100, 0.0) / 2.5e299 - 1) < 1e-14
+    assert gradient(np.inf, 1.0, 0.0) == gradient(-np.inf, 1.0, 0.0) == np.inf
+    assert gradient(np.inf, -1.0, 0.0) == -np.inf
+    assert np.isnan(gradient(np.nan, 1.0, 0.0))
+    assert gradient(np.inf, 1.0, 1.0) == 0
+
+
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
@@ -545,6 +609,17 @@ def test_params_are_checked(act: Any) -> None:
     assert (out == 7.0).all()
     with pytest.raises(TypeError, match="dtype is float16"):
         act.init_params(np.float16)
+
+
+def test_params_in_memory_that_kernels_cannot_read() -> None:
+    act, x = fp.activations.PReLU(), np.ones(3)
+    with pytest.raises(ValueError, match=r"dtype >f4; expected the machine's byte order: .*astype\(np.float32\)"):
+        act(x, params={"alpha": np.array([0.25], ">f4")})
+    with pytest.raises(ValueError, match=r"'alpha'\] is not aligned in memory: copy it with .copy\(\)"):
+        act(x, params={"alpha": np.zeros(9, np.uint8)[1:].view(np.float64)})
+    read_only = np.array([0.25])
+    read_only.flags.writeable = False
+    assert_same_bits(act(-x, params={"alpha": read_only}), np.full(3, -0.25))
 
 
 def test_params_of_many_channels_are_checked() -> None:
@@ -713,11 +788,59 @@ def test_rrelu_refuses() -> None:
         act.backward(x, x, slopes=(slopes := np.ones((3, 4))), out=slopes)
     with pytest.raises(ValueError, match=r"lower is 0.5 and upper is 0.25; expected lower <= upper"):
         fp.activations.RReLU(0.5, 0.25)
+    state = rng.bit_generator.state
+    memory = np.ones(24)
+    x, read_only = memory[:12].reshape(3, 4), np.ones((3, 4))
+    read_only.flags.writeable = False
+    for out, message in ((memory[4:16].reshape(3, 4), "out overlaps x"), (read_only, "out is read-only")):
+        with pytest.raises(ValueError, match=message):
+            act.sample(x, rng, out=out)
+    with pytest.raises(TypeError, match="out must be a NumPy array, found list"):
+        act.sample(x, rng, out=x.tolist())
+    assert rng.bit_generator.state == state
     empty, slopes = act.sample(np.empty((0, 3)), rng)
     assert empty.shape == slopes.shape == (0, 3)
     y, slope = act.sample(-1.0, rng)
     assert np.shape(y) == np.shape(slope) == ()
     assert y == -slope
+
+
+def test_rrelu_samples_what_it_is_called_with() -> None:
+    class Exporting:  # DLPack alone
+        def __init__(self, array: Array) -> None:
+            self.array = array
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+    act = fp.activations.RReLU()
+    for dtype in (np.float32, np.float64):
+        x = np.array([-1.0, 2.0, -3.0], dtype)
+        expected = act.sample(x, np.random.default_rng(0))
+        others: list[Any] = [x.astype(x.dtype.newbyteorder()), Exporting(x)]
+        for other in others:
+            assert_same_bits(act.sample(other, np.random.default_rng(0)), expected)
+            assert_same_bits(act(other), act(x))
+
+
+def test_slopes_beyond_the_dtype() -> None:
+    """They act as the nearest number that the dtype holds, and the mean of two does not overflow."""
+    largest, smallest = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
+    act = fp.activations
+    for slope, held in ((1e39, largest), (-1e39, -largest), (1e-60, smallest)):
+        assert act.PReLU(slope)(np.float32([-1])) == -held
+        assert act.RReLU(slope, slope)(np.float32([-1])) == -held
+        assert act.RReLU(slope, slope).sample(np.float32([-1]), np.random.default_rng(0))[1] == held
+    assert act.RReLU(-1e39, 1e39)(np.float32([-1])) == 0
+    assert act.RReLU(-1.7e308, 1.7e308)(np.array([-1.0])) == 0
+    assert act.RReLU(1.6e308, 1.6e308)(np.array([-1.0])) == -1.6e308
+    for dtype, most in ((np.float32, largest), (np.float64, 1.7e308)):
+        _, slopes = act.RReLU(-most, most).sample(np.zeros(1000, dtype), np.random.default_rng(0))
+        assert np.isfinite(slopes).all()
+        assert np.ptp(slopes / dtype(2)) > 0.98 * most
 
 
 @each_dtype

@@ -142,11 +142,17 @@ PyObject* Call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* k
     for (Py_ssize_t i = 0; i < nkeywords; ++i) {
       PyObject* keyword = PyTuple_GET_ITEM(kwnames, i);
       PyObject* value = args[nargs + i];
-      if (nargs < 2 && Is(keyword, "out")) {
+      if (Is(keyword, "out")) {
+        if (nargs >= 2) {
+          Raise(PyExc_TypeError, "%s got out twice, as the second argument and by keyword", Py_TYPE(self)->tp_name);
+        }
         given.out = value;
       } else if (Is(keyword, "params")) {
         given.params = value;
-      } else if (nargs == 0 && Is(keyword, "x")) {
+      } else if (Is(keyword, "x")) {
+        if (nargs >= 1) {
+          Raise(PyExc_TypeError, "%s got x twice, as the first argument and by keyword", Py_TYPE(self)->tp_name);
+        }
         given.x = value;
       } else {
         Raise(PyExc_TypeError,
@@ -173,6 +179,24 @@ PyObject* Forward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     given.slopes = args[2];
     const Formula& formula = Self(self);
     return formula.family->Forward(formula, given);
+  });
+}
+
+// _checked(x, out, /): x as an array of float32 or float64; raises where _forward would for this out.
+PyObject* Checked(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_checked", nargs, 2, 2);
+    const Formula& formula = Self(self);
+    Ref x = FloatArray(args[0], "x");
+    PyArrayObject* array = x.array();
+    npy_intp shape[NPY_MAXDIMS];
+    std::copy(PyArray_DIMS(array), PyArray_DIMS(array) + PyArray_NDIM(array), shape);
+    formula.family->OutputShape(formula, PyArray_NDIM(array), shape);
+    if (Given(args[1])) {
+      const Output y(args[1], "out", PyArray_NDIM(array), shape, PyArray_TYPE(array), false);
+      y.CheckOverlap(x, "x");
+    }
+    return x;
   });
 }
 
@@ -209,18 +233,38 @@ PyObject* BackwardParams(PyObject* self, PyObject* const* args, Py_ssize_t nargs
   });
 }
 
+// Raises unless an array can have this shape.
+void CheckSizes(int ndim, const npy_intp* shape, const char* name) {
+  npy_intp size = static_cast<npy_intp>(sizeof(double));
+  for (int i = 0; i < ndim; ++i) {
+    if (shape[i] < 0) {
+      Raise(PyExc_ValueError, "%s is %s; expected no negative size", name, ShapeText(ndim, shape).c_str());
+    }
+    if (shape[i] != 0 && size > NPY_MAX_INTP / shape[i]) {
+      Raise(PyExc_ValueError, "%s is %s; expected sizes that an array can have", name, ShapeText(ndim, shape).c_str());
+    }
+    if (shape[i] != 0) size *= shape[i];
+  }
+}
+
 // _output_shape(shape, /)
 PyObject* OutputShape(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_output_shape", nargs, 1, 1);
     const Formula& formula = Self(self);
     PyArray_Dims shape = {nullptr, 0};
-    if (PyArray_IntpConverter(args[0], &shape) == NPY_FAIL) throw PythonError();
+    if (PyArray_IntpConverter(args[0], &shape) == NPY_FAIL) {
+      if (!PyErr_ExceptionMatches(PyExc_OverflowError)) throw PythonError();
+      PyErr_Clear();
+      Raise(PyExc_ValueError, "shape is %R; expected sizes that an array can have", args[0]);
+    }
     npy_intp dims[NPY_MAXDIMS];
     const int ndim = shape.len;
     std::copy(shape.ptr, shape.ptr + ndim, dims);
     PyDimMem_FREE(shape.ptr);
+    CheckSizes(ndim, dims, "shape");
     formula.family->OutputShape(formula, ndim, dims);
+    CheckSizes(ndim, dims, "the result's shape");
     Ref result = Ref::Check(PyTuple_New(ndim));
     for (int i = 0; i < ndim; ++i) PyTuple_SET_ITEM(result.get(), i, Ref::Check(PyLong_FromSsize_t(dims[i])).release());
     return result;
@@ -235,12 +279,14 @@ PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     CheckNumArgs("_bind", nargs, 2, 3);
     const char* name = PyUnicode_AsUTF8(args[0]);
     if (name == nullptr) throw PythonError();
-    auto* formula = reinterpret_cast<Formula*>(self);
-    formula->family = FamilyOf(name);
-    formula->learned = nargs > 2 && AsBool(args[2], "learns") ? formula->family->Learned(name) : nullptr;
-    return Bind(self, args, 2, [](const char* row_name, size_t* row, size_t* num_parameters) {
+    const bool learns = nargs > 2 && AsBool(args[2], "learns");
+    Ref result = Bind(self, args, 2, [](const char* row_name, size_t* row, size_t* num_parameters) {
       return FamilyOf(row_name)->Find(row_name, row, num_parameters);
     });
+    auto* formula = reinterpret_cast<Formula*>(self);
+    formula->family = FamilyOf(name);
+    formula->learned = learns ? formula->family->Learned(name) : nullptr;
+    return result;
   });
 }
 
@@ -268,6 +314,7 @@ PyObject* ActivationNames(PyObject*, PyObject*) {
 PyMethodDef methods[] = {
     {"_bind", FastCall(PyBind), METH_FASTCALL, nullptr},
     {"_forward", FastCall(Forward), METH_FASTCALL, nullptr},
+    {"_checked", FastCall(Checked), METH_FASTCALL, nullptr},
     {"_backward", FastCall(Backward), METH_FASTCALL, nullptr},
     {"_backward_params", FastCall(BackwardParams), METH_FASTCALL, nullptr},
     {"_output_shape", FastCall(OutputShape), METH_FASTCALL, nullptr},
@@ -326,8 +373,13 @@ Ref LearnedParameter(const Formula& formula, PyObject* params, npy_intp size) {
   if (PyArray_NDIM(array) != 1 || PyArray_DIM(array, 0) != size) {
     Raise(PyExc_ValueError, "params['%s'] has shape %s; expected (%zd,)", name, ShapeText(array).c_str(), size);
   }
+  if (!PyArray_ISNOTSWAPPED(array)) {
+    Raise(PyExc_ValueError, "params['%s'] has dtype %s; expected the machine's byte order: cast it with .astype(np.%s)",
+          name, DtypeName(array).c_str(), PyArray_TYPE(array) == NPY_FLOAT32 ? "float32" : "float64");
+  }
   if (!PyArray_ISCARRAY_RO(array)) {
-    Raise(PyExc_ValueError, "params['%s'] is not C-contiguous: copy it with np.ascontiguousarray", name);
+    Raise(PyExc_ValueError, "params['%s'] is not %s: copy it with .copy()", name,
+          PyArray_ISALIGNED(array) ? "C-contiguous" : "aligned in memory");
   }
   return value;
 }

@@ -23,7 +23,11 @@ void Resize(const AxisActivationRow& row, const double* parameters, int axis, in
     Raise(PyExc_ValueError, "x has shape %s, length %zd along axis %d; %s expects a multiple of %zd",
           ShapeText(ndim, shape).c_str(), length, axis, row.name, divide);
   }
-  shape[axis] = length / divide * static_cast<npy_intp>(row.multiply);
+  const auto multiply = static_cast<npy_intp>(row.multiply);
+  if (length / divide > NPY_MAX_INTP / multiply) {
+    Raise(PyExc_ValueError, "x has shape %s, too large along axis %d", ShapeText(ndim, shape).c_str(), axis);
+  }
+  shape[axis] = length / divide * multiply;
 }
 
 // x and its place in a call.

@@ -2,6 +2,7 @@
 
 #include <structmember.h>
 
+#include <algorithm>
 #include <cstddef>
 
 namespace fuseprop {
@@ -27,10 +28,14 @@ Ref Bind(PyObject* self, PyObject* const* args, Py_ssize_t nargs, FindRow find) 
   if (!PyTuple_Check(args[1]) || PyTuple_GET_SIZE(args[1]) != static_cast<Py_ssize_t>(num_parameters)) {
     Raise(PyExc_ValueError, "parameters must be a tuple of %zu numbers for %s", num_parameters, name);
   }
-  auto* formula = reinterpret_cast<Formula*>(self);
+  double parameters[kMaxParameters] = {};
   for (size_t i = 0; i < num_parameters; ++i) {
-    formula->parameters[i] = AsDouble(PyTuple_GET_ITEM(args[1], static_cast<Py_ssize_t>(i)), "parameters");
+    parameters[i] = AsDouble(PyTuple_GET_ITEM(args[1], static_cast<Py_ssize_t>(i)), "parameters");
   }
+  // After the parameters: their __float__ may be Python code.
+  auto* formula = reinterpret_cast<Formula*>(self);
+  if (formula->row != kUnbound) Raise(PyExc_RuntimeError, "%s is immutable: make a new one", Py_TYPE(self)->tp_name);
+  std::copy(parameters, parameters + num_parameters, formula->parameters);
   formula->row = row;
   return Ref::Borrow(Py_None);
 }

@@ -36,7 +36,7 @@ inline const Formula& Self(PyObject* self) {
 // Finds the row and number of parameters for a name, or returns false.
 using FindRow = bool (*)(const char* name, size_t* row, size_t* num_parameters);
 
-// The method _bind(name, parameters): which formula the object is.
+// The method _bind(name, parameters): which formula the object is, once and for all.
 Ref Bind(PyObject* self, PyObject* const* args, Py_ssize_t nargs, FindRow find);
 
 // Adds a heap type of Formula objects, to be subclassed in Python. A call of a callable type's object reaches its

@@ -2,6 +2,9 @@
 
 #include "kernels/slopes.h"
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "bind/activations.h"
@@ -24,6 +27,26 @@ struct Table {
 constexpr size_t kPReLU = 0;
 constexpr Row kRows[] = {{"prelu", 2, "alpha"}, {"rrelu", 2, nullptr}};
 constexpr Table kTable = {kRows, 2};
+
+// `value` within T's finite range.
+template <class T>
+double Held(double value) {
+  const double largest = static_cast<double>(std::numeric_limits<T>::max());
+  return std::min(std::max(value, -largest), largest);
+}
+
+// The number of T that stands for a parameter: a finite one, and 0 only for 0; as Parameter in simd/compat-inl.h.
+template <class T>
+T Nearest(double value) {
+  const double smallest = static_cast<double>(std::numeric_limits<T>::denorm_min());
+  if (value != 0.0 && std::abs(value) < smallest) value = std::copysign(smallest, value);
+  return static_cast<T>(Held<T>(value));
+}
+
+double Mean(double low, double high) {
+  const double width = high - low;
+  return std::isfinite(width) ? low + width / 2 : low / 2 + high / 2;
+}
 
 class Slopes final : public ActivationFamily {
  public:
@@ -91,7 +114,7 @@ class Slopes final : public ActivationFamily {
         return;
       }
       const double* p = formula.parameters;
-      cast.assign(channels, static_cast<T>(formula.row == kPReLU ? p[0] : p[0] + (p[1] - p[0]) / 2));
+      cast.assign(channels, formula.row == kPReLU ? Nearest<T>(p[0]) : Nearest<T>(Mean(Held<T>(p[0]), Held<T>(p[1]))));
       for (size_t i = 0; parameter && i < channels; ++i) {
         cast[i] = IsFloat32(parameter) ? static_cast<T>(Data<float>(parameter)[i])
                                        : static_cast<T>(Data<double>(parameter)[i]);

@@ -7,6 +7,11 @@ import operator
 from collections.abc import Sequence
 from typing import SupportsFloat, SupportsIndex
 
+import numpy as np
+
+# The core holds parameters as float64, which are exact up to here.
+_EXACT = 2**53
+
 
 def real(
     value: SupportsFloat | SupportsIndex,
@@ -45,8 +50,21 @@ def integer(value: SupportsIndex, name: str, *, least: int | None = None, most: 
         raise TypeError(f"{name} must be an integer, found {type(value).__name__}") from None
     if (least is not None and number < least) or (most is not None and number > most):
         limits = " and ".join(f"{sign} {limit}" for sign, limit in ((">=", least), ("<=", most)) if limit is not None)
-        raise ValueError(f"{name} is {number}; expected an integer {limits}")
+        found = str(number) if number.bit_length() < 128 else f"an integer of {number.bit_length()} bits"
+        raise ValueError(f"{name} is {found}; expected an integer {limits}")
     return number
+
+
+def flag(value: bool, name: str) -> bool:
+    """`value`, which must be True or False, Python's or NumPy's."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, found {type(value).__name__}")
+    return bool(value)
+
+
+def axis(value: SupportsIndex) -> int:
+    """`value` as an int that the core can hold; whether an array has this axis is seen when there is one."""
+    return integer(value, "axis", least=-_EXACT, most=_EXACT)
 
 
 def choice(value: str, name: str, choices: Sequence[str]) -> str:

@@ -22,6 +22,8 @@ class Formula:
     _bind: Any
 
     def __init__(self, **parameters: Any) -> None:
+        if hasattr(self, "_parameters"):
+            raise RuntimeError(f"{type(self).__name__} is immutable: make a new one instead of calling __init__ again")
         object.__setattr__(self, "_parameters", parameters)
         self._bind_core()
 

@@ -24,6 +24,7 @@ formula in reference.py. One along an axis likewise, with its row in csrc/kernel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from math import inf
 from typing import Any
@@ -31,8 +32,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fuseprop import _core, _registry
-from fuseprop._checks import choice, integer, real
+from fuseprop import _checks, _core, _registry
+from fuseprop._checks import choice, flag, integer, real
 from fuseprop._formula import Formula
 from fuseprop._registry import properties, register
 from fuseprop._typing import FloatArray
@@ -277,6 +278,7 @@ class Softplus(Activation):
     """Smooth ReLU: f(x) = log(1 + e^(beta x)) / beta, f'(x) = s(beta x).
 
     At most 2 ULP (float64: 4) at beta = 1, the derivative at most 4, down to the smallest numbers in the left tail.
+    With beta < 1, f loses digits where beta f(x) is a subnormal number, and is 0 where that rounds to 0.
     Unlike PyTorch there is no threshold beyond which f(x) = x.
 
     Parameters
@@ -410,7 +412,7 @@ class Swish(Activation):
     __slots__ = ()
 
     def __init__(self, beta: float = 1.0, learn_beta: bool = False) -> None:
-        super().__init__(beta=real(beta, "beta"), learn_beta=bool(learn_beta))
+        super().__init__(beta=real(beta, "beta"), learn_beta=flag(learn_beta, "learn_beta"))
 
     def _bind_core(self) -> None:
         self._bind("swish", (self.beta,), self.learn_beta)
@@ -610,6 +612,15 @@ def _learned(values: float, size: int, dtype: DTypeLike) -> FloatArray:
     return array
 
 
+def _nearest(value: float, dtype: Any) -> Any:
+    """`value` in a dtype as the core takes a parameter: within the finite range, and 0 only for 0."""
+    info = np.finfo(dtype)
+    largest, smallest = float(info.max), float(info.smallest_subnormal)
+    if 0 < abs(value) < smallest:
+        value = math.copysign(smallest, value)
+    return dtype(min(max(value, -largest), largest))
+
+
 @register(
     "activation",
     "prelu",
@@ -649,7 +660,9 @@ class PReLU(Activation):
     __slots__ = ()
 
     def __init__(self, init: float = 0.25, num_parameters: int = 1) -> None:
-        super().__init__(init=real(init, "init"), num_parameters=integer(num_parameters, "num_parameters", least=1))
+        super().__init__(
+            init=real(init, "init"), num_parameters=integer(num_parameters, "num_parameters", least=1, most=2**31)
+        )
 
     def _bind_core(self) -> None:
         self._bind("prelu", (self.init, self.num_parameters), True)
@@ -704,16 +717,16 @@ class RReLU(Activation):
         """
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng must be a numpy.random.Generator, found {type(rng).__name__}")
-        given, x = x, np.asarray(x)
-        dtype: Any = np.float32 if x.dtype == np.float32 else np.float64
-        known = x.dtype.kind in "biu" or x.dtype == dtype
-        if not known or (out is not None and (np.shape(out) != x.shape or getattr(out, "dtype", None) != dtype)):
-            self._forward(given, out, None)  # refuses, before anything is drawn
-        lower, upper = dtype(self.lower), dtype(self.upper)
+        x = self._checked(x, out)  # refuses, before anything is drawn
+        dtype: Any = x.dtype.type
+        lower, upper = _nearest(self.lower, dtype), _nearest(self.upper, dtype)
         slopes: Any = np.empty(x.shape, dtype)
         rng.random(out=slopes, dtype=dtype)
-        np.multiply(slopes, upper - lower, out=slopes)
-        np.add(slopes, lower, out=slopes)
+        if upper / 2 - lower / 2 <= np.finfo(dtype).max / 2:
+            np.multiply(slopes, upper - lower, out=slopes)
+            np.add(slopes, lower, out=slopes)
+        else:  # upper - lower overflows
+            np.add(lower * (1 - slopes), upper * slopes, out=slopes)
         np.clip(slopes, lower, upper, out=slopes)
         return self._forward(x, out, slopes), slopes
 
@@ -747,7 +760,7 @@ class Softmax(Activation):
     __slots__ = ()
 
     def __init__(self, axis: int = -1) -> None:
-        super().__init__(axis=integer(axis, "axis"))
+        super().__init__(axis=_checks.axis(axis))
 
 
 @register(
@@ -778,7 +791,7 @@ class LogSoftmax(Activation):
     __slots__ = ()
 
     def __init__(self, axis: int = -1) -> None:
-        super().__init__(axis=integer(axis, "axis"))
+        super().__init__(axis=_checks.axis(axis))
 
 
 @register(
@@ -812,7 +825,7 @@ class CReLU(Activation):
     __slots__ = ()
 
     def __init__(self, axis: int = -1) -> None:
-        super().__init__(axis=integer(axis, "axis"))
+        super().__init__(axis=_checks.axis(axis))
 
 
 @register(
@@ -849,7 +862,7 @@ class Maxout(Activation):
     __slots__ = ()
 
     def __init__(self, pieces: int = 2, axis: int = -1) -> None:
-        super().__init__(pieces=integer(pieces, "pieces", least=1, most=2**31), axis=integer(axis, "axis"))
+        super().__init__(pieces=integer(pieces, "pieces", least=1, most=2**31), axis=_checks.axis(axis))
 
 
 @register(
@@ -863,6 +876,8 @@ class GLU(Activation):
     """Gated linear unit: f(x) = a s(b), a and b the halves of the last axis, s the logistic sigmoid.
 
     dL/da = dy s(b), dL/db = dy a s'(b), from one pass. At most 3 ULP (float64: 4.5), the derivatives at most 4 (4.5).
+    A large a or dy magnifies the rounding of s(b) and s'(b) where these are subnormal numbers: for b < -87 (float64:
+    -708), and s'(b) for b > 87 too.
 
     Raises
     ------
@@ -891,7 +906,8 @@ class SwiGLU(Activation):
     """Gated linear unit with SiLU for a gate: f(x) = a g(b), g(b) = b s(b), a and b the halves of the last axis.
 
     dL/da = dy g(b), dL/db = dy a g'(b), from one pass. At most 4 ULP (float64: 5), the derivatives at most 5, save near
-    the zero of g', where the error is 2^-23 of the terms' sizes.
+    the zero of g', where the error is 2^-23 of the terms' sizes. A large a or dy magnifies the rounding of g(b) and
+    g'(b) where these are subnormal numbers, for b < -91 (float64: -714).
 
     Raises
     ------
@@ -920,7 +936,8 @@ class GEGLU(Activation):
     """Gated linear unit with GELU for a gate: f(x) = a g(b), g(b) = b Phi(b), a and b the halves of the last axis.
 
     dL/da = dy g(b), dL/db = dy a g'(b), from one pass. At most 4 ULP (float64: 5), the derivatives at most 5, save near
-    the zero of g', where the error is 2^-23 of the terms' sizes.
+    the zero of g', where the error is 2^-23 of the terms' sizes. A large a or dy magnifies the rounding of g(b) and
+    g'(b) where these are subnormal numbers, for b < -13 (float64: -37).
 
     Raises
     ------
