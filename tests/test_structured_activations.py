@@ -832,6 +832,7 @@ def test_slopes_beyond_the_dtype() -> None:
     act = fp.activations
     for slope, held in ((1e39, largest), (-1e39, -largest), (1e-60, smallest)):
         assert act.PReLU(slope)(np.float32([-1])) == -held
+        assert act.PReLU(slope).init_params()["alpha"] == held
         assert act.RReLU(slope, slope)(np.float32([-1])) == -held
         assert act.RReLU(slope, slope).sample(np.float32([-1]), np.random.default_rng(0))[1] == held
     assert act.RReLU(-1e39, 1e39)(np.float32([-1])) == 0

@@ -608,7 +608,7 @@ def _learned(values: float, size: int, dtype: DTypeLike) -> FloatArray:
     found = np.dtype(dtype)
     if found not in (np.float32, np.float64):
         raise TypeError(f"dtype is {found}; expected float32 or float64")
-    array: FloatArray = np.full(size, values, found)
+    array: FloatArray = np.full(size, _nearest(values, found.type), found)
     return array
 
 
