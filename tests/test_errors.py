@@ -82,7 +82,7 @@ def test_hyper_parameters(spec: Spec) -> None:
     for name in spec.parameters.keys() - spec.choices.keys():
         number = spec.parameters[name]
         if isinstance(number, bool):
-            for value in (0, 1.0, "True", None):
+            for value in (0, 1.0, "True", None, [True]):
                 with refuses(TypeError, name, "bool", type(value).__name__):
                     spec.cls(**{name: value})
             continue
@@ -107,7 +107,7 @@ def test_hyper_parameters(spec: Spec) -> None:
                 spec.cls(**{name: [1.0]})
         for same in (
             (np.float32(0.5), np.float64(0.5), np.array(0.5))
-            if name in ("q", "alpha")
+            if name in ("q", "alpha", "label_smoothing")
             else (np.float32(2.0), np.float64(2.0), 2, np.int8(2), np.array(2.0))
         ):
             assert getattr(spec.cls(**{name: same}, **beside), name) == same

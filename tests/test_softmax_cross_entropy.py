@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
+import pickle
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,12 +68,13 @@ class Bounds:
 
     C = 6
 
-    def __init__(self, pred: Array) -> None:
+    def __init__(self, pred: Array, dtype: Any = None) -> None:
+        dtype = pred.dtype if dtype is None else dtype
         z = pred.astype(np.float64)
         gap = z.max(axis=-1, keepdims=True) - z
-        self.unit = self.C * float(np.finfo(pred.dtype).eps) / 2
+        self.unit = self.C * float(np.finfo(dtype).eps) / 2
         # Beyond the distance at which e^-gap underflows nothing more is lost.
-        relative = self.unit * (1 + np.minimum(gap, -np.log(np.finfo(pred.dtype).smallest_subnormal)))
+        relative = self.unit * (1 + np.minimum(gap, -np.log(np.finfo(dtype).smallest_subnormal)))
         e = np.exp(-gap)
         total = e.sum(axis=-1, keepdims=True)
         self.p = e / total
@@ -464,3 +470,384 @@ def test_binary_cross_entropy_is_its_two_class_case() -> None:
     np.testing.assert_allclose(
         value, fp.losses.BinaryCrossEntropyWithLogits()(z, y, None, "none"), rtol=60 * np.finfo(float).eps
     )
+
+
+# --- options ------------------------------------------------------------------------------------------------
+
+#: (temperature, scale_by_temperature)
+TEMPERATURES = [(1.0, False), (2.5, False), (0.5, True)]
+#: Each option with each other, but for class weights, whose number depends on the classes: whether there are any.
+OPTIONS = [
+    {
+        "label_smoothing": smoothing,
+        "class_weight": weighted,
+        "ignore_index": ignored,
+        "temperature": temperature,
+        "scale_by_temperature": scale,
+        "z_loss": z_loss,
+    }
+    for smoothing, weighted, ignored, (temperature, scale), z_loss in itertools.product(
+        (0.0, 0.1, 1.0), (False, True), (None, -100, 1), TEMPERATURES, (0.0, 0.03)
+    )
+]
+SMALL = [(6, 1), (9, 3), (20, 10), (5, 16), (7, 33), (3, 1000)]
+
+
+def with_class_weight(options: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """Random class weights in place of True, one of them 0."""
+    weight = np.float32(2) * seeded("class weights", classes).random(classes).astype(np.float32)
+    if classes > 2:
+        weight[classes // 2] = 0
+    return {**options, "class_weight": weight.astype(np.float64) if options["class_weight"] else None}
+
+
+def with_ignored(labels: Array, ignored: int | None) -> Array:
+    """Labels of which every third is ignored."""
+    return labels if ignored is None else np.where(np.arange(len(labels)) % 3 == 1, ignored, labels)
+
+
+def option_bounds(pred: Array, target: Array, options: Mapping[str, Any]) -> tuple[Array, Array, Array]:
+    """What `Bounds` allows for value, gradient and Hessian under options; terms with the error of each factor."""
+    dtype, classes = pred.dtype, pred.shape[-1]
+    t, k = options["temperature"], options["z_loss"]
+    z = pred.astype(np.float64) / t
+    bounds = Bounds(z, dtype)
+    unit, p = bounds.unit, bounds.p
+    labels = target.ndim < pred.ndim
+    apart = np.where(target == options["ignore_index"], 0, target) if labels else z.argmax(axis=-1)
+    at = np.arange(classes) == apart[..., None]
+    w = 1.0 if options["class_weight"] is None else options["class_weight"]
+    y = at if labels else target.astype(np.float64)
+    a = w * ((1 - options["label_smoothing"]) * y + options["label_smoothing"] / classes)
+    total = a.sum(axis=-1, keepdims=True)
+    others = total - a if classes > 1 else 0 * a
+    c = t * t if options["scale_by_temperature"] else 1.0
+    top = z.max(axis=-1, keepdims=True)
+    log_sum = np.log(np.exp(z - top).sum(axis=-1, keepdims=True))
+    lse, lse_error = np.abs(top + log_sum), unit * (np.abs(top) + log_sum)
+    smallest = 8 * float(np.finfo(dtype).smallest_subnormal) * np.maximum(total, 1) * (1 + c) * (1 + 1 / t) ** 2
+
+    log_p = z - top - log_sum
+    value = c * (a * (bounds.log_p - unit * log_p)).sum(axis=-1, keepdims=True) + 3 * k * lse * lse_error
+    value += k * (lse_error + unit * lse) ** 2
+    by_term = total * bounds.p_error + unit * (total * p + a)
+    at_apart = a * bounds.complement + others * bounds.p_error + unit * (a * (1 - p) + others * p)
+    gradient = c * np.where(at, at_apart, by_term) + 2 * k * (lse * bounds.p_error + (lse_error + unit * lse) * p)
+    q_error = (1 - p) * bounds.p_error + p * bounds.complement
+    pq = p * (1 - p)
+    hessian = (c * total + 2 * k * (lse + lse_error)) * (q_error + 2 * unit * pq) + 2 * k * lse_error * pq
+    hessian += 2 * k * p * (2 * bounds.p_error + unit * p)
+    return (value + smallest)[..., 0], gradient / t + smallest, hessian / t**2 + smallest
+
+
+@each_kind
+@each_dtype
+def test_options_against_the_reference(dtype: Any, kind: str, target: str) -> None:
+    for shape, options in itertools.product(SMALL, OPTIONS):
+        given = with_class_weight(options, shape[1])
+        loss = fp.losses.SoftmaxCrossEntropy(**given)
+        for spread in (1.0, 12.0):
+            pred, labels = sample(shape, dtype, kind, spread)
+            if kind == "labels":
+                labels = with_ignored(labels, given["ignore_index"])
+            elif given["ignore_index"] == 1 and spread == 1.0:
+                continue  # of no effect here
+            wide = labels if kind == "labels" else widened(labels)
+            with np.errstate(all="ignore"):
+                expected = loss.spec.reference(widened(pred), wide, **given)
+            found = loss(pred, labels, None, "none"), *loss.grad_and_hess(pred, labels)
+            bound = option_bounds(pred, labels, given)
+            for what, f, e, b in zip(("value", "gradient", "Hessian"), found, expected, bound, strict=True):
+                assert_within(f, e, b, what=f"{what} of {shape}, {spread}, {given}")
+            # The gradient alone goes another way through long rows than the one with a Hessian.
+            assert_within(loss.gradient(pred, labels, None, "sum"), expected[1], bound[1], what=f"{shape}, {given}")
+
+
+@pytest.mark.parametrize("kind", ["labels", "distribution"])
+@each_dtype
+def test_options_and_reductions(dtype: Any, kind: str, target: str) -> None:
+    eps = float(np.finfo(dtype).eps)
+    for (rows, classes), options in itertools.product([(20, 10), (17, 40)], OPTIONS):
+        given = with_class_weight(options, classes)
+        loss = fp.losses.SoftmaxCrossEntropy(**given)
+        pred, labels = sample((rows, classes), dtype, kind)
+        counts, mass = np.ones(rows), np.ones(rows)
+        if kind == "labels":
+            if given["class_weight"] is not None:
+                mass = given["class_weight"][labels]
+            labels = with_ignored(labels, given["ignore_index"])
+            counts = np.where(labels == given["ignore_index"], 0.0, 1.0)
+        for w in (None, seeded("w").random(rows).astype(dtype)):
+            weights = np.ones(rows) if w is None else w.astype(np.float64)
+            none = loss(pred, labels, w, "none")
+            plain = loss(pred, labels, None, "none")
+            assert none.dtype == dtype
+            assert_within(none, plain * weights, eps * np.abs(plain * weights))
+            total = loss(pred, labels, w, "sum")
+            size = np.abs(plain * weights).sum()
+            assert abs(total - (plain * weights).sum()) <= 2 * eps * size
+            denominator = math.fsum(weights * counts * mass)
+            assert math.isclose(loss(pred, labels, w), total / denominator, rel_tol=1e-14)
+            d1, d2 = loss.grad_and_hess(pred, labels)
+            t = given["temperature"]
+            scale = t if given["scale_by_temperature"] else 1 / t
+            bound = 8 * eps * (np.abs(d1) + 4 * scale) * weights[:, None]
+            for reduction, factor in (("sum", 1.0), ("none", 1.0), ("mean", 1 / denominator)):
+                both = loss.value_and_grad(pred, labels, w, reduction)
+                assert_same_bits(both[0], loss(pred, labels, w, reduction))
+                assert_same_bits(both[1], loss.gradient(pred, labels, w, reduction))
+                assert_within(both[1], d1 * (weights * factor)[:, None], bound * factor, what=f"{reduction}, {given}")
+            grad, hess = loss.grad_and_hess(pred, labels, w)
+            assert_within(grad, d1 * weights[:, None], bound)
+            assert_within(hess, d2 * weights[:, None], 4 * eps * np.abs(d2) * weights[:, None])
+            upper = loss.grad_and_hess(pred, labels, w, hessian="upper")
+            assert_within(upper[1], 2.0 * hess.astype(np.float64), 4 * eps * np.abs(hess))
+            floored = loss.grad_and_hess(pred, labels, w, 0.1)[1]
+            raised = np.where(counts[:, None] > 0, np.maximum(d2, 0.1), 0.0) * weights[:, None]
+            assert_within(floored, raised, 4 * eps * np.abs(raised))
+
+
+@pytest.mark.parametrize("kind", ["labels", "distribution"])
+def test_derivatives_with_options_are_those_of_the_value(kind: str) -> None:
+    """Fourth-order central differences, of the value by each logit and of each gradient's own."""
+    pred, labels = sample((6, 5), np.float64, kind, 1.5)
+    h = 2e-3
+    for options in OPTIONS:
+        given = with_class_weight(options, 5)
+        loss = fp.losses.SoftmaxCrossEntropy(**given)
+        grad, hess = loss.grad_and_hess(pred, labels)
+        for j in range(5):
+            step = h * one_hot(np.full(6, j), 5, np.float64)
+            values = {k: loss(pred + k * step, labels, None, "none") for k in (-2, -1, 1, 2)}
+            grads = {k: loss.grad_and_hess(pred + k * step, labels)[0][:, j] for k in (-2, -1, 1, 2)}
+            for f, actual in ((values, grad), (grads, hess)):
+                difference = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
+                # h^4 / 30 of the fifth derivative, which has temperature^-5; rounding eps max|f| / h.
+                size = max(float(np.max(np.abs(v))) for v in f.values())
+                bound = h**4 * 4 / given["temperature"] ** 5 + 20 * np.finfo(np.float64).eps * (1 + size) / h
+                assert np.max(np.abs(actual[:, j] - difference)) <= bound, given
+
+
+@pytest.mark.parametrize("classes", [1, 3, 10, 33, 1100])
+@each_dtype
+def test_ignored_rows(dtype: Any, classes: int, target: str) -> None:
+    """They are 0 whatever they hold, and others are as they would be without them."""
+    rows = 301 if classes < 100 else 11
+    pred, labels = sample((rows, classes), dtype, "labels")
+    w = seeded("w").random(rows).astype(dtype)
+    gone = np.arange(rows) % 3 == 0
+    pred[gone] = np.resize([np.nan, np.inf, -np.inf], (rows, classes))[gone]
+    w[3::6] = np.nan
+    for ignored, integer in itertools.product((-100, 255, 0, 2**40, -(2**63)), (np.int16, np.uint8, np.int64)):
+        if not np.iinfo(integer).min <= ignored <= np.iinfo(integer).max:
+            continue
+        given = labels.copy()
+        given[~gone & (given == ignored)] = classes - 1
+        kept = ~gone & (given != ignored)
+        given[~kept] = ignored
+        for options in ({}, {"label_smoothing": 0.1, "temperature": 2.0}, {"class_weight": np.ones(classes)}):
+            loss = fp.losses.SoftmaxCrossEntropy(ignore_index=ignored, **options)
+            as_integer = given.astype(integer)
+            for weight in (None, w):
+                some = None if weight is None else weight[kept]
+                if not kept.any():
+                    continue
+                for reduction in ("mean", "sum", "none"):
+                    value, grad = loss.value_and_grad(pred, as_integer, weight, reduction)
+                    alone, alone_grad = loss.value_and_grad(pred[kept], as_integer[kept], some, reduction)
+                    assert_same_bits(grad[kept], alone_grad)
+                    assert not grad[~kept].any()
+                    if reduction == "none":
+                        assert_same_bits(value[kept], alone)
+                        assert not value[~kept].any()
+                    else:
+                        assert math.isclose(value, alone, rel_tol=1e-13)
+                grad, hess = loss.grad_and_hess(pred, as_integer, weight, 0.5)
+                assert_same_bits((grad[kept], hess[kept]), loss.grad_and_hess(pred[kept], as_integer[kept], some, 0.5))
+                assert not grad[~kept].any()
+                assert not hess[~kept].any()
+                in_place = pred.copy()
+                loss.gradient(in_place, as_integer, weight, out=in_place)
+                assert_same_bits(in_place, loss.gradient(pred, as_integer, weight))
+
+
+@each_dtype
+def test_nothing_left(dtype: Any) -> None:
+    """Value and gradient are 0 where all rows are ignored, or all that are left have weight 0."""
+    pred = np.full((4, 3), np.nan, dtype)
+    labels = np.full(4, -1)
+    cases_of = [
+        (fp.losses.SoftmaxCrossEntropy(ignore_index=-1), pred, labels, None),
+        (fp.losses.SoftmaxCrossEntropy(ignore_index=-1, label_smoothing=0.1), pred, labels, np.ones(4)),
+        (fp.losses.SoftmaxCrossEntropy(class_weight=[1, 0, 2]), pred, np.ones(4, int), None),
+        (fp.losses.SoftmaxCrossEntropy(temperature=2.0), pred, np.ones(4, int), np.zeros(4)),
+        (fp.losses.SoftmaxCrossEntropy(temperature=2.0), pred, np.full((4, 3), 0.25), np.zeros(4)),
+        (fp.losses.SoftmaxCrossEntropy(ignore_index=-1), pred[:0], labels[:0], None),
+    ]
+    for loss, z, y, w in cases_of:
+        value, grad = loss.value_and_grad(z, y, w)
+        assert type(value) is float
+        assert value == loss(z, y, w) == 0.0
+        assert_same_bits(grad, np.zeros_like(z))
+    for reduction in ("mean", "sum"):
+        assert cases_of[0][0](pred, labels, None, reduction) == 0.0
+
+
+@each_dtype
+def test_confident_rows_keep_their_digits_under_options(dtype: Any, target: str) -> None:
+    gap = np.array([5.0, 20.0, 40.0, 80.0])
+    for classes in (3, 20, 100):
+        pred = np.zeros((4, classes), dtype)
+        pred[:, 1] = gap
+        labels = np.ones(4, int)
+        w = np.linspace(1, 2, classes)
+        loss = fp.losses.SoftmaxCrossEntropy(class_weight=w, temperature=2.0, ignore_index=9)
+        with np.errstate(all="ignore"):
+            expected = loss.spec.reference(widened(pred), labels, class_weight=w, temperature=2.0)
+        found = loss(pred, labels, None, "none"), *loss.grad_and_hess(pred, labels)
+        for f, e in zip(found, expected, strict=True):
+            assert np.all(e != 0)
+            np.testing.assert_allclose(f, e.astype(np.float64), rtol=100 * np.finfo(dtype).eps)
+
+
+def test_special_rows_under_options() -> None:
+    inf = np.inf
+    loss = fp.losses.SoftmaxCrossEntropy(label_smoothing=0.1, class_weight=[1, 1, 0], z_loss=0.1)
+    pred = np.array([[0, np.nan, 0], [0, inf, 0], [-inf, -inf, -inf], [0.0, 1, -inf], [0, -inf, 1]])
+    value = loss(pred, [0, 0, 0, 1, 0], None, "none")
+    grad, hess = loss.grad_and_hess(pred, [0, 0, 0, 1, 0])
+    assert np.isnan(value[:3]).all()
+    assert np.isnan(grad[:3]).all()
+    assert np.isnan(hess[:3]).all()
+    assert np.isfinite(value[3])  # the class that is impossible has weight 0
+    assert np.isfinite(grad[3:]).all()
+    assert value[4] == inf
+
+
+@each_dtype
+def test_options_beyond_the_caches(dtype: Any, threads: int) -> None:
+    classes = 5003
+    rows = (9 << 20) // np.dtype(dtype).itemsize // classes + 1
+    pred, labels = sample((7, classes), dtype, "labels")
+    labels[3] = -100
+    repeat = np.arange(rows) % 7
+    for options in ({"label_smoothing": 0.1}, {"label_smoothing": 0.1, "class_weight": np.linspace(0, 1, classes)}):
+        loss = fp.losses.SoftmaxCrossEntropy(ignore_index=-100, temperature=2.0, z_loss=0.01, **options)
+        expected = loss.gradient(pred, labels, None, "sum")
+        assert_same_bits(loss.gradient(pred[repeat], labels[repeat], None, "sum"), expected[repeat])
+        grad, hess = loss.grad_and_hess(pred[repeat], labels[repeat])
+        assert_same_bits((grad, hess), tuple(x[repeat] for x in loss.grad_and_hess(pred, labels)))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("kind", ["labels", "distribution"])
+def test_options_equal_to_torch(kind: str, reduction: str) -> None:
+    torch = pytest.importorskip("torch")
+    for (rows, classes), smoothing, weighted, ignored in itertools.product(
+        [(50, 7), (20, 40)], (0.0, 0.1, 1.0), (False, True), (-100, 2)
+    ):
+        pred, labels = sample((rows, classes), np.float64, kind)
+        if kind == "labels":
+            labels = with_ignored(labels, ignored)
+        w = 0.5 + seeded("weights").random(classes) if weighted else None
+        z = torch.tensor(pred, requires_grad=True)
+        peer = torch.nn.functional.cross_entropy(
+            z,
+            torch.tensor(labels),
+            weight=None if w is None else torch.tensor(w),
+            ignore_index=ignored if kind == "labels" else -100,
+            reduction=reduction,
+            label_smoothing=smoothing,
+        )
+        peer.sum().backward()
+        loss = fp.losses.SoftmaxCrossEntropy(smoothing, w, ignored)
+        value, grad = loss.value_and_grad(pred, labels, None, reduction)
+        np.testing.assert_allclose(value, peer.detach().numpy(), rtol=1e-11, atol=1e-11)
+        np.testing.assert_allclose(grad, z.grad.numpy(), rtol=1e-11, atol=1e-11)
+
+
+def test_distillation_keeps_the_gradients_size() -> None:
+    """T^2 KL(q || softmax(z / T)) with q = softmax(v / T): as T grows, the gradient becomes (z - v) / C, centred."""
+    z, v = seeded("z").standard_normal((5, 4)), seeded("v").standard_normal((5, 4))
+    temperature = 1e4
+    loss = fp.losses.SoftmaxCrossEntropy(temperature=temperature, scale_by_temperature=True)
+    grad = loss.gradient(z, truth_softmax(v / temperature), None, "sum")
+    difference = z - v
+    expected = (difference - difference.mean(axis=1, keepdims=True)) / 4
+    np.testing.assert_allclose(grad, expected, atol=1e-3)
+
+
+def test_options_are_values() -> None:
+    given = np.array([1.0, 2.0, 0.0])
+    loss = fp.losses.SoftmaxCrossEntropy(class_weight=given, temperature=2)
+    given[0] = 7
+    assert loss.class_weight.tolist() == [1, 2, 0]
+    assert loss.class_weight.dtype == np.float64
+    with pytest.raises(ValueError, match="read-only"):
+        loss.class_weight[0] = 3.0
+    same = fp.losses.SoftmaxCrossEntropy(class_weight=[1, 2, 0], temperature=2.0)
+    for other in (same, pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss), copy.copy(loss)):
+        assert other == loss
+        assert hash(other) == hash(loss)
+        assert not other.class_weight.flags.writeable
+        assert other([[1.0, 2.0, 3.0]], [1]) == loss([[1.0, 2.0, 3.0]], [1])
+    assert eval(repr(loss), {"SoftmaxCrossEntropy": fp.losses.SoftmaxCrossEntropy}) == loss
+    assert loss != fp.losses.SoftmaxCrossEntropy(class_weight=[1, 2, 1], temperature=2)
+    assert loss != fp.losses.SoftmaxCrossEntropy(temperature=2)
+    assert fp.losses.SoftmaxCrossEntropy().class_weight is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "parts"),
+    [
+        ({"label_smoothing": -0.1}, ValueError, ["label_smoothing is -0.1", ">= 0 and <= 1"]),
+        ({"label_smoothing": 1.5}, ValueError, ["label_smoothing is 1.5"]),
+        ({"temperature": 0.0}, ValueError, ["temperature is 0.0", "> 0"]),
+        ({"temperature": math.inf}, ValueError, ["temperature is inf"]),
+        ({"z_loss": -1.0}, ValueError, ["z_loss is -1.0", ">= 0"]),
+        ({"z_loss": math.nan}, ValueError, ["z_loss is nan"]),
+        ({"ignore_index": 1.0}, TypeError, ["ignore_index", "integer", "float"]),
+        ({"ignore_index": 2**63}, ValueError, ["ignore_index is 9223372036854775808"]),
+        ({"scale_by_temperature": 1}, TypeError, ["scale_by_temperature", "bool", "int"]),
+        ({"class_weight": [1.0, -0.5]}, ValueError, ["class_weight[1] is -0.5", ">= 0"]),
+        ({"class_weight": [1.0, 2.0, math.inf]}, ValueError, ["class_weight[2] is inf", "finite"]),
+        ({"class_weight": [math.nan]}, ValueError, ["class_weight[0] is nan"]),
+        ({"class_weight": [0.0, 0.0]}, ValueError, ["class_weight", "only zeros", "> 0"]),
+        ({"class_weight": []}, ValueError, ["class_weight", "empty"]),
+        ({"class_weight": [[1.0]]}, ValueError, ["class_weight", "(1, 1)"]),
+        ({"class_weight": 1.0}, ValueError, ["class_weight", "()"]),
+        ({"class_weight": "balanced"}, TypeError, ["class_weight", "str"]),
+        ({"class_weight": [1j]}, TypeError, ["class_weight", "complex"]),
+        ({"class_weight": {0: 1.0}}, TypeError, ["class_weight", "dict"]),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], error: type[Exception], parts: list[str]) -> None:
+    with pytest.raises(error, match=".*".join(map(re.escape, parts))):
+        fp.losses.SoftmaxCrossEntropy(**options)
+
+
+@pytest.mark.parametrize("integer", [np.int8, np.uint8, np.int64, np.uint64], ids=lambda t: t.__name__)
+def test_calls_with_options_are_checked(integer: Any) -> None:
+    pred = np.zeros((500, 3))
+    labels = np.zeros(500, integer)
+    loss = fp.losses.SoftmaxCrossEntropy(class_weight=[1.0, 2.0])
+    verbs = (loss, loss.gradient, loss.value_and_grad, loss.grad_and_hess)
+    for verb in verbs:
+        with pytest.raises(ValueError, match=r"class_weight has 2 numbers.*C = 3"):
+            verb(pred, labels)
+    loss = fp.losses.SoftmaxCrossEntropy(class_weight=[1.0, 2.0, 3.0], ignore_index=-100, label_smoothing=0.1)
+    labels[400:] = wrong = 156 if integer is np.uint8 else np.iinfo(integer).max  # 156 is -100 as uint8
+    labels[:400] = np.where(np.arange(400) % 2, 1, 0)
+    if np.iinfo(integer).min < 0:
+        labels[7] = -100
+    out = np.full_like(pred, 7.0)
+    calls = [lambda verb=verb: verb(pred, labels) for verb in (loss, loss.gradient, loss.grad_and_hess)]
+    for call in (*calls, lambda: loss.value_and_grad(pred, labels, out=out)):
+        with pytest.raises(ValueError, match=rf"target\[400\] is label {wrong}; expected 0 to 2 or .*-100.*C = 3"):
+            call()
+    assert (out == 7.0).all()
+    q = np.full((4, 3), 1 / 3)
+    q[2, 1] = 1.25
+    with pytest.raises(ValueError, match=r"target\[2, 1\] is 1.25; a distribution"):
+        loss.value_and_grad(pred[:4], q, out=out[:4])
+    assert (out == 7.0).all()

@@ -2,6 +2,9 @@
 
 #include "kernels/softmax_xent.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "bind/formula.h"
 #include "bind/loss_args.h"
 #include "bind/register.h"
@@ -43,6 +46,35 @@ bool LabelKindOf(int typenum, LabelKind* kind) {
   return PyTypeNum_ISUNSIGNED(typenum);
 }
 
+// What _bind stores of the options, in Formula::parameters; `row` says whether there are any. Formula::columns has the
+// class weights as double, and after them as float.
+enum Parameter : size_t { kSmoothing, kIgnores, kIgnoredLabel, kTemperature, kScaleByTemperature, kZLoss };
+constexpr size_t kPlain = 0;
+constexpr size_t kWithOptions = 1;
+
+template <class T>
+const T* ClassWeight(const Formula& formula) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return formula.columns;
+  } else {
+    return formula.columns == nullptr ? nullptr : reinterpret_cast<const T*>(formula.columns + formula.num_columns);
+  }
+}
+
+template <class T>
+SoftmaxXentOptions<T> OptionsOf(const Formula& formula) {
+  SoftmaxXentOptions<T> options;
+  options.smoothing = formula.parameters[kSmoothing];
+  options.class_weight = ClassWeight<T>(formula);
+  options.exact_class_weight = formula.columns;
+  options.ignores = formula.parameters[kIgnores] != 0.0;
+  std::memcpy(&options.ignored_label, &formula.parameters[kIgnoredLabel], sizeof(options.ignored_label));
+  options.temperature = formula.parameters[kTemperature];
+  options.scale_by_temperature = formula.parameters[kScaleByTemperature] != 0.0;
+  options.z_loss = formula.parameters[kZLoss];
+  return options;
+}
+
 // Integer labels of shape pred.shape[:-1], in C order.
 Ref Labels(const Ref& target, PyArrayObject* pred, LabelKind* kind) {
   if (!LabelKindOf(PyArray_TYPE(target.array()), kind)) {
@@ -54,6 +86,7 @@ Ref Labels(const Ref& target, PyArrayObject* pred, LabelKind* kind) {
 }
 
 struct Inputs {
+  const Formula& formula;
   Ref given_pred;
   Ref pred;
   Ref labels;        // or
@@ -63,19 +96,24 @@ struct Inputs {
   LabelKind kind = LabelKind::kInt64;
   size_t rows = 1;
   size_t classes = 0;
-  double weight_sum = 0.0;
+  double weight_sum = 0.0;      // what "mean" divides by
+  bool mean_of_labels = false;  // the kernel finds out that sum
 
   int typenum() const { return PyArray_TYPE(pred.array()); }
   int row_ndim() const { return PyArray_NDIM(pred.array()) - 1; }
   const npy_intp* shape() const { return PyArray_DIMS(pred.array()); }
 
-  Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
-      : given_pred(FloatArray(pred_object, "pred")) {
+  Inputs(PyObject* self, PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
+      : formula(Self(self)), given_pred(FloatArray(pred_object, "pred")) {
     PyArrayObject* array = given_pred.array();
     if (PyArray_NDIM(array) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
     pred = COrdered(given_pred);
     for (int i = 0; i < row_ndim(); ++i) rows *= static_cast<size_t>(shape()[i]);
     classes = static_cast<size_t>(shape()[row_ndim()]);
+    if (formula.columns != nullptr && formula.num_columns != classes) {
+      Raise(PyExc_ValueError, "class_weight has %zu numbers; expected one for each of the C = %zu classes of pred",
+            formula.num_columns, classes);
+    }
 
     const Ref target = AnyArray(target_object, "target");
     const int ndim = PyArray_NDIM(target.array());
@@ -98,7 +136,8 @@ struct Inputs {
       }
       weight = COrdered(weight);
     }
-    if (mean) weight_sum = weight ? SumOf(weight) : static_cast<double>(rows);
+    mean_of_labels = mean && labels && formula.row == kWithOptions;
+    if (mean && !mean_of_labels) weight_sum = weight ? SumOf(weight) : static_cast<double>(rows);
   }
 
   Output NewOutput(PyObject* out) {
@@ -120,8 +159,10 @@ struct Inputs {
                                       inputs.labels ? row : row * inputs.classes, false);
   if (inputs.labels) {
     const Ref list = Ref::Check(PyObject_CallMethod(inputs.labels.get(), "item", "n", static_cast<Py_ssize_t>(row)));
-    Raise(PyExc_ValueError, "target%s is label %S; expected 0 to %zd (pred has C = %zu classes)", index.c_str(),
-          list.get(), static_cast<Py_ssize_t>(inputs.classes) - 1, inputs.classes);
+    const SoftmaxXentOptions<double> options = OptionsOf<double>(inputs.formula);
+    const std::string other = options.ignores ? " or ignore_index = " + std::to_string(options.ignored_label) : "";
+    Raise(PyExc_ValueError, "target%s is label %S; expected 0 to %zd%s (pred has C = %zu classes)", index.c_str(),
+          list.get(), static_cast<Py_ssize_t>(inputs.classes) - 1, other.c_str(), inputs.classes);
   }
   // The kernel names the row; the element is looked up here.
   for (size_t j = row * inputs.classes; j < (row + 1) * inputs.classes; ++j) {
@@ -136,7 +177,13 @@ struct Inputs {
 }
 
 template <class T>
-double Run(const Inputs& inputs, SoftmaxXentArgs<T>& args) {
+double Run(Inputs& inputs, SoftmaxXentArgs<T>& args) {
+  SoftmaxXentOptions<T> options;
+  if (inputs.formula.row == kWithOptions) {
+    options = OptionsOf<T>(inputs.formula);
+    args.options = &options;
+    args.mean_of_labels = inputs.mean_of_labels;
+  }
   args.logits = Data<T>(inputs.pred);
   args.rows = inputs.rows;
   args.classes = inputs.classes;
@@ -150,12 +197,13 @@ double Run(const Inputs& inputs, SoftmaxXentArgs<T>& args) {
     result = SoftmaxXent(args);
   }
   if (result.first_invalid_row < inputs.rows) RaiseInvalid(inputs, result.first_invalid_row);
+  if (inputs.mean_of_labels) inputs.weight_sum = result.denominator;
   return result.sum;
 }
 
 // The value of a call that has been set up in `args`: a float, or the array for "none".
 template <class T>
-Ref Value(const Inputs& inputs, SoftmaxXentArgs<T>& args, Reduction reduction) {
+Ref Value(Inputs& inputs, SoftmaxXentArgs<T>& args, Reduction reduction) {
   if (reduction == Reduction::kNone) {
     Output values(inputs.row_ndim(), inputs.shape(), inputs.typenum());
     args.row_value = values.data<T>();
@@ -167,7 +215,7 @@ Ref Value(const Inputs& inputs, SoftmaxXentArgs<T>& args, Reduction reduction) {
 }
 
 template <class T>
-Ref Value(const Inputs& inputs, Reduction reduction) {
+Ref Value(Inputs& inputs, Reduction reduction) {
   SoftmaxXentArgs<T> args;
   return Value(inputs, args, reduction);
 }
@@ -177,17 +225,16 @@ Ref ValueAndGrad(Inputs& inputs, Reduction reduction, PyObject* out, bool want_v
   SoftmaxXentArgs<T> args;
   Output grad = inputs.NewOutput(out);
   args.grad = grad.data<T>();
-  const Scale scale(reduction, inputs.weight_sum);
-  args.scale = scale.grad;
+  args.scale = Scale(reduction, inputs.weight_sum).grad;
   args.check_first = grad.is_callers();
   if (!want_value) {
     args.want_sum = false;
     Run(inputs, args);
-    scale.Finish(grad.buffer());
+    Scale(reduction, inputs.weight_sum).Finish(grad.buffer());
     return grad.Finish();
   }
   const Ref value = Value(inputs, args, reduction);
-  scale.Finish(grad.buffer());
+  Scale(reduction, inputs.weight_sum).Finish(grad.buffer());
   const Ref grad_array = grad.Finish();
   return Ref::Check(PyTuple_Pack(2, value.get(), grad_array.get()));
 }
@@ -209,40 +256,40 @@ Ref GradAndHess(Inputs& inputs, PyObject* floor, double factor) {
 }
 
 // _value(pred, target, sample_weight, reduction, /)
-PyObject* PyValue(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+PyObject* PyValue(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_value", nargs, 4, 4);
     const Reduction reduction = AsReduction(args[3]);
-    const Inputs inputs(args[0], args[1], args[2], reduction == Reduction::kMean);
+    Inputs inputs(self, args[0], args[1], args[2], reduction == Reduction::kMean);
     return inputs.typenum() == NPY_FLOAT32 ? Value<float>(inputs, reduction) : Value<double>(inputs, reduction);
   });
 }
 
-Ref ValueAndGrad(PyObject* const* args, bool want_value) {
+Ref ValueAndGrad(PyObject* self, PyObject* const* args, bool want_value) {
   const Reduction reduction = AsReduction(args[3]);
-  Inputs inputs(args[0], args[1], args[2], reduction == Reduction::kMean);
+  Inputs inputs(self, args[0], args[1], args[2], reduction == Reduction::kMean);
   return inputs.typenum() == NPY_FLOAT32 ? ValueAndGrad<float>(inputs, reduction, args[4], want_value)
                                          : ValueAndGrad<double>(inputs, reduction, args[4], want_value);
 }
 
 // _gradient(pred, target, sample_weight, reduction, out, /)
-PyObject* PyGradient(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+PyObject* PyGradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_gradient", nargs, 5, 5);
-    return ValueAndGrad(args, false);
+    return ValueAndGrad(self, args, false);
   });
 }
 
 // _value_and_grad(pred, target, sample_weight, reduction, out, /)
-PyObject* PyValueAndGrad(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+PyObject* PyValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_value_and_grad", nargs, 5, 5);
-    return ValueAndGrad(args, true);
+    return ValueAndGrad(self, args, true);
   });
 }
 
 // _grad_and_hess(pred, target, sample_weight, hess_floor, hessian="diagonal", /)
-PyObject* PyGradAndHess(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+PyObject* PyGradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_grad_and_hess", nargs, 4, 5);
     double factor = 1.0;
@@ -252,7 +299,7 @@ PyObject* PyGradAndHess(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
                (!PyUnicode_Check(args[4]) || PyUnicode_CompareWithASCIIString(args[4], "diagonal") != 0)) {
       Raise(PyExc_ValueError, "hessian is %R; expected \"diagonal\" or \"upper\"", args[4]);
     }
-    Inputs inputs(args[0], args[1], args[2], false);
+    Inputs inputs(self, args[0], args[1], args[2], false);
     return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(inputs, args[3], factor)
                                            : GradAndHess<double>(inputs, args[3], factor);
   });
@@ -260,8 +307,58 @@ PyObject* PyGradAndHess(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 
 PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
 
-// _bind(name, parameters, /): there is nothing to look up, the type is the formula.
-PyObject* PyBind(PyObject*, PyObject* const*, Py_ssize_t) { Py_RETURN_NONE; }
+// Class weights, checked already, as the formula's columns.
+void BindClassWeight(Formula* formula, PyObject* object) {
+  const Ref weights = COrdered(FloatArrayAs(object, "class_weight", NPY_FLOAT64));
+  const size_t n = Size(weights);
+  auto* columns = static_cast<double*>(PyMem_Malloc(n * (sizeof(double) + sizeof(float))));
+  if (columns == nullptr) throw std::bad_alloc();
+  auto* narrow = reinterpret_cast<float*>(columns + n);
+  for (size_t j = 0; j < n; ++j) {
+    columns[j] = Data<double>(weights)[j];
+    // A weight that float cannot hold acts as the nearest one it can.
+    const double largest = static_cast<double>(std::numeric_limits<float>::max());
+    narrow[j] = static_cast<float>(std::min(columns[j], largest));
+    if (narrow[j] == 0.0f && columns[j] > 0.0) narrow[j] = std::numeric_limits<float>::denorm_min();
+  }
+  PyMem_Free(formula->columns);
+  formula->columns = columns;
+  formula->num_columns = n;
+}
+
+// _bind(name, parameters, /). There is nothing to look up, the type is the formula. parameters is () for none, or
+// (label_smoothing, class_weight, ignore_index, temperature, scale_by_temperature, z_loss), checked already; it is
+// bound once.
+PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("_bind", nargs, 2, 2);
+    auto* formula = reinterpret_cast<Formula*>(self);
+    if (formula->row != kUnbound) Raise(PyExc_RuntimeError, "%s is bound already", Py_TYPE(self)->tp_name);
+    if (!PyTuple_Check(args[1])) Raise(PyExc_TypeError, "parameters must be a tuple");
+    if (PyTuple_GET_SIZE(args[1]) == 0) {
+      formula->row = kPlain;
+      return Ref::Borrow(Py_None);
+    }
+    PyObject *smoothing, *class_weight, *ignored_label, *temperature, *scale, *z_loss;
+    if (!PyArg_ParseTuple(args[1], "OOOOOO", &smoothing, &class_weight, &ignored_label, &temperature, &scale,
+                          &z_loss)) {
+      throw PythonError();
+    }
+    formula->parameters[kSmoothing] = AsDouble(smoothing, "label_smoothing");
+    formula->parameters[kIgnores] = ignored_label != Py_None;
+    if (ignored_label != Py_None) {
+      const int64_t label = PyLong_AsLongLong(ignored_label);
+      if (label == -1 && PyErr_Occurred() != nullptr) throw PythonError();
+      std::memcpy(&formula->parameters[kIgnoredLabel], &label, sizeof(label));
+    }
+    formula->parameters[kTemperature] = AsDouble(temperature, "temperature");
+    formula->parameters[kScaleByTemperature] = AsBool(scale, "scale_by_temperature");
+    formula->parameters[kZLoss] = AsDouble(z_loss, "z_loss");
+    if (class_weight != Py_None) BindClassWeight(formula, class_weight);
+    formula->row = kWithOptions;
+    return Ref::Borrow(Py_None);
+  });
+}
 
 PyMethodDef methods[] = {
     {"_bind", FastCall(PyBind), METH_FASTCALL, nullptr},

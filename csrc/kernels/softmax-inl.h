@@ -164,24 +164,61 @@ HWY_INLINE size_t FindFirst(const T* HWY_RESTRICT x, size_t n, T value) {
   return 0;
 }
 
+// The exponents of a row: x - max.
+template <class T>
+class Differences {
+ public:
+  using V = hn::Vec<hn::ScalableTag<T>>;
+  HWY_INLINE explicit Differences(T max, T /*factor*/ = T(1)) : max_(max) {}
+  HWY_INLINE V Of(V x) const { return hn::Sub(x, hn::Set(hn::ScalableTag<T>(), max_)); }
+  HWY_INLINE void Add(size_t, const V (&)[4]) {}
+
+ private:
+  T max_;
+};
+
+// Likewise (x - max) * factor, factor > 0, and their sum over the row.
+template <class T>
+class ScaledDifferences {
+ public:
+  using V = hn::Vec<hn::ScalableTag<T>>;
+  HWY_INLINE ScaledDifferences(T max, T factor) : max_(max), factor_(factor) {}
+  HWY_INLINE V Of(V x) const {
+    const hn::ScalableTag<T> d;
+    return hn::Mul(hn::Sub(x, hn::Set(d, max_)), hn::Set(d, factor_));
+  }
+  HWY_INLINE void Add(size_t index, const V (&v)[4]) {
+    sum_.Add(index, hn::Add(hn::Add(v[0], v[1]), hn::Add(v[2], v[3])));
+  }
+  HWY_INLINE double Total() const { return sum_.Total(); }
+
+ private:
+  T max_, factor_;
+  Accumulator<T> sum_;
+};
+
 // The exponentials of a chunk of four virtual rows that has the end of the row or the element apart in it: adds
 // them to `sum`, one apart.
-template <bool kStore, class T>
-HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, T max, size_t apart, T* e, Accumulator<T>& sum) {
+template <bool kStore, class T, class Exponents>
+HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, Exponents& exponents, size_t apart, T* e,
+                           Accumulator<T>& sum) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   const size_t lanes = hn::Lanes(d);
   const auto lane = static_cast<Lane<T>>(HWY_MIN(apart - begin, 4 * kRowLanes<T>));
   HWY_UNROLL(4)
   for (size_t index = 0; index < Accumulator<T>::kVectors; ++index) {
-    V v[4];
+    V v[4], differences[4];
     HWY_UNROLL(4)
     for (size_t k = 0; k < 4; ++k) {
       const size_t i = begin + k * kRowLanes<T> + index * lanes;
       const size_t count = HWY_MIN(lanes, HWY_MAX(i, n) - i);
-      v[k] = hn::IfThenElse(hn::FirstN(d, count), hn::Sub(LoadPartial(d, x + i, count), hn::Set(d, max)),
-                            hn::Set(d, kMinusInf<T>));
+      const auto in_row = hn::FirstN(d, count);
+      v[k] = exponents.Of(LoadPartial(d, x + i, count));
+      differences[k] = hn::IfThenElseZero(in_row, v[k]);
+      v[k] = hn::IfThenElse(in_row, v[k], hn::Set(d, kMinusInf<T>));
     }
+    exponents.Add(index, differences);
     RaisedExp(d, v);
     HWY_UNROLL(4)
     for (size_t k = 0; k < 4; ++k) {
@@ -193,17 +230,16 @@ HWY_INLINE void ExpSumEdge(const T* x, size_t begin, size_t n, T max, size_t apa
   }
 }
 
-// The sum over i != apart of exp(x[i] - max). With kStore, e[i] = 2^kRaise exp(x[i] - max) for all i; e may be
-// x. Four exponentials of a virtual lane are added in T before they go to float64: still one part in 2^23, and
-// four times fewer conversions. meanwhile(i) is called now and then when elements before i are done, for what
+// The sum over i != apart of exp(x[i] - max), or of other exponents. With kStore, e[i] = 2^kRaise exp(x[i] - max) for
+// all i; e may be x. Four exponentials of a virtual lane are added in T before they go to float64: still one part in
+// 2^23, and four times fewer conversions. meanwhile(i) is called now and then when elements before i are done, for what
 // can be overlapped: this is the one pass over a row that does not wait for memory.
-template <bool kStore, class T, class Meanwhile>
-HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e, const Meanwhile& meanwhile) {
+template <bool kStore, class T, class Exponents, class Meanwhile>
+HWY_INLINE double ExpSumOf(const T* x, size_t n, Exponents& exponents, size_t apart, T* e, const Meanwhile& meanwhile) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   constexpr size_t kChunk = 4 * kRowLanes<T>;
   const size_t lanes = hn::Lanes(d);
-  const V vmax = hn::Set(d, max);
   Accumulator<T> sum;
   size_t edge = apart < n ? apart / kChunk * kChunk : n;
   for (size_t i = 0; i < n;) {
@@ -215,8 +251,9 @@ HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e, const 
         V v[4];
         HWY_UNROLL(4)
         for (size_t k = 0; k < 4; ++k) {
-          v[k] = hn::Sub(hn::LoadU(d, x + i + k * kRowLanes<T> + index * lanes), vmax);
+          v[k] = exponents.Of(hn::LoadU(d, x + i + k * kRowLanes<T> + index * lanes));
         }
+        exponents.Add(index, v);
         RaisedExp(d, v);
         HWY_UNROLL(4)
         for (size_t k = 0; k < 4; ++k) {
@@ -226,26 +263,33 @@ HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e, const 
       }
     }
     if (i == n) break;
-    ExpSumEdge<kStore>(x, i, n, max, apart, e, sum);
+    ExpSumEdge<kStore>(x, i, n, exponents, apart, e, sum);
     i += kChunk;
   }
   return sum.Total() * static_cast<double>(kLower<T>);
 }
 
-template <bool kStore, class T>
-HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
-  return ExpSum<kStore>(x, n, max, apart, e, [](size_t) {});
+template <bool kStore, class T, class Exponents>
+HWY_INLINE double ExpSumOf(const T* x, size_t n, Exponents& exponents, size_t apart, T* e) {
+  return ExpSumOf<kStore>(x, n, exponents, apart, e, [](size_t) {});
 }
 
-// A row on its way to memory: factor * e[i], but `value` at i = apart (nowhere if apart is n). It is written while
-// the next row's exponentials are computed, so that neither waits for the other's chains of operations.
+template <bool kStore, class T>
+HWY_INLINE double ExpSum(const T* x, size_t n, T max, size_t apart, T* e) {
+  Differences<T> exponents(max);
+  return ExpSumOf<kStore>(x, n, exponents, apart, e);
+}
+
+// A row on its way to memory: factor * e[i] + shift, but `value` at i = apart (nowhere if apart is n). It is written
+// while the next row's exponentials are computed, so that neither waits for the other's chains of operations. A shift
+// of -0 is none.
 template <class T>
 class PendingRow {
  public:
   using D = hn::ScalableTag<T>;
 
   // With `stream`, the row is written around the caches.
-  HWY_INLINE void Start(const T* e, T* to, size_t n, T factor, size_t apart, T value, bool stream) {
+  HWY_INLINE void Start(const T* e, T* to, size_t n, T factor, size_t apart, T value, bool stream, T shift = T(-0.0)) {
     const D d;
     stream_ = stream;
     e_ = e;
@@ -254,6 +298,7 @@ class PendingRow {
     factor_ = factor;
     apart_ = apart;
     value_ = value;
+    shift_ = shift;
     done_ = HWY_MIN(ElementsToAlignment(d, to), n);
     if (done_ != 0) StorePartial(Scaled(LoadPartial(d, e, done_)), d, to, done_);
   }
@@ -281,21 +326,22 @@ class PendingRow {
  private:
   HWY_INLINE hn::Vec<D> Scaled(hn::Vec<D> e) const {
     const D d;
-    return hn::Mul(hn::Mul(e, hn::Set(d, kLower<T>)), hn::Set(d, factor_));
+    return hn::MulAdd(hn::Mul(e, hn::Set(d, kLower<T>)), hn::Set(d, factor_), hn::Set(d, shift_));
   }
 
   const T* e_ = nullptr;
   T* to_ = nullptr;
   size_t n_ = 0, done_ = 0, apart_ = 0;
-  T factor_ = 0, value_ = 0;
+  T factor_ = 0, value_ = 0, shift_ = 0;
   bool stream_ = false;
 };
 
 // What goes on during ExpSum of a row: the row after it is fetched, the one before it written.
-template <class T>
-HWY_INLINE double ExpSumOverlapped(const T* x, size_t n, T max, size_t apart, T* e, PendingRow<T>& pending) {
+template <class T, class Exponents>
+HWY_INLINE double ExpSumOverlapped(const T* x, size_t n, Exponents& exponents, size_t apart, T* e,
+                                   PendingRow<T>& pending) {
   PendingRow<T> before = pending;  // a copy that the compiler can keep in registers
-  const double sum = ExpSum<true>(x, n, max, apart, e, [&](size_t i) HWY_ATTR {
+  const double sum = ExpSumOf<true>(x, n, exponents, apart, e, [&](size_t i) HWY_ATTR {
     HWY_UNROLL(4)
     for (size_t k = 0; k < 4; ++k) hwy::Prefetch(x + n + i + k * kRowLanes<T>);
     before.Advance(4 * kRowLanes<T>);
@@ -333,8 +379,9 @@ class ShortRows {
     }
   }
 
-  // x := 2^kRaise exp(x - max[row]) for all rows of `buffer`.
-  HWY_INLINE void Exp(const T* HWY_RESTRICT max, T* HWY_RESTRICT buffer) const {
+  // x := 2^kRaise exp(x - max[row]) for all rows of `buffer`; with kScaled, exp((x - max[row]) * factor).
+  template <bool kScaled = false>
+  HWY_INLINE void Exp(const T* HWY_RESTRICT max, T* HWY_RESTRICT buffer, T factor = T(1)) const {
     const D d;
     constexpr size_t kAtOnce = HWY_MIN(4, kGroup);
     for (size_t row = 0; row < kGroup; row += kAtOnce) {
@@ -344,6 +391,7 @@ class ShortRows {
         HWY_UNROLL(4)
         for (size_t k = 0; k < kAtOnce; ++k) {
           v[k] = hn::Sub(hn::Load(d, at + k * kStride), hn::Set(d, max[row + k]));
+          if constexpr (kScaled) v[k] = hn::Mul(v[k], hn::Set(d, factor));
         }
         RaisedExp(d, v);
         HWY_UNROLL(4)

@@ -53,7 +53,8 @@ HWY_INLINE void Row(const T* x, size_t n, T* y, bool stream, T* exps, softmax::P
   const T max = softmax::RowMax(x, n);
   if constexpr (kKind == Kind::kSoftmax) {
     if (stream) {
-      const double sum = softmax::ExpSumOverlapped(x, n, max, n, exps, pending);
+      softmax::Differences<T> exponents(max);
+      const double sum = softmax::ExpSumOverlapped(x, n, exponents, n, exps, pending);
       pending.Start(exps, y, n, static_cast<T>(1.0 / sum), n, T(0), true);
       return;
     }

@@ -3,12 +3,15 @@
 //   loss = sum_j a_j (max - z_j) + A log1p(rest + (e_k - 1)), whose terms are all >= 0
 //   gradient_j = A p_j - a_j, at k: ((A - a_k) e_k - a_k rest) / S
 //   1 - p_j = (S - e_j) / S where p_j > 1/2
-// so that nothing cancels where the row is all but decided.
+// so that nothing cancels where the row is all but decided. Options (SPEC 3) change what enters: the exponents by the
+// temperature, a_j by smoothing and class weights; with l = logsumexp and k = z_loss, A by A + 2 k l in the gradient.
+// They are instances of their own of the same code (kOptions).
 
 #include "kernels/softmax_xent.h"
 
 #include <algorithm>
 #include <atomic>
+#include <type_traits>
 #include <vector>
 
 #undef HWY_TARGET_INCLUDE
@@ -86,6 +89,40 @@ size_t FindInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t 
   });
 }
 
+// Whether a label can be `ignored`, as the labels' type.
+template <class L>
+bool AsLabel(int64_t ignored, L* as_label) {
+  *as_label = static_cast<L>(ignored);
+  return static_cast<int64_t>(*as_label) == ignored && (std::is_signed<L>::value || ignored >= 0);
+}
+
+struct CheckedLabels {
+  size_t first_invalid;  // or the number of rows
+  double mass;           // the sum of weight * class_weight[label] over the rows that are not ignored
+};
+
+template <class T>
+CheckedLabels CheckLabels(const SoftmaxXentArgs<T>& args) {
+  const SoftmaxXentOptions<T>& options = *args.options;
+  const double* class_weight = options.exact_class_weight;
+  return WithLabels(args.labels, args.label_kind, [&](const auto* label) {
+    using L = std::remove_cv_t<std::remove_reference_t<decltype(label[0])>>;
+    L ignored = 0;
+    const bool ignores = options.ignores && AsLabel(options.ignored_label, &ignored);
+    const uint64_t limit = args.classes;
+    constexpr size_t kSums = 8;  // so that an addition need not wait for the one before it
+    double sums[kSums] = {};
+    for (size_t i = 0; i < args.rows; ++i) {
+      if (ignores && label[i] == ignored) continue;
+      const auto j = static_cast<uint64_t>(label[i]);
+      if (HWY_UNLIKELY(j >= limit)) return CheckedLabels{i, 0.0};
+      const double weight = args.weight != nullptr ? args.weight[i] : 1.0;
+      sums[i % kSums] += class_weight != nullptr ? weight * class_weight[j] : weight;
+    }
+    return CheckedLabels{args.rows, TreeSum(sums, kSums)};
+  });
+}
+
 template <class T>
 size_t FindInvalidDistribution(const T* distribution, size_t rows, size_t classes) {
   const hn::ScalableTag<T> d;
@@ -109,9 +146,57 @@ size_t FindInvalidDistribution(const T* distribution, size_t rows, size_t classe
 
 // -------------------------------------------------------------------------------------------------------- rows
 
+// The options, as factors of the terms of the loss, its gradient and its Hessian.
+struct Terms {
+  double kept = 1.0;  // a_j = class_weight_j (kept Y_j + even)
+  double even = 0.0;
+  double inverse = 1.0;                              // 1 / temperature
+  double value = 1.0, grad = 1.0, hess = 1.0;        // of the cross-entropy
+  double z_value = 0.0, z_grad = 0.0, z_hess = 0.0;  // of l^2, of its derivatives' 2 l p and 2 (p^2 + l p (1 - p))
+
+  Terms() = default;
+  template <class T>
+  Terms(const SoftmaxXentOptions<T>& options, size_t classes) {
+    kept = 1.0 - options.smoothing;
+    even = options.smoothing / static_cast<double>(classes);
+    inverse = static_cast<double>(Parameter<T>(1.0 / options.temperature));
+    const double t = options.temperature;
+    value = options.scale_by_temperature ? t * t : 1.0;
+    grad = options.scale_by_temperature ? t : inverse;
+    hess = options.scale_by_temperature ? 1.0 : inverse * inverse;
+    z_value = options.z_loss;
+    z_grad = options.z_loss * inverse;
+    z_hess = options.z_loss * inverse * inverse;
+  }
+};
+
+// The target column by column: a_j = w_j (kept q_j + even), where q or w may be null, for zeros and ones. Without
+// options, q_j.
+template <bool kOptions, class T>
+struct Columns {
+  const T* q;
+  const T* w;
+  T kept, even;
+
+  // Given q_j and w_j; what is null is not looked at.
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE V Of(D d, V vq, V vw) const {
+    if constexpr (!kOptions) return vq;
+    V a = hn::Set(d, even);
+    if (q != nullptr) a = hn::MulAdd(vq, hn::Set(d, kept), a);
+    if (w != nullptr) a = hn::Mul(a, vw);
+    return a;
+  }
+  HWY_INLINE T At(size_t j) const {
+    const hn::ScalableTag<T> d;
+    return hn::GetLane(Of(d, hn::Set(d, q != nullptr ? q[j] : T(0)), hn::Set(d, w != nullptr ? w[j] : T(0))));
+  }
+};
+
 // A block of rows: what is known of them and where their results go.
 template <class T>
 struct Block {
+  const Terms* terms;  // with options
   size_t begin, end;
   T* grad;  // of the block's first row; null if not wanted
   T* hess;
@@ -126,7 +211,32 @@ struct Block {
   HWY_ALIGN T base[kMaxBlockRows];
   HWY_ALIGN T mass[kMaxBlockRows];
   HWY_ALIGN T rest[kMaxBlockRows];
+  HWY_ALIGN T counts[kMaxBlockRows];  // with options: 0 for a row that is ignored, else 1
+  // With options and short rows: the class weights, zeros beyond the row; the weight of each row's label, and the sum
+  // of the others.
+  HWY_ALIGN T columns[softmax::kRowLanes<T>];
+  HWY_ALIGN T at_label[kMaxBlockRows];
+  HWY_ALIGN T at_others[kMaxBlockRows];
 };
+
+// Fills in `label` (0 for a row that is ignored) and `counts`.
+template <class T>
+HWY_INLINE void ReadLabelsToIgnore(const SoftmaxXentArgs<T>& args, Block<T>& block) {
+  const size_t rows = block.end - block.begin;
+  std::fill_n(block.counts, rows, T(1));
+  if (args.labels == nullptr) return;
+  WithLabels(args.labels, args.label_kind, [&](const auto* label) {
+    using L = std::remove_cv_t<std::remove_reference_t<decltype(label[0])>>;
+    L ignored = 0;
+    const bool ignores = args.options->ignores && AsLabel(args.options->ignored_label, &ignored);
+    for (size_t r = 0; r < rows; ++r) {
+      const L found = label[block.begin + r];
+      const bool counts = !ignores || found != ignored;
+      block.label[r] = counts ? static_cast<size_t>(found) : 0;
+      block.counts[r] = T(counts);
+    }
+  });
+}
 
 // Fills in `label`, and `base` with the labels' logits.
 template <class T>
@@ -147,10 +257,42 @@ HWY_INLINE void ReadLabels(const SoftmaxXentArgs<T>& args, Block<T>& block) {
   }
 }
 
-// max(mass p (1 - p), floor) * weight, given 2^kRaise e, with e = p * sum, and the sum of the exponentials
-// without that one which is more than half of it, if there is one.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V Hessian(D d, V raised_e, V sum, V others, V mass, V floor, bool has_floor, V weight) {
+// Fills in what ShortRowGroup needs with options, after ReadLabelsToIgnore.
+template <class T>
+HWY_INLINE void ReadLabelsWithOptions(const SoftmaxXentArgs<T>& args, Block<T>& block) {
+  const size_t n = args.classes;
+  const size_t rows = block.end - block.begin;
+  const double* class_weight = args.options->exact_class_weight;
+  double weight[softmax::kRowLanes<T>], others[softmax::kRowLanes<T>];
+  std::fill_n(block.columns, softmax::kRowLanes<T>, T(0));
+  double sum = 0.0;
+  for (size_t j = 0; j < n; ++j) {
+    weight[j] = class_weight != nullptr ? class_weight[j] : 1.0;
+    block.columns[j] = args.options->class_weight != nullptr ? args.options->class_weight[j] : T(1);
+    others[j] = sum;
+    sum += weight[j];
+  }
+  sum = 0.0;
+  for (size_t j = n; j-- != 0; sum += weight[j]) others[j] += sum;
+  for (size_t r = 0; r < rows; ++r) {
+    const size_t label = block.label[r];
+    block.lane[r] = static_cast<softmax::Lane<T>>(label);
+    block.base[r] = args.logits[(block.begin + r) * n + label];
+    block.at_label[r] = static_cast<T>(weight[label]);
+    block.at_others[r] = static_cast<T>(others[label]);
+  }
+  for (size_t r = rows; r % softmax::ShortRows<T>::kGroup != 0; ++r) {
+    block.lane[r] = block.lane[rows - 1];
+    block.base[r] = block.base[rows - 1];
+    block.counts[r] = T(0);
+    block.at_label[r] = block.at_others[r] = T(0);
+  }
+}
+
+// max(mass p (1 - p) + square p^2, floor) * weight, given 2^kRaise e, with e = p * sum, and the sum of the exponentials
+// without that one which is more than half of it, if there is one. The square is left out without kOptions.
+template <bool kOptions, class D, class V = hn::Vec<D>>
+HWY_INLINE V Hessian(D d, V raised_e, V sum, V others, V mass, V square, V floor, bool has_floor, V weight) {
   using T = hn::TFromD<D>;
   const V inverse = hn::Div(hn::Set(d, T(1)), sum);
   const V e = hn::Mul(raised_e, hn::Set(d, softmax::kLower<T>));
@@ -158,6 +300,7 @@ HWY_INLINE V Hessian(D d, V raised_e, V sum, V others, V mass, V floor, bool has
   const V q = hn::IfThenElse(hn::Gt(e, hn::Mul(sum, hn::Set(d, T(0.5)))), hn::Mul(others, inverse),
                              hn::Sub(hn::Set(d, T(1)), p));
   V h = hn::Mul(hn::Mul(p, q), mass);
+  if constexpr (kOptions) h = hn::MulAdd(hn::Mul(p, p), square, h);
   if (has_floor) h = SelectMax(h, floor);  // keeps a NaN
   return hn::Mul(h, weight);
 }
@@ -175,18 +318,23 @@ HWY_INLINE double SumWithoutLargest(const T* HWY_RESTRICT e, size_t n, T sum) {
   return others.Total() * static_cast<double>(softmax::kLower<T>);
 }
 
-// sum a_j (max - x_j), and the sum of a_j without j = apart. Returns whether all a_j are in [0, 1].
-template <class T>
-HWY_INLINE bool DistributionSums(const T* HWY_RESTRICT a, const T* HWY_RESTRICT x, size_t n, T max, size_t apart,
-                                 double* base, double* others) {
+// sum a_j (max - x_j), and the sum of a_j without j = apart. Returns whether all q_j are in [0, 1].
+template <bool kOptions, class T>
+HWY_INLINE bool TargetSums(const Columns<kOptions, T>& columns, const T* HWY_RESTRICT x, size_t n, T max, size_t apart,
+                           double* base, double* others) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   Accumulator<T> base_sum, others_sum;
   bool valid = true;
   ForEachVector<T>(0, n, [&](size_t i, size_t index, size_t count, auto full) HWY_ATTR {
-    const V va = full ? hn::LoadU(d, a + i) : LoadPartial(d, a + i, count);
-    const V vx = full ? hn::LoadU(d, x + i) : LoadPartial(d, x + i, count);
-    valid &= hn::AllTrue(d, hn::And(hn::Ge(va, hn::Zero(d)), hn::Le(va, hn::Set(d, T(1)))));
+    const auto load = [&](const T* from) HWY_ATTR {
+      return from == nullptr ? hn::Zero(d) : full ? hn::LoadU(d, from + i) : LoadPartial(d, from + i, count);
+    };
+    const V vq = load(columns.q);
+    const V vx = load(x);
+    valid &= hn::AllTrue(d, hn::And(hn::Ge(vq, hn::Zero(d)), hn::Le(vq, hn::Set(d, T(1)))));
+    V va = columns.Of(d, vq, kOptions ? load(columns.w) : vq);
+    if constexpr (kOptions && !full) va = hn::IfThenElseZero(hn::FirstN(d, count), va);
     // 0 for a_j = 0, even where x_j is -inf.
     const V term = hn::Mul(va, hn::Sub(hn::Set(d, max), vx));
     base_sum.Add(index, hn::IfThenZeroElse(hn::Eq(va, hn::Zero(d)), term));
@@ -201,42 +349,88 @@ HWY_INLINE bool DistributionSums(const T* HWY_RESTRICT a, const T* HWY_RESTRICT 
   return valid;
 }
 
-// One row of any length. Returns whether its distribution is valid.
+// Row r of a block where it is ignored.
 template <class T>
+HWY_INLINE void IgnoredRow(Block<T>& block, size_t r, size_t n) {
+  block.base[r] = block.mass[r] = block.rest[r] = T(0);
+  if (block.grad != nullptr) std::fill_n(block.grad + r * n, n, T(0));
+  if (block.hess != nullptr) std::fill_n(block.hess + r * n, n, T(0));
+}
+
+// One row of any length. Returns whether its distribution is valid.
+template <bool kOptions, class T>
 HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
+  using Exponents = std::conditional_t<kOptions, softmax::ScaledDifferences<T>, softmax::Differences<T>>;
   const size_t n = args.classes;
   const size_t row = block.begin + r;
+  const Terms terms = kOptions ? *block.terms : Terms();
+  if (kOptions && block.counts[r] == T(0)) {
+    IgnoredRow(block, r, n);
+    return true;
+  }
   const T* x = args.logits + row * n;
-  const T* a = args.labels != nullptr ? nullptr : args.distribution + row * n;
+  const bool labels = args.labels != nullptr;
+  const T* class_weight = kOptions ? args.options->class_weight : nullptr;
+  const Columns<kOptions, T> columns = {labels ? nullptr : args.distribution + row * n, class_weight,
+                                        static_cast<T>(terms.kept), static_cast<T>(terms.even)};
+  // Whether the target is taken column by column, or is the same in all but that of the label.
+  const bool by_column = !labels || (kOptions && class_weight != nullptr && terms.even != 0.0);
   T* grad = block.grad != nullptr ? block.grad + r * n : nullptr;
   T* hess = block.hess != nullptr ? block.hess + r * n : nullptr;
   T* e = block.exps != nullptr ? block.exps + row % 2 * block.exps_stride : grad != nullptr ? grad : hess;
 
   const T max = softmax::RowMax(x, n);
-  const size_t apart = a == nullptr ? block.label[r] : softmax::FindFirst(x, n, max);
+  const size_t apart = labels ? block.label[r] : softmax::FindFirst(x, n, max);
   const T gap = max - x[apart];
-  const T e_apart = softmax::ScalarExp(x[apart] - max);
+  Exponents exponents(max, static_cast<T>(terms.inverse));
+  const T e_apart = softmax::ScalarExp(kOptions ? (x[apart] - max) * static_cast<T>(terms.inverse) : x[apart] - max);
   double base = gap, a_apart = 1, a_others = 0;
   bool valid = true;
-  if (a != nullptr) {
-    valid = DistributionSums(a, x, n, max, apart, &base, &a_others);
-    a_apart = a[apart];
+  if (kOptions && labels) {
+    const double at_label = class_weight != nullptr ? args.options->exact_class_weight[apart] : 1.0;
+    a_apart = at_label * (terms.kept + terms.even);
+    a_others = terms.even * static_cast<double>(n - 1);
+    // 0 for a weight of 0, even where x_j is -inf.
+    base = terms.kept * at_label == 0.0 ? 0.0 : terms.kept * at_label * (gap * terms.inverse);
+  }
+  if (by_column) {
+    double columns_base;
+    valid = TargetSums(columns, x, n, max, apart, &columns_base, &a_others);
+    if (!labels) {
+      a_apart = columns.At(apart);
+      base = 0.0;
+    }
+    base += kOptions ? columns_base * terms.inverse : columns_base;
   }
   const double mass = a_apart + a_others;
   double rest;
   if (e == nullptr) {
-    rest = softmax::ExpSum<false>(x, n, max, apart, e);
+    rest = softmax::ExpSumOf<false>(x, n, exponents, apart, e);
   } else if (block.pending == nullptr) {
-    rest = softmax::ExpSum<true>(x, n, max, apart, e);
+    rest = softmax::ExpSumOf<true>(x, n, exponents, apart, e);
   } else {
-    rest = softmax::ExpSumOverlapped(x, n, max, apart, e, *block.pending);
+    rest = softmax::ExpSumOverlapped(x, n, exponents, apart, e, *block.pending);
   }
   const double sum = rest + e_apart;
+  const T t_rest = static_cast<T>(rest + (e_apart - 1.0));
+  double p_mass = mass, unit_a = 1.0;  // gradient = (p_mass p - unit_a a) weight scale
+  double log_sum = 0.0;
+  if constexpr (kOptions) {
+    if (!by_column && terms.even != 0.0) base -= terms.even * exponents.Total();
+    base *= terms.value;
+    p_mass = terms.grad * mass;
+    unit_a = terms.grad;
+    if (terms.z_value != 0.0) {
+      log_sum = max * terms.inverse + softmax::ScalarLog1p(t_rest);
+      base += terms.z_value * log_sum * log_sum;
+      p_mass += 2.0 * terms.z_grad * log_sum;
+    }
+  }
   block.base[r] = static_cast<T>(base);
-  block.mass[r] = static_cast<T>(mass);
-  block.rest[r] = static_cast<T>(rest + (e_apart - 1.0));
+  block.mass[r] = static_cast<T>(kOptions ? mass * terms.value : mass);
+  block.rest[r] = t_rest;
 
   const double weight = args.weight != nullptr ? args.weight[row] : 1.0;
   if (hess != nullptr) {
@@ -245,38 +439,54 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
     const double others = sum >= 2.0 ? 0.0 : e_apart == T(1) ? rest : SumWithoutLargest(e, n, t_sum);
     const V v_sum = hn::Set(d, t_sum);
     const V v_others = hn::Set(d, static_cast<T>(others));
-    const V v_mass = hn::Set(d, static_cast<T>(mass * args.hessian_factor));
+    const double factor = kOptions ? terms.hess * mass + 2.0 * terms.z_hess * log_sum : mass;
+    const V v_mass = hn::Set(d, static_cast<T>(factor * args.hessian_factor));
+    const V square = hn::Set(d, static_cast<T>(2.0 * terms.z_hess * args.hessian_factor));
     const V floor = hn::Set(d, static_cast<T>(args.hess_floor));
     const V v_weight = hn::Set(d, static_cast<T>(weight));
-    MapRange([&](auto, V v)
-                 HWY_ATTR { return Hessian(d, v, v_sum, v_others, v_mass, floor, args.floor_hess, v_weight); },
-             hess, 0, n, block.stream, static_cast<const T*>(e));
+    MapRange(
+        [&](auto, V v) HWY_ATTR {
+          return Hessian<kOptions>(d, v, v_sum, v_others, v_mass, square, floor, args.floor_hess, v_weight);
+        },
+        hess, 0, n, block.stream, static_cast<const T*>(e));
   }
   if (grad != nullptr) {
     const double unit = weight * args.scale;
-    const T at_apart = static_cast<T>((a_others * e_apart - a_apart * rest) * unit / sum);
-    const T t_factor = static_cast<T>(mass * unit / sum);
+    double at_apart = a_others * e_apart - a_apart * rest;
+    if constexpr (kOptions) at_apart = terms.grad * at_apart + 2.0 * terms.z_grad * log_sum * e_apart;
+    const T t_apart = static_cast<T>(at_apart * unit / sum);
+    const T t_factor = static_cast<T>(p_mass * unit / sum);
+    const T t_shift = kOptions ? static_cast<T>(-(terms.even * unit_a * unit)) : T(-0.0);
     if (block.pending != nullptr) {
-      block.pending->Start(e, grad, n, t_factor, apart, at_apart, block.stream);
+      block.pending->Start(e, grad, n, t_factor, apart, t_apart, block.stream, t_shift);
       return valid;
     }
     const V lower = hn::Set(d, softmax::kLower<T>);
     const V factor = hn::Set(d, t_factor);
-    if (a == nullptr) {
-      MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(hn::Mul(v, lower), factor); }, grad, 0, n, block.stream,
-               static_cast<const T*>(e));
+    const T* const from = e;
+    if (!by_column) {
+      const V shift = hn::Set(d, t_shift);
+      MapRange([&](auto, V v) HWY_ATTR { return hn::MulAdd(hn::Mul(v, lower), factor, shift); }, grad, 0, n,
+               block.stream, from);
     } else {
-      const V v_unit = hn::Set(d, static_cast<T>(unit));
-      MapRange([&](auto, V v, V va) HWY_ATTR { return hn::MulSub(hn::Mul(v, lower), factor, hn::Mul(va, v_unit)); },
-               grad, 0, n, block.stream, static_cast<const T*>(e), a);
+      const V v_unit = hn::Set(d, static_cast<T>(unit_a * unit));
+      const auto f = [&](auto, V v, V vq, V vw) HWY_ATTR {
+        return hn::MulSub(hn::Mul(v, lower), factor, hn::Mul(columns.Of(d, vq, vw), v_unit));
+      };
+      if constexpr (kOptions) {
+        MapRange(f, grad, 0, n, block.stream, from, columns.q != nullptr ? columns.q : from,
+                 columns.w != nullptr ? columns.w : from);
+      } else {
+        MapRange([&](auto, V v, V vq) HWY_ATTR { return f(d, v, vq, vq); }, grad, 0, n, block.stream, from, columns.q);
+      }
     }
-    grad[apart] = at_apart;
+    grad[apart] = t_apart;
   }
   return valid;
 }
 
 // Rows r ... r + count of a block with labels, count <= ShortRows::kGroup.
-template <class T>
+template <bool kOptions, class T>
 HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::ShortRows<T>& rows, Block<T>& block,
                               size_t r, size_t count) {
   using Rows = softmax::ShortRows<T>;
@@ -289,11 +499,27 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
   HWY_ALIGN T others[Rows::kGroup * Rows::kStride];
   HWY_ALIGN T max[Rows::kGroup];
   const softmax::Lane<T>* label = block.lane + r;
+  const Terms terms = kOptions ? *block.terms : Terms();
+  const V inverse = hn::Set(d, static_cast<T>(terms.inverse));
+  const V even = hn::Set(d, static_cast<T>(terms.even));
+  V spread = hn::Zero(d);  // sum_j class_weight_j (max - x_j)
   rows.Load(args.logits + (block.begin + r) * n, count, e);
   const V v_max = rows.Max(e);
   hn::Store(v_max, d, max);
-  const V gap = hn::Sub(v_max, hn::Load(d, block.base + r));
-  rows.Exp(max, e);
+  V gap = hn::Sub(v_max, hn::Load(d, block.base + r));
+  if constexpr (kOptions) {
+    gap = hn::Mul(gap, inverse);
+    if (terms.even != 0.0) {
+      rows.ForEach(Rows::kGroup, [&](size_t i, size_t part, size_t at) HWY_ATTR {
+        const V w = hn::Load(d, block.columns + part * Rows::kGroup);
+        const V term = hn::Mul(w, hn::Sub(hn::Set(d, max[i]), hn::Load(d, e + at)));
+        // 0 for a weight of 0, even where x_j is -inf.
+        hn::Store(hn::IfThenZeroElse(hn::Eq(w, hn::Zero(d)), term), d, others + at);
+      });
+      spread = rows.Sum(others);
+    }
+  }
+  rows.template Exp<kOptions>(max, e, static_cast<T>(terms.inverse));
   rows.ForEach(Rows::kGroup, [&](size_t i, size_t part, size_t at) HWY_ATTR {
     const V v = hn::Load(d, e + at);
     hn::Store(hn::IfThenZeroElse(softmax::OneLane(d, part * Rows::kGroup, label[i]), v), d, others + at);
@@ -301,19 +527,59 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
   const V e_label = hn::Mul(softmax::RaisedExp(d, hn::Neg(gap)), lower);
   const V rest = hn::Mul(rows.Sum(others), lower);
   const V sum = hn::Add(rest, e_label);
-  hn::Store(gap, d, block.base + r);
-  hn::Store(one, d, block.mass + r);
-  hn::Store(hn::Add(rest, hn::Sub(e_label, one)), d, block.rest + r);
+  const V log_argument = hn::Add(rest, hn::Sub(e_label, one));
+  hn::Store(log_argument, d, block.rest + r);
+  // As in Row.
+  V a_label = one, a_others = hn::Zero(d), mass = one, slope = hn::Zero(d);  // slope = 2 l
+  if constexpr (kOptions) {
+    const V kept = hn::Mul(hn::Load(d, block.at_label + r), hn::Set(d, static_cast<T>(terms.kept)));
+    a_label = hn::MulAdd(hn::Load(d, block.at_label + r), even, kept);
+    a_others = hn::Mul(hn::Load(d, block.at_others + r), even);
+    mass = hn::Add(a_label, a_others);
+    const V base =
+        hn::MulAdd(hn::Mul(spread, inverse), even, hn::IfThenZeroElse(hn::Eq(kept, hn::Zero(d)), hn::Mul(kept, gap)));
+    const V value = hn::Set(d, static_cast<T>(terms.value));
+    V row_base = hn::Mul(base, value);
+    if (terms.z_value != 0.0) {
+      const V log_sum = hn::MulAdd(v_max, inverse, Log1p(d, log_argument));
+      slope = hn::Add(log_sum, log_sum);
+      row_base = hn::MulAdd(hn::Mul(log_sum, log_sum), hn::Set(d, static_cast<T>(terms.z_value)), row_base);
+    }
+    hn::Store(row_base, d, block.base + r);
+    hn::Store(hn::Mul(mass, value), d, block.mass + r);
+  } else {
+    hn::Store(gap, d, block.base + r);
+    hn::Store(one, d, block.mass + r);
+  }
   const V weight = args.weight != nullptr ? LoadPartial(d, args.weight + block.begin + r, count) : one;
 
   if (block.grad != nullptr) {
     HWY_ALIGN T factor[Rows::kGroup], at_label[Rows::kGroup];
+    HWY_ALIGN T shift[Rows::kGroup];
     const V unit = hn::Mul(weight, hn::Set(d, static_cast<T>(args.scale)));
-    hn::Store(hn::Div(unit, sum), d, factor);
-    hn::Store(hn::Neg(hn::Div(hn::Mul(rest, unit), sum)), d, at_label);
+    if constexpr (kOptions) {
+      const V grad = hn::Set(d, static_cast<T>(terms.grad));
+      const V z_slope = hn::Mul(slope, hn::Set(d, static_cast<T>(terms.z_grad)));
+      const V difference = hn::MulSub(a_others, e_label, hn::Mul(a_label, rest));
+      const V at = hn::MulAdd(grad, difference, hn::Mul(z_slope, e_label));
+      hn::Store(hn::Div(hn::Mul(hn::MulAdd(grad, mass, z_slope), unit), sum), d, factor);
+      hn::Store(hn::Div(hn::Mul(at, unit), sum), d, at_label);
+      hn::Store(hn::Mul(hn::Mul(even, grad), unit), d, shift);
+    } else {
+      hn::Store(hn::Div(unit, sum), d, factor);
+      hn::Store(hn::Neg(hn::Div(hn::Mul(rest, unit), sum)), d, at_label);
+    }
     rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
-      const V g = hn::IfThenElse(softmax::OneLane(d, part * Rows::kGroup, label[i]), hn::Set(d, at_label[i]),
-                                 hn::Mul(hn::Mul(hn::Load(d, e + at), lower), hn::Set(d, factor[i])));
+      const V p = hn::Mul(hn::Load(d, e + at), lower);
+      V g;
+      if constexpr (kOptions) {
+        const V a = hn::Mul(hn::Load(d, block.columns + part * Rows::kGroup), hn::Set(d, shift[i]));
+        g = hn::MulSub(p, hn::Set(d, factor[i]), a);
+      } else {
+        g = hn::Mul(p, hn::Set(d, factor[i]));
+      }
+      g = hn::IfThenElse(softmax::OneLane(d, part * Rows::kGroup, label[i]), hn::Set(d, at_label[i]), g);
+      if (kOptions && block.counts[r + i] == T(0)) g = hn::Zero(d);
       StorePartial(g, d, block.grad + (r + i) * n + part * Rows::kGroup, rows.Count(part));
     });
   }
@@ -327,18 +593,27 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
       hn::Store(hn::IfThenZeroElse(hn::Gt(v, half), v), d, others + at);
     });
     hn::Store(hn::Mul(rows.Sum(others), lower), d, rests);
-    const V mass = hn::Set(d, static_cast<T>(args.hessian_factor));
     const V floor = hn::Set(d, static_cast<T>(args.hess_floor));
+    const V hessian_factor = hn::Set(d, static_cast<T>(args.hessian_factor));
+    const V square = hn::Set(d, static_cast<T>(2.0 * terms.z_hess * args.hessian_factor));
+    HWY_ALIGN T masses[Rows::kGroup];
+    if constexpr (kOptions) {
+      const V all = hn::MulAdd(slope, hn::Set(d, static_cast<T>(terms.z_hess)),
+                               hn::Mul(mass, hn::Set(d, static_cast<T>(terms.hess))));
+      hn::Store(hn::Mul(all, hessian_factor), d, masses);
+    }
     rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
-      const V h = Hessian(d, hn::Load(d, e + at), hn::Set(d, sums[i]), hn::Set(d, rests[i]), mass, floor,
-                          args.floor_hess, hn::Set(d, weights[i]));
+      const V row_mass = kOptions ? hn::Set(d, masses[i]) : hessian_factor;
+      V h = Hessian<kOptions>(d, hn::Load(d, e + at), hn::Set(d, sums[i]), hn::Set(d, rests[i]), row_mass, square,
+                              floor, args.floor_hess, hn::Set(d, weights[i]));
+      if (kOptions && block.counts[r + i] == T(0)) h = hn::Zero(d);
       StorePartial(h, d, block.hess + (r + i) * n + part * Rows::kGroup, rows.Count(part));
     });
   }
 }
 
 // Sum of the weighted losses of a block; stores them if asked.
-template <class T>
+template <bool kOptions, class T>
 HWY_INLINE double Losses(const SoftmaxXentArgs<T>& args, const Block<T>& block) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
@@ -348,6 +623,7 @@ HWY_INLINE double Losses(const SoftmaxXentArgs<T>& args, const Block<T>& block) 
     const V log_sum = Log1p(d, hn::Load(d, block.rest + r));
     V loss = hn::MulAdd(hn::Load(d, block.mass + r), log_sum, hn::Load(d, block.base + r));
     if (args.weight != nullptr) loss = hn::Mul(loss, LoadPartial(d, args.weight + row, count));
+    if constexpr (kOptions) loss = hn::IfThenElseZero(hn::Ne(hn::Load(d, block.counts + r), hn::Zero(d)), loss);
     if (args.row_value != nullptr) StorePartial(loss, d, args.row_value + row, count);
     sum.Add(index, full ? loss : hn::IfThenElseZero(hn::FirstN(d, count), loss));
   });
@@ -355,38 +631,44 @@ HWY_INLINE double Losses(const SoftmaxXentArgs<T>& args, const Block<T>& block) 
 }
 
 // A block of rows of any length. A function of its own: with both ways in one, the short rows lose registers.
-template <class T>
+template <bool kOptions, class T>
 HWY_NOINLINE size_t AnyRows(const SoftmaxXentArgs<T>& args, Block<T>& block) {
   size_t first_invalid = args.rows;
   for (size_t r = 0; r < block.end - block.begin; ++r) {
-    if (!Row(args, block, r)) first_invalid = HWY_MIN(first_invalid, block.begin + r);
+    if (!Row<kOptions>(args, block, r)) first_invalid = HWY_MIN(first_invalid, block.begin + r);
   }
   return first_invalid;
 }
 
 // Computes a block; returns its first invalid row, or args.rows.
-template <class T>
+template <bool kOptions, class T>
 HWY_INLINE size_t BlockRows(const SoftmaxXentArgs<T>& args, Block<T>& block) {
   const size_t rows = block.end - block.begin;
-  if (args.labels != nullptr) ReadLabels(args, block);
-  if (args.labels != nullptr && args.classes <= softmax::kRowLanes<T>) {
+  const bool short_labels = args.labels != nullptr && args.classes <= softmax::kRowLanes<T>;
+  if constexpr (kOptions) {
+    ReadLabelsToIgnore(args, block);
+    if (short_labels) ReadLabelsWithOptions(args, block);
+  } else {
+    if (args.labels != nullptr) ReadLabels(args, block);
+  }
+  if (short_labels) {
     const softmax::ShortRows<T> short_rows(args.classes);
     for (size_t r = 0; r < rows; r += short_rows.kGroup) {
-      ShortRowGroup(args, short_rows, block, r, HWY_MIN(short_rows.kGroup, rows - r));
+      ShortRowGroup<kOptions>(args, short_rows, block, r, HWY_MIN(short_rows.kGroup, rows - r));
     }
     return args.rows;
   }
-  return AnyRows(args, block);
+  return AnyRows<false>(args, block);
 }
 
-template <class T>
-SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
+template <bool kOptions, class T>
+SoftmaxXentResult RunRows(const SoftmaxXentArgs<T>& args) {
   const size_t n = args.classes;
   SoftmaxXentResult result;
   result.first_invalid_row = args.rows;
-  if (args.labels != nullptr) {
+  if (args.labels != nullptr && !kOptions) {
     result.first_invalid_row = FindInvalidLabel(args.labels, args.label_kind, args.rows, n);
-  } else if (args.check_first) {
+  } else if (args.labels == nullptr && args.check_first) {
     result.first_invalid_row = FindInvalidDistribution(args.distribution, args.rows, n);
   }
   if (result.first_invalid_row < args.rows) return result;
@@ -400,8 +682,12 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
   const bool stream_rows = stream && n >= kLongRow;
   const bool stream_blocks = stream && !stream_rows;
   // The exponentials of a row are kept while the next row's are computed.
-  const bool overlap = args.grad != nullptr && args.hess == nullptr && args.labels != nullptr && !stream_blocks &&
-                       n > softmax::kRowLanes<T>;
+  bool overlap = args.grad != nullptr && args.hess == nullptr && args.labels != nullptr && !stream_blocks &&
+                 n > softmax::kRowLanes<T>;
+  const Terms terms = kOptions ? Terms(*args.options, n) : Terms();
+  if constexpr (kOptions) {
+    if (args.options->class_weight != nullptr && terms.even != 0.0) overlap = false;
+  }
   const bool small_exps = overlap && n <= kSmallRow;
   const size_t length = softmax::RowsPerBlock(n);
   const size_t blocks = (args.rows + length - 1) / length;
@@ -417,6 +703,7 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
     typename softmax::Scratch<T>::Use use(scratch);
     softmax::PendingRow<T> pending;
     Block<T> block;
+    block.terms = &terms;
     HWY_ALIGN T small_memory[2 * kSmallRow];
     block.exps = small_exps ? small_memory : large_exps ? use.data() : nullptr;
     block.exps_stride = row_stride;
@@ -430,19 +717,35 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
       T* hess = args.hess != nullptr ? args.hess + begin * n : nullptr;
       block.grad = grad != nullptr && stream_blocks ? use.data() : grad;
       block.hess = hess != nullptr && stream_blocks ? use.data() + (outputs - 1) * length * n : hess;
-      const size_t invalid = BlockRows(args, block);
+      const size_t invalid = BlockRows<kOptions>(args, block);
       size_t seen = first_invalid.load(std::memory_order_relaxed);
       while (invalid < seen && !first_invalid.compare_exchange_weak(seen, invalid, std::memory_order_relaxed)) {
       }
       if (stream_blocks && grad != nullptr) StreamOut(block.grad, grad, (end - begin) * n);
       if (stream_blocks && hess != nullptr) StreamOut(block.hess, hess, (end - begin) * n);
-      if (args.want_sum || args.row_value != nullptr) sums[begin / length] = Losses(args, block);
+      if (args.want_sum || args.row_value != nullptr) sums[begin / length] = Losses<kOptions>(args, block);
     }
     if (overlap) pending.Finish();
     if (stream) hwy::FlushStream();
   });
   result.sum = TreeSum(sums, blocks);
   result.first_invalid_row = first_invalid.load(std::memory_order_relaxed);
+  return result;
+}
+
+template <class T>
+SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
+  if (args.options == nullptr) return RunRows<false>(args);
+  SoftmaxXentArgs<T> checked = args;
+  double denominator = 0.0;
+  if (args.labels != nullptr) {
+    const CheckedLabels labels = CheckLabels(args);
+    if (labels.first_invalid < args.rows) return {0.0, 0.0, labels.first_invalid};
+    denominator = labels.mass;
+    if (args.mean_of_labels) checked.scale = denominator == 0.0 ? 0.0 : 1.0 / denominator;
+  }
+  SoftmaxXentResult result = RunRows<true>(checked);
+  result.denominator = denominator;
   return result;
 }
 

@@ -10,6 +10,22 @@ namespace fuseprop {
 
 enum class LabelKind : int { kInt8, kInt16, kInt32, kInt64, kUint8, kUint16, kUint32, kUint64 };
 
+// What makes the loss another than -sum_j q_j log p_j, see SPEC 3: with Y the one-hot label or the distribution,
+// a_j = class_weight_j ((1 - smoothing) Y_j + smoothing / C), p = softmax(z / temperature), l = logsumexp(z /
+// temperature),
+//   loss = c (A l - sum_j a_j z_j / temperature) + z_loss l^2, c = temperature^2 or 1.
+template <class T>
+struct SoftmaxXentOptions {
+  double smoothing = 0.0;
+  const T* class_weight = nullptr;             // (classes,); null for ones
+  const double* exact_class_weight = nullptr;  // the same
+  bool ignores = false;                        // rows with this label count for nothing
+  int64_t ignored_label = 0;
+  double temperature = 1.0;
+  bool scale_by_temperature = false;
+  double z_loss = 0.0;
+};
+
 template <class T>
 struct SoftmaxXentArgs {
   const T* logits = nullptr;  // (rows, classes), row-major without gaps
@@ -22,9 +38,13 @@ struct SoftmaxXentArgs {
   const T* distribution = nullptr;
   const T* weight = nullptr;  // (rows,); null for ones
   double scale = 1.0;
+  const SoftmaxXentOptions<T>* options = nullptr;  // null for none
+  // With options and labels: divide by the sum of weight * class_weight[label] over the rows that are not ignored,
+  // instead of multiplying with `scale`. Everything is 0 if that sum is.
+  bool mean_of_labels = false;
   // Outputs, null if not wanted. grad may be logits; hess may not.
   T* row_value = nullptr;  // (rows,): loss * weight
-  T* grad = nullptr;       // (A p - a) * weight * scale
+  T* grad = nullptr;       // (A p - a) * weight * scale; with options, that of their loss
   T* hess = nullptr;       // max(A p (1 - p) * hessian_factor, hess_floor) * weight
   double hessian_factor = 1.0;
   double hess_floor = 0.0;
@@ -36,6 +56,7 @@ struct SoftmaxXentArgs {
 
 struct SoftmaxXentResult {
   double sum = 0.0;              // of the weighted losses; the same bits on any number of threads
+  double denominator = 0.0;      // of mean_of_labels
   size_t first_invalid_row = 0;  // the first row whose label or distribution is out of range; `rows` if none
 };
 

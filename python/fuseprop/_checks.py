@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import SupportsFloat, SupportsIndex
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 # The core holds parameters as float64, which are exact up to here.
 _EXACT = 2**53
@@ -58,13 +59,32 @@ def integer(value: SupportsIndex, name: str, *, least: int | None = None, most: 
 def flag(value: bool, name: str) -> bool:
     """`value`, which must be True or False, Python's or NumPy's."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, found {type(value).__name__}")
+        raise TypeError(f"{name} must be a bool, True or False, found {type(value).__name__}")
     return bool(value)
 
 
 def axis(value: SupportsIndex) -> int:
     """`value` as an int that the core can hold; whether an array has this axis is seen when there is one."""
     return integer(value, "axis", least=-_EXACT, most=_EXACT)
+
+
+def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
+    """`value` as a read-only copy: one finite number >= 0 for each class, not all of them 0."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be an array of numbers, found {type(value).__name__} of dtype {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}; expected (C,), one number for each class")
+    weights = array.astype(np.float64)
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(f"{name}[{first}] is {float(weights[first])!r}; expected a finite number >= 0")
+    if not weights.any():
+        found = "has only zeros" if weights.size else "is empty"
+        raise ValueError(f"{name} {found}; expected at least one number > 0")
+    weights.flags.writeable = False
+    return weights
 
 
 def choice(value: str, name: str, choices: Sequence[str]) -> str:

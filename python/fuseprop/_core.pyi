@@ -92,8 +92,13 @@ class SoftmaxFocal(Loss):
     def _bind(self, name: str, parameters: tuple[Any, ...], /) -> None: ...
 
 class SoftmaxCrossEntropy(Loss):
-    """Overrides the verbs: the target is labels (N,) or a distribution (N, C)."""
+    """Overrides the verbs: the target is labels (N,) or a distribution (N, C).
 
+    Its parameters: () for the defaults, or (label_smoothing, class_weight, ignore_index, temperature,
+    scale_by_temperature, z_loss).
+    """
+
+    def _bind(self, name: str, parameters: tuple[Any, ...], /) -> None: ...
     def _grad_and_hess(
         self,
         pred: ArrayLike,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fuseprop._registry import Spec
 
 
@@ -53,13 +55,18 @@ class Formula:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Formula):
             return NotImplemented
-        return type(self) is type(other) and self._parameters == other._parameters
+        return type(self) is type(other) and self._values() == other._values()
 
     def __hash__(self) -> int:
-        return hash((type(self), tuple(self._parameters.items())))
+        return hash((type(self), self._values()))
+
+    def _values(self) -> tuple[Any, ...]:
+        """Return the parameters as what can be compared and hashed: arrays by their values."""
+        return tuple(tuple(v.tolist()) if isinstance(v, np.ndarray) else v for v in self._parameters.values())
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={value!r}" for name, value in self._parameters.items())
+        shown = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in self._parameters.items()}
+        inside = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"{type(self).__name__}({inside})"
 
 

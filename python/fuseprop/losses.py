@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import _core, _registry
-from fuseprop._checks import integer, real
+from fuseprop._checks import class_weights, flag, integer, real
 from fuseprop._formula import Formula
 from fuseprop._registry import Domain, register
 from fuseprop._typing import FloatArray
@@ -585,24 +585,98 @@ class Tweedie(Loss):
         super().__init__(power=number)
 
 
-@register("loss", "softmax_cross_entropy", target_domain="classes")
+@register(
+    "loss",
+    "softmax_cross_entropy",
+    parameters={
+        "label_smoothing": 0.0,
+        "class_weight": None,
+        "ignore_index": None,
+        "temperature": 1.0,
+        "scale_by_temperature": False,
+        "z_loss": 0.0,
+    },
+    examples=(
+        {"label_smoothing": 0.1},
+        {"ignore_index": 1},
+        {"temperature": 2.5, "scale_by_temperature": True},
+        {"label_smoothing": 0.25, "temperature": 0.5, "z_loss": 0.125},
+    ),
+    target_domain="classes",
+)
 class SoftmaxCrossEntropy(Loss, _core.SoftmaxCrossEntropy):
     """-sum_j q_j log softmax(z)_j for logits z = pred of shape (N, C).
 
     target is labels, integers of any width and shape (N,), or distributions q of shape (N, C) with entries in [0, 1].
-    With A = sum_j q_j (1 for labels) and p = softmax(z), the gradient is A p - q and the Hessian's diagonal
-    A p (1 - p); p_y - 1 is formed as minus the sum of the other classes, so nothing cancels. The softmax, the loss and
-    the gradient are fused: one read of the logits, one write of the gradient.
+    In full, with Y the one-hot label or the distribution, e = label_smoothing, T = temperature, k = z_loss,
+    a = class_weight ((1 - e) Y + e / C), A = sum_j a_j, l = logsumexp(z / T) and p = softmax(z / T), a row has
 
-    sample_weight has shape (N,); "mean" divides by N or the sum of the weights, "none" gives (N,). Equal to PyTorch's
-    CrossEntropyLoss, except that an empty batch gives 0 rather than NaN. A row with a NaN, a +inf, or nothing but
-    -inf is NaN throughout.
+    - the value c (A l - sum_j a_j z_j / T) + k l^2, with c = T^2 under scale_by_temperature, else 1,
+    - the gradient (c (A p - a) + 2 k l p) / T,
+    - the Hessian's diagonal (c A p (1 - p) + 2 k (p^2 + l p (1 - p))) / T^2.
+
+    A p - a at the label is formed from the sum of the other classes, so nothing cancels where p is nearly 1. The
+    softmax, the loss and the gradient are fused: one read of the logits, one write of the gradient.
+
+    sample_weight has shape (N,); "none" gives (N,); "mean" divides by the sum over the rows that are not ignored of
+    sample_weight class_weight[label] (of sample_weight for distributions): PyTorch's rule. A row with a NaN, a +inf, or
+    nothing but -inf is NaN throughout.
+
+    Equal to PyTorch's CrossEntropyLoss, which has no sample weights, temperature or z-loss, except that a batch with
+    nothing in it, or nothing left, gives 0 rather than NaN, that no label is ignored unless ignore_index says so
+    (PyTorch's default is -100), and that another label outside of [0, C) is a ValueError, which names its row.
+
+    Parameters
+    ----------
+    label_smoothing
+        The share e of the target that is spread evenly over all classes, in [0, 1].
+    class_weight
+        C finite numbers >= 0, not all of them 0; None for ones. Kept as a read-only copy, in float64. Another number of
+        classes in pred is a ValueError at the call.
+    ignore_index
+        Rows with this label, which need not lie in [0, C), have value, gradient and Hessian 0 whatever their logits
+        are, and do not count in "mean". None for no such label. Of no effect on distributions.
+    temperature
+        What the logits are divided by, > 0.
+    scale_by_temperature
+        Multiplies the cross-entropy, not the z-loss, by temperature^2, so that its gradients keep their size:
+        distillation.
+    z_loss
+        The factor of logsumexp(z / T)^2, >= 0, which keeps the logits from drifting.
+
+    Notes
+    -----
+    Sources: Szegedy et al. (2016), *Rethinking the Inception Architecture for Computer Vision* (label smoothing);
+    Hinton, Vinyals and Dean (2015), *Distilling the Knowledge in a Neural Network* (temperature); Chowdhery et al.
+    (2022), *PaLM* (z-loss).
     """
 
     __slots__ = ()
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(  # noqa: PLR0917
+        self,
+        label_smoothing: float = 0.0,
+        class_weight: ArrayLike | None = None,
+        ignore_index: int | None = None,
+        temperature: float = 1.0,
+        scale_by_temperature: bool = False,
+        z_loss: float = 0.0,
+    ) -> None:
+        super().__init__(
+            label_smoothing=real(label_smoothing, "label_smoothing", least=0.0, most=1.0),
+            class_weight=None if class_weight is None else class_weights(class_weight, "class_weight"),
+            ignore_index=(
+                None if ignore_index is None else integer(ignore_index, "ignore_index", least=-(2**63), most=2**63 - 1)
+            ),
+            temperature=real(temperature, "temperature", above=0.0),
+            scale_by_temperature=flag(scale_by_temperature, "scale_by_temperature"),
+            z_loss=real(z_loss, "z_loss", least=0.0),
+        )
+
+    def _core_parameters(self) -> tuple[Any, ...]:
+        values = tuple(self._parameters.values())
+        # () for the loss without options, which has code of its own.
+        return () if self._values() == tuple(self.spec.parameters.values()) else values
 
     def grad_and_hess(
         self,
@@ -614,8 +688,9 @@ class SoftmaxCrossEntropy(Loss, _core.SoftmaxCrossEntropy):
     ) -> tuple[FloatArray, FloatArray]:
         """Return (gradient, Hessian), both (N, C), per sample and weighted.
 
-        hessian is "diagonal", A p (1 - p), or "upper", 2 A p (1 - p): what XGBoost uses, an upper bound of the full
-        matrix. max(hess, hess_floor) is taken before the weight.
+        hessian is "diagonal" or "upper", twice that: without options A p (1 - p) and 2 A p (1 - p). The latter is what
+        XGBoost uses, an upper bound of the full matrix (with z_loss, it need not be one). max(hess, hess_floor) is
+        taken before the weight.
         """
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, hessian)
 
@@ -692,7 +767,7 @@ class KLDivergence(Loss):
     def __init__(self, log_target: bool = False) -> None:
         if not isinstance(log_target, (bool, np.bool_)):
             raise TypeError(f"log_target must be a bool, found {type(log_target).__name__}")
-        super().__init__(log_target=bool(log_target))
+        super().__init__(log_target=flag(log_target, "log_target"))
 
 
 def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -525,22 +526,55 @@ def tweedie(pred: F64, target: F64, power: float) -> tuple[F64, F64, F64]:
 # --- losses over classes ------------------------------------------------------------------------------------
 
 
-def softmax_cross_entropy(pred: F64, target: F64) -> tuple[F64, F64, F64]:
-    """-sum_j q_j log softmax(z)_j for a distribution q (one-hot for labels); gradient A p - q with A = sum q."""
-    log_p = _log_softmax(pred, -1)
+def softmax_cross_entropy(  # noqa: PLR0917
+    pred: F64,
+    target: NDArray[Any],
+    label_smoothing: float = 0.0,
+    class_weight: NDArray[Any] | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    scale_by_temperature: bool = False,
+    z_loss: float = 0.0,
+) -> tuple[F64, F64, F64]:
+    """Return c (A l - sum_j a_j t_j) + k l^2, t = z / T, l = logsumexp(t), c = T^2 or 1, a = w ((1 - e) Y + e / C).
+
+    Y is a distribution, or one-hot for integer labels of one dimension less; A = sum_j a_j. The gradient is
+    (c (A p - a) + 2 k l p) / T with p = softmax(t).
+    """
+    counts: Any = True
+    if target.ndim < pred.ndim:
+        counts = (target != ignore_index)[..., None]
+        target = np.where(counts, target[..., None] == np.arange(pred.shape[-1]), 0.0)
+    logits = pred / temperature
+    log_p = _log_softmax(logits, -1)
     p = np.exp(log_p)
+    kept, weights = 1.0 - label_smoothing, 1.0 if class_weight is None else class_weight
+    a = weights * (target * kept + label_smoothing / pred.shape[-1]) if label_smoothing else weights * target
     with np.errstate(invalid="ignore"):  # 0 * -inf, which stands for 0
-        value = -np.where(target == 0, 0.0, target * log_p).sum(axis=-1)
-    total = target.sum(axis=-1, keepdims=True)
+        value = -np.where(a == 0, 0.0, a * log_p).sum(axis=-1)
+    total = a.sum(axis=-1, keepdims=True)
     # 1 - p, as the sum of the others where p may be near 1.
     top = np.argmax(pred, axis=-1, keepdims=True)
     others = p.copy()
     np.put_along_axis(others, top, 0.0, axis=-1)
     rest = 1.0 - p
     np.put_along_axis(rest, top, others.sum(axis=-1, keepdims=True), axis=-1)
-    one_hot = (target == total) & (target > 0)
-    gradient = np.where(one_hot, -total * rest, total * p - target)
-    return value, gradient, total * p * rest
+    one_hot = (a == total) & (a > 0)
+    gradient = np.where(one_hot, -total * rest, total * p - a)
+    hessian = total * p * rest
+    if scale_by_temperature:
+        value, gradient, hessian = (temperature**2 * x for x in (value, gradient, hessian))
+    if z_loss:
+        largest = np.take_along_axis(logits, top, axis=-1)
+        lse = largest - np.take_along_axis(log_p, top, axis=-1)
+        value = value + z_loss * lse[..., 0] ** 2
+        gradient = gradient + 2.0 * z_loss * lse * p
+        hessian = hessian + 2.0 * z_loss * (p * p + lse * p * rest)
+    gradient, hessian = gradient / temperature, hessian / temperature**2
+    if counts is not True:
+        value = np.where(counts[..., 0], value, 0.0)
+        gradient, hessian = np.where(counts, gradient, 0.0), np.where(counts, hessian, 0.0)
+    return value, gradient, hessian
 
 
 def categorical_cross_entropy(pred: F64, target: F64) -> tuple[F64, F64, F64]:
