@@ -506,6 +506,15 @@ def with_ignored(labels: Array, ignored: int | None) -> Array:
     return labels if ignored is None else np.where(np.arange(len(labels)) % 3 == 1, ignored, labels)
 
 
+def option_truth(pred: Array, target: Array, options: Mapping[str, Any]) -> tuple[Array, Array, Array]:
+    """The reference in more precision than pred's, with the options as they are."""
+    more = np.longdouble if pred.dtype == np.float64 else np.float64
+    target = target if target.ndim < pred.ndim else target.astype(more)
+    with np.errstate(all="ignore"):
+        value, grad, hess = fp.losses.SoftmaxCrossEntropy.spec.reference(pred.astype(more), target, **options)
+    return value, grad, hess
+
+
 def option_bounds(pred: Array, target: Array, options: Mapping[str, Any]) -> tuple[Array, Array, Array]:
     """What `Bounds` allows for value, gradient and Hessian under options; terms with the error of each factor."""
     dtype, classes = pred.dtype, pred.shape[-1]
@@ -552,9 +561,7 @@ def test_options_against_the_reference(dtype: Any, kind: str, target: str) -> No
                 labels = with_ignored(labels, given["ignore_index"])
             elif given["ignore_index"] == 1 and spread == 1.0:
                 continue  # of no effect here
-            wide = labels if kind == "labels" else widened(labels)
-            with np.errstate(all="ignore"):
-                expected = loss.spec.reference(widened(pred), wide, **given)
+            expected = option_truth(pred, labels, given)
             found = loss(pred, labels, None, "none"), *loss.grad_and_hess(pred, labels)
             bound = option_bounds(pred, labels, given)
             for what, f, e, b in zip(("value", "gradient", "Hessian"), found, expected, bound, strict=True):
@@ -702,8 +709,7 @@ def test_confident_rows_keep_their_digits_under_options(dtype: Any, target: str)
         labels = np.ones(4, int)
         w = np.linspace(1, 2, classes)
         loss = fp.losses.SoftmaxCrossEntropy(class_weight=w, temperature=2.0, ignore_index=9)
-        with np.errstate(all="ignore"):
-            expected = loss.spec.reference(widened(pred), labels, class_weight=w, temperature=2.0)
+        expected = option_truth(pred, labels, {"class_weight": w, "temperature": 2.0})
         found = loss(pred, labels, None, "none"), *loss.grad_and_hess(pred, labels)
         for f, e in zip(found, expected, strict=True):
             assert np.all(e != 0)

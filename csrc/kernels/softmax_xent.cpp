@@ -352,6 +352,8 @@ HWY_INLINE bool TargetSums(const Columns<kOptions, T>& columns, const T* HWY_RES
 // Row r of a block where it is ignored.
 template <class T>
 HWY_INLINE void IgnoredRow(Block<T>& block, size_t r, size_t n) {
+  // The next row may take the buffer that the one on its way has.
+  if (block.pending != nullptr) block.pending->Finish();
   block.base[r] = block.mass[r] = block.rest[r] = T(0);
   if (block.grad != nullptr) std::fill_n(block.grad + r * n, n, T(0));
   if (block.hess != nullptr) std::fill_n(block.hess + r * n, n, T(0));
