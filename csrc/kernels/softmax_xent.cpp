@@ -660,7 +660,7 @@ HWY_INLINE size_t BlockRows(const SoftmaxXentArgs<T>& args, Block<T>& block) {
     }
     return args.rows;
   }
-  return AnyRows<false>(args, block);
+  return AnyRows<kOptions>(args, block);
 }
 
 template <bool kOptions, class T>
