@@ -662,7 +662,10 @@ def test_ignored_rows(dtype: Any, classes: int, target: str) -> None:
                 for reduction in ("mean", "sum", "none"):
                     value, grad = loss.value_and_grad(pred, as_integer, weight, reduction)
                     alone, alone_grad = loss.value_and_grad(pred[kept], as_integer[kept], some, reduction)
-                    assert_same_bits(grad[kept], alone_grad)
+                    if reduction == "mean":  # the weights are added in another order
+                        np.testing.assert_allclose(grad[kept], alone_grad, rtol=2 * float(np.finfo(dtype).eps))
+                    else:
+                        assert_same_bits(grad[kept], alone_grad)
                     assert not grad[~kept].any()
                     if reduction == "none":
                         assert_same_bits(value[kept], alone)
