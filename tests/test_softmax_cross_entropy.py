@@ -662,8 +662,9 @@ def test_ignored_rows(dtype: Any, classes: int, target: str) -> None:
                 for reduction in ("mean", "sum", "none"):
                     value, grad = loss.value_and_grad(pred, as_integer, weight, reduction)
                     alone, alone_grad = loss.value_and_grad(pred[kept], as_integer[kept], some, reduction)
-                    if reduction == "mean":  # the weights are added in another order
-                        np.testing.assert_allclose(grad[kept], alone_grad, rtol=2 * float(np.finfo(dtype).eps))
+                    if reduction == "mean":  # the weights are added in another order; terms are below 2
+                        eps = float(np.finfo(dtype).eps)
+                        np.testing.assert_allclose(grad[kept], alone_grad, rtol=2 * eps, atol=4 * eps)
                     else:
                         assert_same_bits(grad[kept], alone_grad)
                     assert not grad[~kept].any()
