@@ -88,12 +88,19 @@ def widened(x: Array) -> Array:
     return x.astype(np.longdouble) if x.dtype == np.float64 else x
 
 
+#: Losses with a complement of a parameter, such as 1 - q, which is formed before anything is rounded.
+COMPLEMENTS = ("quantile", "focal_with_logits", "tweedie")
+
+
 def truth(spec: Spec, parameters: Parameters, *arrays: Array, dtype: DTypeLike | None = None) -> tuple[Array, ...]:
     """The reference in float64 (or wider, as the arrays are), for arrays and parameters of `dtype`."""
     dtype = arrays[0].dtype if dtype is None else dtype
+    # Where 1 minus a parameter matters, it is that of the parameter as given.
+    if spec.name not in COMPLEMENTS:
+        parameters = rounded(parameters, dtype)
     with np.errstate(all="ignore"):
         wide = [array if array.dtype == np.longdouble else array.astype(np.float64) for array in arrays]
-        results: tuple[Array, ...] = spec.reference(*wide, **rounded(parameters, dtype))
+        results: tuple[Array, ...] = spec.reference(*wide, **parameters)
     return results
 
 

@@ -820,3 +820,137 @@ def test_weights_that_sum_to_zero_give_zero(spec: Spec, parameters: Parameters) 
     assert value == 0.0
     np.testing.assert_array_equal(gradient, 0)
     np.testing.assert_array_equal(loss.gradient(pred, np.ones_like(pred), np.zeros(2)), 0)
+
+
+# --- ends of the range --------------------------------------------------------------------------------------
+
+
+@each_dtype
+def test_complements_of_parameters(dtype: Any, target: str) -> None:
+    """1 - q, 1 - alpha, 1 - P and 2 - P are those of the parameter given, not of the one that dtype can hold."""
+    one, zero = np.ones(1, dtype), np.zeros(1, dtype)
+    rtol = 4 * float(np.finfo(dtype).eps)
+    for q in (0.9999, 0.99999999):
+        assert math.isclose(fp.losses.Quantile(q).gradient(one, zero)[0], 1 - q, rel_tol=rtol)
+        columns = fp.losses.Quantile([q, 1e-50]).gradient(np.ones((1, 2), dtype), zero, None, "sum")
+        assert math.isclose(columns[0, 0], 1 - q, rel_tol=rtol)
+        below = fp.losses.Quantile([q, 1e-50]).gradient(-np.ones((1, 2), dtype), zero, None, "sum")
+        assert below[0, 1] < 0
+        focal = fp.losses.FocalWithLogits(gamma=0, alpha=q)
+        assert math.isclose(focal(zero, zero), (1 - q) * math.log(2), rel_tol=rtol)
+    for power in (1.0001, 1.9999, 2.0001):
+        loss = fp.losses.Tweedie(power)
+        assert math.isclose(loss(zero, one), 1 / (2 - power) - 1 / (1 - power), rel_tol=rtol)
+        # An exponent's rounding would be magnified.
+        z = np.array([40 / (2 - power)], dtype)
+        if power < 1.5:
+            expected = math.exp((2 - power) * float(z[0])) - 0.0
+            assert math.isclose(loss.gradient(z, zero)[0], expected, rel_tol=4 * rtol)
+
+
+@each_dtype
+def test_hess_floor_is_never_zero(dtype: Any) -> None:
+    one = np.ones(1, dtype)
+    for floor in (1e-50, 5e-324):
+        assert fp.losses.Hinge().grad_and_hess(one, one, None, floor)[1][0] > 0
+
+
+def test_limits_of_overflowing_terms(target: str) -> None:
+    """Where both terms overflow, the larger one has the sign; what is finite stays finite."""
+    inf = math.inf
+    for dtype, z, y in ((np.float32, 89.0, 3e38), (np.float64, 710.0, 1.7e308)):
+        p, t = np.array([z, 2 * z, z, inf], dtype), np.array([y, y, 0, y], dtype)
+        value, d1, d2 = unreduced(fp.losses.Poisson(), p, t)
+        assert value.tolist() == [-inf, inf, inf, inf]
+        wide = np.longdouble
+        np.testing.assert_allclose(float(d1[0]), float(np.exp(wide(z)) - wide(t[0])), rtol=1e-5)
+        assert d1[1:].tolist() == d2[1:].tolist() == [inf, inf, inf]
+    for power in (-3.0, -0.5, 0.0, 1.0, 1.5, 1.9, 2.0, 2.5, 3.0, 5.0):
+        loss = fp.losses.Tweedie(power)
+        sizes = np.array([1e-37, 1.0, 1e30, 3e38])
+        z = np.linspace(-300, 300, 601)
+        p, t = (a.ravel().astype(np.float32) for a in np.meshgrid(z, sizes))
+        expected = truth(loss.spec, {"power": power}, p, t)  # in float64
+        largest = float(np.finfo(np.float32).max)
+        for i, (found, true) in enumerate(zip(unreduced(loss, p, t), expected, strict=True)):
+            assert not np.isnan(found).any()
+            beyond = np.abs(true) > 1.001 * largest
+            assert np.array_equal(found[beyond], np.sign(true[beyond]) * inf), (power, i)
+            assert np.isfinite(found[np.abs(true) < 0.999 * largest]).all(), (power, i)
+    found = unreduced(fp.losses.Tweedie(1.5), np.array([-1], np.float32), np.array([3e38], np.float32))
+    np.testing.assert_allclose(found[2], 3e38 * math.exp(0.5) / 2, rtol=1e-6)
+    for power in (-1.0, 3.0):  # in float64, against logarithms
+        sign = fp.losses.Tweedie(power)(
+            np.array([800.0, 500.0, -800.0]), np.array([1e300, 1e300, 1e-300]), None, "none"
+        )
+        assert np.array_equal(sign, [inf, -inf, 0.0] if power < 0 else [0.0, 0.0, inf]) or power > 0
+        assert not np.isnan(sign).any()
+
+
+@each_dtype
+def test_infinite_residuals_of_the_root(dtype: Any) -> None:
+    """The limit: infinite residuals share the gradient."""
+    loss = fp.losses.RootMeanSquaredError()
+    inf, half = math.inf, math.sqrt(0.5)
+    for p, t, w, expected in (
+        ([inf], [0.0], None, [1.0]),
+        ([inf, 1.0], [0.0, 0.0], None, [half, 0.0]),
+        ([3.0, 1.0], [inf, 0.0], [2.0, 2.0], [-half, 0.0]),
+        ([-inf, inf], [0.0, 0.0], [1.0, 3.0], [-0.25, 0.75]),
+    ):
+        weight = None if w is None else np.array(w, dtype)
+        value, gradient = loss.value_and_grad(np.array(p, dtype), np.array(t, dtype), weight)
+        assert value == inf
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+        assert_same_bits(loss.gradient(np.array(p, dtype), np.array(t, dtype), weight), gradient)
+    assert np.isnan(loss.gradient(np.array([inf, np.nan], dtype), np.zeros(2, dtype))).all()
+
+
+@each_dtype
+def test_percentage_of_an_infinite_target(dtype: Any, target: str) -> None:
+    p = np.array([3, 0, np.nan, np.inf], dtype)
+    value, d1, d2 = unreduced(
+        fp.losses.AbsolutePercentageError(), p, np.array([np.inf, -np.inf, np.inf, np.inf], dtype)
+    )
+    assert_same_bits(value, np.array([100, 100, np.nan, np.nan], dtype))
+    assert np.all(d1[:2] == 0)
+    assert np.all(d2[:2] == 0)
+
+
+def test_tail_under_a_large_weight(target: str) -> None:
+    """The weight of the positive class brings back what e^-z alone would lose."""
+    z = np.array([80.0, 100.0, 105.0, 110.0, 125.0, 127.0, 200.0, 1e4, np.inf], np.float32)
+    for weight in (1e3, 1e10):
+        found = unreduced(fp.losses.BinaryCrossEntropyWithLogits(weight), z, np.ones_like(z))
+        expected = weight * np.exp(-z.astype(np.float64))
+        tiny = 2e-45
+        for a, e in zip(found, (expected, -expected, expected), strict=True):
+            np.testing.assert_allclose(a, e, rtol=4e-7, atol=tiny)
+
+
+@each_dtype
+@each_spec
+def test_weights_of_any_size(spec: Spec, dtype: Any) -> None:
+    """A weighted mean does not change if all weights are multiplied by a power of two."""
+    loss = spec.cls()
+    rng = seeded("size", spec.name)
+    p = predictions_for(spec, rng.standard_normal((50, 3)).astype(dtype))
+    t = targets_for(spec, p.shape, dtype, rng)
+    info = np.finfo(dtype)
+    for w in (rng.integers(1, 9, 50).astype(dtype), rng.integers(1, 9, (50, 3)).astype(dtype)):
+        expected = loss.value_and_grad(p, t, w)
+        for exponent in (info.minexp - info.nmant, -40, -3, 3, 40, info.maxexp - 13):
+            scaled = np.ldexp(w, exponent)
+            assert_same_bits(loss.value_and_grad(p, t, scaled), expected, str(exponent))
+            assert loss(p, t, scaled) == expected[0]
+            assert_same_bits(loss.gradient(p, t, scaled), expected[1])
+
+
+def test_means_with_extreme_weights() -> None:
+    single = np.float32
+    p, t = np.array([1, 0], single), np.zeros(2, single)
+    value, gradient = fp.losses.AbsoluteError().value_and_grad(p, t, np.full(2, 1e-39, single))
+    assert value == 0.5
+    assert_same_bits(gradient, np.array([0.5, 0], single))
+    found = fp.losses.SquaredError().gradient(np.array([1e10], single), t[:1], np.array([1e30], single))
+    assert_same_bits(found, np.array([2e10], single))

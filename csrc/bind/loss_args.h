@@ -3,6 +3,7 @@
 #ifndef FUSEPROP_BIND_LOSS_ARGS_H_
 #define FUSEPROP_BIND_LOSS_ARGS_H_
 
+#include <cmath>
 #include <cstring>
 
 #include "bind/args.h"
@@ -27,6 +28,7 @@ inline Reduction AsReduction(PyObject* object) {
 
 // sum_i w_i in float64.
 inline double SumOf(const Ref& array) {
+  const ReleaseGil release(Size(array));
   return IsFloat32(array) ? Sum(Data<float>(array), Size(array)) : Sum(Data<double>(array), Size(array));
 }
 
@@ -54,7 +56,7 @@ struct Scale {
 inline bool AsFloor(PyObject* object, double* floor) {
   if (object == Py_None) return false;
   *floor = AsDouble(object, "hess_floor");
-  if (*floor != *floor) Raise(PyExc_ValueError, "hess_floor is nan; expected a number or None");
+  if (!std::isfinite(*floor)) Raise(PyExc_ValueError, "hess_floor is %R; expected a finite number or None", object);
   return true;
 }
 

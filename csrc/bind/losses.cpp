@@ -11,6 +11,7 @@
 #include "bind/formula.h"
 #include "bind/loss_args.h"
 #include "bind/register.h"
+#include "simd/parameter.h"
 
 namespace fuseprop {
 namespace bind {
@@ -20,6 +21,7 @@ namespace {
 struct Inputs {
   Ref arrays[3];
   Ref given[3];
+  Ref uncast_target;  // in the dtype that it was given in, but for integers
   size_t weight_run = 1;
   double weight_sum = 0.0;  // of the broadcast weights; pred's size without weights. Over classes: of the rows'
   bool fortran = false;
@@ -40,7 +42,8 @@ struct Inputs {
   Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, PyObject* out, bool mean,
          size_t num_columns = 0) {
     arrays[0] = FloatArray(pred_object, "pred");
-    arrays[1] = FloatArrayAs(target_object, "target", typenum());
+    uncast_target = FloatArray(target_object, "target");
+    arrays[1] = FloatArrayAs(uncast_target.get(), "target", typenum());
     given[1] = Ref::Borrow(arrays[1].get());
     if (num_columns != 0) SpreadTarget(num_columns);
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
@@ -50,8 +53,9 @@ struct Inputs {
       per_row = !SameShape(arrays[2].array(), shape());
       if (per_row && (PyArray_NDIM(arrays[2].array()) != 1 || PyArray_NDIM(shape()) < 1 ||
                       PyArray_DIM(arrays[2].array(), 0) != PyArray_DIM(shape(), 0))) {
-        Raise(PyExc_ValueError, "sample_weight has shape %s; expected pred's shape %s or one weight per sample",
-              ShapeText(arrays[2].array()).c_str(), ShapeText(shape()).c_str());
+        const std::string per_sample = PyArray_NDIM(shape()) < 1 ? "" : " or " + ShapeText(1, PyArray_DIMS(shape()));
+        Raise(PyExc_ValueError, "sample_weight has shape %s; expected pred's shape %s%s",
+              ShapeText(arrays[2].array()).c_str(), ShapeText(shape()).c_str(), per_sample.c_str());
       }
     }
     given[0] = Ref::Borrow(arrays[0].get());
@@ -168,18 +172,63 @@ const char* Expected(Domain domain) {
   return "";
 }
 
+// The place in C order of element `flat` in Fortran order.
+size_t COrderIndex(PyArrayObject* array, size_t flat) {
+  size_t result = 0;
+  size_t stride = static_cast<size_t>(PyArray_SIZE(array));
+  for (int axis = 0; axis < PyArray_NDIM(array); ++axis) {
+    const auto length = static_cast<size_t>(PyArray_DIM(array, axis));
+    stride /= length;
+    result += flat % length * stride;
+    flat /= length;
+  }
+  return result;
+}
+
+// Element `flat` in C order of an array of any strides.
+const char* ElementAt(PyArrayObject* array, size_t flat) {
+  const char* at = PyArray_BYTES(array);
+  for (int axis = PyArray_NDIM(array) - 1; axis >= 0; --axis) {
+    const auto length = static_cast<size_t>(PyArray_DIM(array, axis));
+    at += static_cast<npy_intp>(flat % length) * PyArray_STRIDE(array, axis);
+    flat /= length;
+  }
+  return at;
+}
+
 [[noreturn]] void RaiseOutsideDomain(const Formula& formula, const Inputs& inputs, size_t index) {
   const LossRow& row = Losses().rows[formula.row];
-  const auto value_of = [index](const Ref& array) {
-    return IsFloat32(array) ? static_cast<double>(Data<float>(array)[index]) : Data<double>(array)[index];
+  const auto value_of = [](const Ref& array, size_t at) {
+    return IsFloat32(array) ? static_cast<double>(Data<float>(array)[at]) : Data<double>(array)[at];
   };
-  Domain domain = row.target_domain(formula.parameters);
-  const bool is_target = !IsInside(domain, value_of(inputs.target()));
-  if (!is_target) domain = row.pred_domain;
-  const Ref number = Ref::Check(PyFloat_FromDouble(value_of(is_target ? inputs.target() : inputs.pred())));
-  Raise(PyExc_ValueError, "%s%s is %R; %s expects %s", is_target ? inputs.target_name : inputs.pred_name,
-        IndexText(inputs.shape(), index, inputs.fortran, inputs.axis).c_str(), number.get(),
-        inputs.function == nullptr ? row.name : inputs.function, Expected(domain));
+  const Domain target_domain = row.target_domain(formula.parameters);
+  PyArrayObject* shape = inputs.shape();
+  // The kernels find the first one in memory; named is the first one in C order.
+  if (inputs.fortran) {
+    size_t first = COrderIndex(shape, index);
+    for (size_t i = index + 1; i < Size(inputs.pred()); ++i) {
+      const bool is_inside = IsInside(target_domain, value_of(inputs.target(), i)) &&
+                             IsInside(row.pred_domain, value_of(inputs.pred(), i));
+      if (is_inside || COrderIndex(shape, i) >= first) continue;
+      first = COrderIndex(shape, i);
+      index = i;
+    }
+  }
+  const double target = value_of(inputs.target(), index);
+  const bool is_target = !IsInside(target_domain, target);
+  const double value = is_target ? target : value_of(inputs.pred(), index);
+  const size_t c_index = inputs.fortran ? COrderIndex(shape, index) : index;
+  const char* note = "";
+  if (is_target && inputs.uncast_target && !IsFloat32(inputs.uncast_target) && IsFloat32(inputs.target()) &&
+      SameShape(inputs.uncast_target.array(), shape)) {
+    double given = 0.0;
+    std::memcpy(&given, ElementAt(inputs.uncast_target.array(), c_index), sizeof(given));
+    if (given != value && !(given != given && value != value)) note = " as float32";
+  }
+  const Ref number = Ref::Check(PyFloat_FromDouble(value));
+  Raise(PyExc_ValueError, "%s%s is %R%s; %s expects %s", is_target ? inputs.target_name : inputs.pred_name,
+        IndexText(shape, c_index, false, inputs.axis).c_str(), number.get(), note,
+        inputs.function == nullptr ? row.name : inputs.function, Expected(is_target ? target_domain : row.pred_domain));
 }
 
 template <class T>
@@ -194,20 +243,37 @@ LossArgs<T> ArgsOf(const Inputs& inputs) {
 }
 
 template <class T>
-Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction) {
+Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction, LossArgs<T>* args) {
+  if (reduction != Reduction::kMean) return Scale();
   // What is asked here is the same in every target's table.
   static const LossRow* const rows = Losses().rows;
-  if (reduction != Reduction::kMean || !rows[formula.row].skips_zero(formula.parameters)) {
-    return Scale(reduction, inputs.weight_sum);
+  double denominator = inputs.weight_sum;
+  if (rows[formula.row].skips_zero(formula.parameters)) {
+    const auto weight_of_nonzero = OfType<T>(Losses()).weight_of_nonzero;
+    const ReleaseGil release(args->n);
+    denominator = weight_of_nonzero(*args);
   }
-  return Scale(reduction, OfType<T>(Losses()).weight_of_nonzero(ArgsOf<T>(inputs)));
+  if (args->weight != nullptr && denominator > 0.0 && std::isfinite(denominator)) {
+    // Tiny or huge weights: only what is left after the division must be in range.
+    const int exponent = std::ilogb(denominator / static_cast<double>(args->n));
+    if (exponent >= 1 || exponent < -16) {
+      args->weight_exponent = -1 - exponent;
+      denominator = std::ldexp(denominator, args->weight_exponent);
+    }
+  }
+  return Scale(reduction, denominator);
 }
 
-// The parameters of the columns as LossArgs::column wants them.
+// The parameters of the columns as LossArgs::column wants them, then 1 minus them as LossArgs::complement does.
 template <class T>
 std::vector<T> TileColumns(const Formula& formula) {
-  std::vector<T> tile(formula.num_columns == 0 ? 0 : kLossPiece + formula.num_columns);
-  for (size_t i = 0; i < tile.size(); ++i) tile[i] = static_cast<T>(formula.columns[i % formula.num_columns]);
+  const size_t size = formula.num_columns == 0 ? 0 : kLossPiece + formula.num_columns;
+  std::vector<T> tile(2 * size);
+  for (size_t i = 0; i < size; ++i) {
+    const double parameter = formula.columns[i % formula.num_columns];
+    tile[i] = Parameter<T>(parameter);
+    tile[size + i] = Parameter<T>(1.0 - parameter);
+  }
   return tile;
 }
 
@@ -225,6 +291,7 @@ double Run(const Formula& formula, LossPass pass, const Inputs& inputs, LossArgs
   const std::vector<T> tile = TileColumns<T>(formula);
   if (!tile.empty()) {
     args.column = tile.data();
+    args.complement = tile.data() + tile.size() / 2;
     args.num_columns = formula.num_columns;
   }
   LossResult result;
@@ -260,7 +327,7 @@ Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
     Run<T>(formula, LossPass::kValue, inputs, args, false);
     return Values<T>(inputs, value);
   }
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction);
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args);
   return ValueObject(scale, Run<T>(formula, LossPass::kValue, inputs, args, false));
 }
 
@@ -269,7 +336,7 @@ Ref Gradient(const Formula& formula, const Inputs& inputs, Reduction reduction, 
   LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
   args.grad = grad.data<T>();
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction);
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args);
   args.scale = scale.grad;
   Run<T>(formula, LossPass::kGrad, inputs, args, grad.is_callers());
   scale.Finish(grad.buffer());
@@ -280,7 +347,7 @@ template <class T>
 Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reduction, PyObject* out) {
   LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction);
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args);
   args.grad = grad.data<T>();
   args.scale = scale.grad;
   Ref value;
@@ -414,6 +481,7 @@ struct RootMeanSquare {
   double value = 0.0;
   double scale = 1.0;   // of the residuals
   double factor = 0.0;  // gradient = w (scaled residual) factor
+  bool is_infinite = false;
 };
 
 template <class T>
@@ -432,6 +500,7 @@ RootMeanSquare RootMeanSquareOf(const Inputs& inputs, const LossOps<T>& ops, con
   }
   const double root = std::sqrt(sum / inputs.weight_sum);
   result.value = root / result.scale;
+  result.is_infinite = std::isinf(root);
   // No residual at all: gradient 0. NaN stays NaN.
   result.factor = root == 0.0 ? 0.0 : 1.0 / (root * inputs.weight_sum);
   return result;
@@ -461,7 +530,8 @@ Ref RootMeanSquareVerb(const Inputs& inputs, PyObject* out, bool want_value, boo
   {
     const ReleaseGil release(args.n);
     found = RootMeanSquareOf(inputs, ops, args);
-    if (found.factor == 0.0) {
+    if (found.is_infinite && ops.infinite_residuals(args, inputs.weight_sum)) {
+    } else if (found.factor == 0.0) {
       std::memset(args.grad, 0, args.n * sizeof(T));
     } else if (found.scale == 1.0 && found.factor > 1e-30 && found.factor < 1e30 && found.value < 1e15) {
       // No residual overflows, and the factor is normal: the gradient is HalfSquaredError's, in T.
@@ -490,23 +560,26 @@ Ref RootMeanSquareVerb(PyObject* const* args, bool want_value, bool want_grad) {
                                          : RootMeanSquareVerb<double>(inputs, out, want_value, want_grad);
 }
 
-PyObject* RootValue(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+PyObject* RootValue(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_value", nargs, 4, 4);
+    Self(self);
     return RootMeanSquareVerb(args, true, false);
   });
 }
 
-PyObject* RootGradient(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+PyObject* RootGradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_gradient", nargs, 5, 5);
+    Self(self);
     return RootMeanSquareVerb(args, false, true);
   });
 }
 
-PyObject* RootValueAndGrad(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+PyObject* RootValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_value_and_grad", nargs, 5, 5);
+    Self(self);
     return RootMeanSquareVerb(args, true, true);
   });
 }
@@ -520,7 +593,10 @@ PyObject* RootGradAndHess(PyObject*, PyObject* const*, Py_ssize_t) {
 }
 
 // _bind(name, parameters, /): there is nothing to look up, the type is the formula.
-PyObject* RootBind(PyObject*, PyObject* const*, Py_ssize_t) { Py_RETURN_NONE; }
+PyObject* RootBind(PyObject* self, PyObject* const*, Py_ssize_t) {
+  reinterpret_cast<Formula*>(self)->row = 0;
+  Py_RETURN_NONE;
+}
 
 // --------------------------------------------------------------------------------- entropies, as plain functions
 

@@ -16,6 +16,8 @@
 #define FUSEPROP_KERNELS_LOSSES_INL_H_
 #endif
 
+#include <cmath>
+
 #include "kernels/losses.h"
 #include "simd/math-inl.h"
 
@@ -39,7 +41,7 @@ struct Base {
   static constexpr bool kDerivatives = true;
   // Whether targets of 0 are left out of a mean.
   static bool SkipsZero(const double* /*parameters*/) { return false; }
-  // Whether the parameter may differ from column to column: then it is the functor's fourth argument.
+  // Whether the parameter may differ from column to column: then it and 1 minus it are further arguments.
   static constexpr bool kPerColumn = false;
   // Whether what is given here is a term, and the loss of a row the sum over its last axis.
   static constexpr bool kOverClasses = false;
@@ -204,7 +206,10 @@ struct AbsolutePercentageError : Base<D> {
     const auto is_big = hn::Or(hn::Gt(size, big), hn::Gt(hn::Abs(pred), big));
     const V scale = hn::IfThenElse(is_big, hn::Set(d, T(0.25)), hn::Set(d, T(1)));
     const V r = hn::Sub(hn::Mul(pred, scale), hn::Mul(y, scale));
-    const V ratio = hn::Div(hn::Abs(r), hn::Mul(size, scale));
+    // The limit at an infinite target.
+    const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
+    const auto far = hn::And(hn::Eq(size, inf), hn::Lt(hn::Abs(pred), inf));
+    const V ratio = hn::IfThenElse(far, hn::Set(d, T(1)), hn::Div(hn::Abs(r), hn::Mul(size, scale)));
     const V slope = hn::Mul(Sign(d, r), hn::Div(hundred, size));
     const auto is_zero = hn::Eq(y, hn::Zero(d));
     // A NaN prediction is never dropped.
@@ -338,16 +343,17 @@ struct Quantile : Base<D> {
   static constexpr bool kPerColumn = true;
   using typename Base<D>::T;
   using typename Base<D>::V;
-  HWY_INLINE Quantile(D d, const double* parameters) : parameter(hn::Set(d, Parameter<T>(parameters[0]))) {}
-  HWY_INLINE Terms<V> operator()(D d, V pred, V target, V q) const {
+  HWY_INLINE Quantile(D d, const double* parameters)
+      : parameter(hn::Set(d, Parameter<T>(parameters[0]))), complement(hn::Set(d, Parameter<T>(1.0 - parameters[0]))) {}
+  HWY_INLINE Terms<V> operator()(D d, V pred, V target, V q, V one_minus_q) const {
     const V r = hn::Sub(pred, target);
     const auto above = hn::Gt(r, hn::Zero(d));
-    const V slope = hn::IfThenElse(above, hn::Sub(hn::Set(d, T(1)), q), q);
+    const V slope = hn::IfThenElse(above, one_minus_q, q);
     const V signed_slope = hn::IfThenElse(above, slope, hn::Neg(slope));
     return {hn::Mul(slope, hn::Abs(r)), NaNOr(r, hn::IfThenZeroElse(hn::Eq(r, hn::Zero(d)), signed_slope)),
             NaNOr(r, hn::Zero(d))};
   }
-  V parameter;
+  V parameter, complement;
 };
 
 // ------------------------------------------------------------------------------ probabilities and their logits
@@ -404,7 +410,7 @@ struct BinaryCrossEntropyWithLogits : Base<D> {
   using typename Base<D>::T;
   using typename Base<D>::V;
   HWY_INLINE BinaryCrossEntropyWithLogits(D d, const double* parameters)
-      : pos_weight(hn::Set(d, Parameter<T>(parameters[0]))) {}
+      : pos_weight(hn::Set(d, Parameter<T>(parameters[0]))), is_heavy(parameters[0] > 1.0) {}
   HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
     const V one = hn::Set(d, T(1));
     const V zero = hn::Zero(d);
@@ -413,7 +419,10 @@ struct BinaryCrossEntropyWithLogits : Base<D> {
     // One exponential serves everything, e = e^-abs z: softplus(+-z) = max(+-z, 0) + log1p(e), and s(z) and s(-z)
     // are 1 / (1 + e) and e / (1 + e). A term whose factor is 0 is left out, so that 0 * inf does not arise.
     const V size = hn::Abs(z);
-    const V e = ExpNonPositive(d, hn::Neg(size));
+    const V limit = hn::Set(d, math::C<D>::kExpMin);
+    const V e_up = math::ScaledExp(d, ClampLowOrNaN(hn::Neg(size), limit));
+    const V down = hn::Set(d, math::C<D>::kDownScale);
+    const V e = hn::Mul(e_up, down);
     const V sum = hn::Add(positive, negative);
     const auto right = hn::Gt(z, zero);
     const V factor = hn::IfThenElse(right, negative, positive);
@@ -423,10 +432,24 @@ struct BinaryCrossEntropyWithLogits : Base<D> {
     const V small = hn::Mul(e, large);
     const V s = hn::IfThenElse(right, large, small);
     const V s_minus = hn::IfThenElse(right, small, large);
-    return {hn::Add(linear, rest), hn::NegMulAdd(positive, s_minus, hn::Mul(negative, s)),
-            hn::Mul(sum, hn::Mul(small, large))};
+    Terms<V> terms = {hn::Add(linear, rest), hn::NegMulAdd(positive, s_minus, hn::Mul(negative, s)),
+                      hn::Mul(sum, hn::Mul(small, large))};
+    if (is_heavy) {
+      // The weight may bring back what e alone is too small for: it meets e scaled up.
+      const auto tail = hn::Lt(e, hn::Set(d, math::C<D>::kTiny));
+      const V tail_e = hn::IfThenZeroElse(hn::Gt(size, hn::Neg(limit)), e_up);
+      const V small_term = hn::Mul(hn::Mul(hn::IfThenElse(right, positive, negative), tail_e), down);
+      const V large_term = hn::Mul(factor, large);
+      const V bend = hn::Mul(hn::Mul(sum, tail_e), down);
+      const V slope = hn::Sub(large_term, small_term);
+      terms.value = hn::IfThenElse(tail, hn::Add(linear, bend), terms.value);
+      terms.d1 = hn::IfThenElse(tail, hn::IfThenElse(right, slope, hn::Neg(slope)), terms.d1);
+      terms.d2 = hn::IfThenElse(tail, bend, terms.d2);
+    }
+    return terms;
   }
   V pos_weight;
+  bool is_heavy;
 };
 
 // y L(z) + (1 - y) L(-z) with class weights alpha and 1 - alpha, where L(u) = -b^gamma log a, a = s(u), b = s(-u)
@@ -442,6 +465,7 @@ struct FocalWithLogits : Base<D> {
       // Held so that gamma^2 does not overflow: a larger gamma leaves nothing but certain and wrong predictions either.
       : gamma(hn::Set(d, Parameter<T>(HWY_MIN(parameters[0], 1e9)))),
         alpha(hn::Set(d, Parameter<T>(parameters[1]))),
+        one_minus_alpha(hn::Set(d, Parameter<T>(1.0 - parameters[1]))),
         gamma_is_two(Parameter<T>(parameters[0]) == T(2)) {}
   HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
     const V zero = hn::Zero(d);
@@ -460,7 +484,7 @@ struct FocalWithLogits : Base<D> {
     // The more likely class first; the other one only where a target is soft.
     const auto is_positive = hn::Ge(y, hn::Set(d, T(0.5)));
     const V positive = hn::Mul(alpha, y);
-    const V negative = hn::Mul(hn::Sub(one, alpha), hn::Sub(one, y));
+    const V negative = hn::Mul(one_minus_alpha, hn::Sub(one, y));
     V u = hn::IfThenElse(is_positive, z, hn::Neg(z));
     V direction = hn::IfThenElse(is_positive, one, hn::Neg(one));
     V factor = hn::IfThenElse(is_positive, positive, negative);
@@ -506,18 +530,21 @@ struct FocalWithLogits : Base<D> {
     }
     return {NaNOr(z, sum.value), NaNOr(z, sum.d1), NaNOr(z, sum.d2)};
   }
-  V gamma, alpha;
+  V gamma, alpha, one_minus_alpha;
   bool gamma_is_two;
 };
 
 // ------------------------------------------------------------------------ counts and amounts: pred is log mean
 
-// e^(c x), with the product in two pieces: its rounding would be magnified.
+// e^((c + c_low) x), with the product in two pieces: its rounding would be magnified.
 template <class D, class V>
-HWY_INLINE V ExpProduct(D d, V c, V x) {
+HWY_INLINE V ExpProduct(D d, V c, V c_low, V x) {
   const V product = hn::Mul(c, x);
-  const V error = ProductError(d, c, x, product);
-  return hn::Mul(Exp(d, product), hn::Add(hn::Set(d, hn::TFromD<D>(1)), error));
+  const V error = hn::MulAdd(c_low, x, ProductError(d, c, x, product));
+  const V one = hn::Set(d, hn::TFromD<D>(1));
+  // Where the error is large, e to the product is 0 or infinite.
+  const V factor = hn::IfThenElse(hn::Lt(hn::Abs(error), one), hn::Add(one, error), one);
+  return hn::Mul(Exp(d, product), factor);
 }
 
 // e^z - y z
@@ -530,9 +557,21 @@ struct Poisson : Base<D> {
   HWY_INLINE Poisson(D, const double*) {}
   HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
     const V e = Exp(d, z);
-    // Where e^z is infinite it wins; y = 0 leaves z out, even if that is infinite.
-    const auto alone = hn::Or(hn::Eq(y, hn::Zero(d)), hn::Eq(e, hn::Set(d, std::numeric_limits<T>::infinity())));
-    return {hn::IfThenElse(alone, e, hn::NegMulAdd(y, z, e)), hn::Sub(e, y), e};
+    // y = 0 leaves z out, even if that is infinite.
+    V value = hn::IfThenElse(hn::Eq(y, hn::Zero(d)), e, hn::NegMulAdd(y, z, e));
+    V d1 = hn::Sub(e, y);
+    const auto far = hn::Eq(e, hn::Set(d, std::numeric_limits<T>::infinity()));
+    if (HWY_UNLIKELY(!hn::AllFalse(d, far))) {
+      // e^z overflows, but what the other term leaves of it may not: both scaled down. Beyond the limit e^z wins.
+      const V held = ClampHighOrNaN(z, hn::Set(d, math::C<D>::kExpMax + T(41)));
+      const V root = hn::Mul(Exp(d, hn::Mul(held, hn::Set(d, T(0.5)))), hn::Set(d, static_cast<T>(0x1p-32)));
+      const V e_down = hn::Mul(root, root);
+      const V y_down = hn::Mul(y, hn::Set(d, static_cast<T>(0x1p-64)));
+      const V up = hn::Set(d, static_cast<T>(0x1p64));
+      value = hn::IfThenElse(far, hn::Mul(hn::NegMulAdd(y_down, held, e_down), up), value);
+      d1 = hn::IfThenElse(far, hn::Mul(hn::Sub(e_down, y_down), up), d1);
+    }
+    return {value, d1, e};
   }
 };
 
@@ -554,8 +593,8 @@ struct Gamma : Base<D> {
   }
 };
 
-// a / (2 - P) - y b / (1 - P) with a = e^((2 - P) z) and b = e^((1 - P) z), where a quotient whose divisor is 0 stands
-// for z or y z; y^2 / 2 is added for P = 0, as in scikit-learn.
+// A / (2 - P) - B / (1 - P) with A = e^((2 - P) z) and B = y e^((1 - P) z); P = 1 is Poisson and P = 2 Gamma; y^2 / 2
+// is added for P = 0, as in scikit-learn.
 // Error: -, -, 5.4 for 1 <= P <= 2, else -.
 template <class D>
 struct Tweedie : Base<D> {
@@ -566,38 +605,79 @@ struct Tweedie : Base<D> {
   }
   using typename Base<D>::T;
   using typename Base<D>::V;
-  HWY_INLINE Tweedie(D d, const double* parameters)
-      : power(Parameter<T>(parameters[0])), first(hn::Set(d, T(2) - power)), second(hn::Set(d, T(1) - power)) {}
+  HWY_INLINE Tweedie(D, const double* parameters)
+      : power(parameters[0]),
+        first(Parameter<T>(2.0 - power)),
+        second(Parameter<T>(1.0 - power)),
+        first_low(Lost(2.0 - power, first)),
+        second_low(Lost(1.0 - power, second)) {}
   HWY_INLINE Terms<V> operator()(D d, V z, V y) const {
+    if (power == 1.0) return Poisson<D>(d, nullptr)(d, z, y);
+    if (power == 2.0) return Gamma<D>(d, nullptr)(d, z, y);
     const V zero = hn::Zero(d);
-    const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
+    const V half = hn::Set(d, T(0.5));
     const V largest = hn::Set(d, std::numeric_limits<T>::max());
-    const V half_z = hn::Mul(ClampOrNaN(z, hn::Neg(largest), largest), hn::Set(d, T(0.5)));
-    const auto no_y = hn::Eq(y, zero);
-    // a and y b in two halves, since a and b may overflow where the terms do not.
-    const V root_a = ExpProduct(d, first, half_z);
-    const V root_b = ExpProduct(d, second, half_z);
-    const V own_b = hn::IfThenZeroElse(no_y, root_b);
-    const V y_root = hn::Mul(y, own_b);
-    V value;
-    if (power == T(0)) {
-      const V r = hn::Sub(hn::Mul(root_b, root_b), y);
-      value = hn::Mul(hn::Mul(r, hn::Set(d, T(0.5))), r);
-    } else {
-      V right = hn::IfThenZeroElse(no_y, hn::Mul(y, z));
-      if (power != T(1)) right = hn::Mul(y_root, hn::Div(own_b, second));
-      value = hn::Sub(power == T(2) ? z : hn::Mul(root_a, hn::Div(root_a, first)), right);
+    const V first_v = hn::Set(d, first);
+    const V second_v = hn::Set(d, second);
+    const V half_z = hn::Mul(ClampOrNaN(z, hn::Neg(largest), largest), half);
+    // A and B in two halves, since e^((1 - P) z) may overflow where y e^((1 - P) z) does not.
+    const V root_a = ExpProduct(d, first_v, hn::Set(d, first_low), half_z);
+    const V root_b = hn::IfThenZeroElse(hn::Eq(y, zero), ExpProduct(d, second_v, hn::Set(d, second_low), half_z));
+    const V y_root = hn::Mul(y, root_b);
+    // (1 - P) B and B / (1 - P) in an order in which no factor overflows alone.
+    const V times = hn::Mul(second_v, root_b);
+    const V over = hn::Div(root_b, second_v);
+    const bool is_small = second > T(-1) && second < T(1);
+    const V second_b = is_small ? hn::Mul(hn::Mul(times, y), root_b) : hn::Mul(y_root, times);
+    const V b_over_second = is_small ? hn::Mul(y_root, over) : hn::Mul(hn::Mul(over, y), root_b);
+    const V a = hn::Mul(root_a, root_a);
+    Terms<V> terms = {hn::Sub(hn::Mul(root_a, hn::Div(root_a, first_v)), b_over_second),
+                      hn::NegMulAdd(y_root, root_b, a), hn::MulSub(hn::Mul(first_v, root_a), root_a, second_b)};
+    // The derivatives and the value are c_a A - c_b B each, with other constants.
+    const T log_ratio = static_cast<T>(std::log(std::fabs((2.0 - power) / (1.0 - power))));
+    terms.value = Checked(d, terms.value, root_a, root_b, z, y, T(1) / first, T(1) / second, -log_ratio);
+    terms.d1 = Checked(d, terms.d1, root_a, root_b, z, y, T(1), T(1), T(0));
+    terms.d2 = Checked(d, terms.d2, root_a, root_b, z, y, first, second, log_ratio);
+    if (power == 0.0) {
+      const V r = hn::Sub(root_a, y);  // e^z - y
+      terms.value = hn::Mul(hn::Mul(r, half), r);
     }
-    const V d1 = hn::NegMulAdd(y_root, own_b, hn::Mul(root_a, root_a));
-    const V d2 = hn::NegMulAdd(hn::Mul(second, y_root), own_b, hn::Mul(hn::Mul(first, root_a), root_a));
-    // Where both terms are infinite: the sign of the one that wins.
-    const auto number = hn::And(hn::Eq(z, z), hn::Eq(y, y));
-    const auto or_limit = [&](V x, V limit)
-                              HWY_ATTR { return hn::IfThenElse(hn::And(number, hn::IsNaN(x)), limit, x); };
-    return {or_limit(value, inf), or_limit(d1, power < T(2) ? inf : hn::Neg(inf)), or_limit(d2, inf)};
+    return terms;
   }
-  T power;
-  V first, second;
+  // x = c_a A - c_b B, or what stands in for it where it is not finite.
+  static HWY_INLINE V Checked(D d, V x, V root_a, V root_b, V z, V y, T c_a, T c_b, T log_ratio) {
+    const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
+    if (HWY_LIKELY(hn::AllTrue(d, hn::Lt(hn::Abs(x), inf)))) return x;
+    V limit = hn::Zero(d);
+    Limit(d, root_a, root_b, z, y, c_a, c_b, log_ratio, &limit);
+    const auto is_number = hn::And(hn::Eq(z, z), hn::Eq(y, y));
+    return hn::IfThenElse(hn::And(is_number, hn::Not(hn::Lt(hn::Abs(x), inf))), limit, x);
+  }
+  // c_a A - c_b B where a term overflows. The terms scaled down may not; where they overflow even so, the larger one
+  // has the sign: log(A / abs(B)) = z - log(abs(y)), and log_ratio = log(abs(c_a / c_b)).
+  static HWY_NOINLINE void Limit(D d, const V& root_a, const V& root_b, const V& z, const V& y, T c_a, T c_b,
+                                 T log_ratio, V* limit) {
+    const V inf = hn::Set(d, std::numeric_limits<T>::infinity());
+    const V down = hn::Set(d, static_cast<T>(0x1p-16));
+    const V a = hn::Mul(root_a, down);
+    const V b = hn::Mul(root_b, down);
+    const V term_a = hn::Mul(hn::Mul(a, a), hn::Set(d, c_a));
+    const V term_b = hn::Mul(hn::Mul(hn::Mul(y, b), b), hn::Set(d, c_b));
+    const auto is_known = hn::And(hn::Lt(hn::Abs(term_a), inf), hn::Lt(hn::Abs(term_b), inf));
+    const V near = hn::Mul(hn::Sub(term_a, term_b), hn::Set(d, static_cast<T>(0x1p32)));
+    const V lead = hn::Add(hn::Sub(z, Log(d, hn::Abs(y))), hn::Set(d, log_ratio));
+    const V sign = hn::IfThenElse(hn::Gt(lead, hn::Zero(d)), hn::Set(d, c_a),
+                                  hn::Mul(hn::Set(d, -c_b), hn::CopySign(hn::Set(d, T(1)), y)));
+    *limit = hn::IfThenElse(is_known, near, hn::CopySign(inf, sign));
+  }
+  // What T cannot hold of a parameter's value.
+  static T Lost(double value, T held) {
+    const double lost = value - static_cast<double>(held);
+    const bool is_ordinary = std::fabs(value) <= static_cast<double>(std::numeric_limits<T>::max());
+    return is_ordinary && std::fabs(lost) < std::fabs(value) ? static_cast<T>(lost) : T(0);
+  }
+  double power;
+  T first, second, first_low, second_low;
 };
 
 // ------------------------------------------------- distributions over classes: one term of the sum over a row

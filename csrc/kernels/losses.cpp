@@ -3,6 +3,7 @@
 #include "kernels/losses.h"
 
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -192,12 +193,26 @@ HWY_NOINLINE void SpreadWeights(const LossArgs<T>& args, size_t begin, size_t en
   }
 }
 
-// The weights of elements [begin, end), null for ones; `buffer` is used where they are not given one by one.
+// weight[i] = from[i] 2^exponent; they may be the same array.
+template <class T>
+HWY_NOINLINE void ScaleWeights(const T* from, size_t n, int exponent, T* weight) {
+  // In two factors, as one may overflow.
+  const double first = std::ldexp(1.0, exponent / 2);
+  const double second = std::ldexp(1.0, exponent - exponent / 2);
+  for (size_t i = 0; i < n; ++i) weight[i] = static_cast<T>(static_cast<double>(from[i]) * first * second);
+}
+
+// The weights of elements [begin, end), null for ones; `buffer` is used where they are not given so.
 template <class T>
 HWY_INLINE const T* WeightsOf(const LossArgs<T>& args, size_t begin, size_t end, T* buffer) {
   if (args.weight == nullptr) return nullptr;
-  if (args.weight_run == 1) return args.weight + begin;
-  SpreadWeights(args, begin, end, buffer);
+  const T* weight = args.weight + begin;
+  if (args.weight_run != 1) {
+    SpreadWeights(args, begin, end, buffer);
+    weight = buffer;
+  }
+  if (HWY_LIKELY(args.weight_exponent == 0)) return weight;
+  ScaleWeights(weight, end - begin, args.weight_exponent, buffer);
   return buffer;
 }
 
@@ -213,7 +228,10 @@ class Rest {
     staged_.pred = Load(piece.pred, piece.n, 0);
     staged_.target = Load(piece.target, piece.n, 1);
     if (piece.weight != nullptr) staged_.weight = Load(piece.weight, piece.n, 2);
-    if (piece.column != nullptr) staged_.column = Load(piece.column, piece.n, 3);
+    if (piece.column != nullptr) {
+      staged_.column = Load(piece.column, piece.n, 3);
+      staged_.complement = Load(piece.complement, piece.n, 4);
+    }
     // A leaf has read a vector of everything before it writes.
     staged_.value = lanes_[0];
     staged_.grad = lanes_[1];
@@ -240,7 +258,7 @@ class Rest {
     StorePartial(hn::Load(d, lanes_[from]), d, to + n - count, count);
   }
   LossPiece<T> staged_;
-  HWY_ALIGN T lanes_[4][kLanes];
+  HWY_ALIGN T lanes_[5][kLanes];
 };
 
 // Computes [0, n) piece by piece. The loops of a pass read the piece from the first cache again.
@@ -266,7 +284,7 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
     Accumulator<T> sum;
     LossPiece<T> piece;
     piece.scale = static_cast<T>(args.scale);
-    piece.hess_floor = static_cast<T>(args.hess_floor);
+    piece.hess_floor = Parameter<T>(args.hess_floor);
     piece.floor_hess = args.floor_hess;
     for (size_t begin = block_begin; begin < block_end; begin += kPiece) {
       const size_t n = HWY_MIN(kPiece, block_end - begin);
@@ -279,6 +297,7 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
       piece.target = args.target + begin;
       piece.weight = WeightsOf(args, begin, begin + n, weight_piece);
       piece.column = args.column == nullptr ? nullptr : args.column + begin % args.num_columns;
+      piece.complement = args.column == nullptr ? nullptr : args.complement + begin % args.num_columns;
       piece.value = args.value != nullptr ? args.value + begin : value_piece;
       piece.grad = stream || !has_grad ? grad_piece : args.grad + begin;
       piece.hess = stream || !has_hess ? hess_piece : args.hess + begin;
@@ -430,10 +449,30 @@ void ScaledResiduals(const LossArgs<T>& args, double scale, double factor) {
   });
 }
 
+// The limit where residuals are infinite: they share the gradient, the others have none.
+template <class T>
+bool InfiniteResiduals(const LossArgs<T>& args, double weight_sum) {
+  const auto infinite = [&](size_t i) {
+    if (std::isinf(args.pred[i])) return std::copysign(1.0, static_cast<double>(args.pred[i]));
+    return std::isinf(args.target[i]) ? -std::copysign(1.0, static_cast<double>(args.target[i])) : 0.0;
+  };
+  const auto weight = [&](size_t i) {
+    return args.weight == nullptr ? 1.0 : static_cast<double>(args.weight[i / args.weight_run]);
+  };
+  double sum = 0.0;
+  for (size_t i = 0; i < args.n; ++i) {
+    if (infinite(i) != 0.0) sum += weight(i);
+  }
+  if (!(sum > 0.0)) return false;
+  const double factor = 1.0 / (std::sqrt(sum) * std::sqrt(weight_sum));
+  for (size_t i = 0; i < args.n; ++i) args.grad[i] = static_cast<T>(infinite(i) * (weight(i) * factor));
+  return true;
+}
+
 template <class T>
 constexpr LossOps<T> OpsOf() {
   return {Run<T>,        FirstInvalid<T>,    WeightOfNonZero<T>, SumRows<T>,
-          SumSquares<T>, LargestResidual<T>, ScaledResiduals<T>};
+          SumSquares<T>, LargestResidual<T>, ScaledResiduals<T>, InfiniteResiduals<T>};
 }
 
 // ------------------------------------------------------------------------------------- what each loss has
@@ -457,6 +496,7 @@ HWY_NOINLINE void Leaf(const double* parameters, const LossPiece<T>& given) {
     const T* const target = piece->target;
     const T* const weight = piece->weight;
     [[maybe_unused]] const T* const column = piece->column;
+    [[maybe_unused]] const T* const complement = piece->complement;
     T* const value = piece->value;
     T* const grad = piece->grad;
     T* const hess = piece->hess;
@@ -465,7 +505,8 @@ HWY_NOINLINE void Leaf(const double* parameters, const LossPiece<T>& given) {
       Terms<V> terms;
       if constexpr (F::kPerColumn) {
         const V parameter = column == nullptr ? f.parameter : hn::LoadU(d, column + i);
-        terms = f(d, hn::LoadU(d, pred + i), hn::LoadU(d, target + i), parameter);
+        const V rest_of_one = column == nullptr ? f.complement : hn::LoadU(d, complement + i);
+        terms = f(d, hn::LoadU(d, pred + i), hn::LoadU(d, target + i), parameter, rest_of_one);
       } else {
         terms = f(d, hn::LoadU(d, pred + i), hn::LoadU(d, target + i));
       }

@@ -29,9 +29,12 @@ struct LossArgs {
   // One weight for each run of `weight_run` elements; null for ones.
   const T* weight = nullptr;
   size_t weight_run = 1;
+  // The weights are multiplied by 2 to this, so that weights of any size can be divided by their mean.
+  int weight_exponent = 0;
   // The parameter of each column, for losses that may have one per column, tiled: element i has column[i % num_columns]
   // where kLossPiece + num_columns elements can be read; null for the same everywhere.
   const T* column = nullptr;
+  const T* complement = nullptr;  // likewise, 1 minus it
   size_t num_columns = 1;
   size_t n = 0;
   // Outputs; those that the pass does not compute are not touched.
@@ -59,6 +62,7 @@ struct LossPiece {
   const T* target;
   const T* weight;  // per element; null for ones
   const T* column;  // per element; null for the row's parameter
+  const T* complement;
   T* value;
   T* grad;
   T* hess;
@@ -106,6 +110,8 @@ struct LossOps {
   double (*sum_squares)(const LossArgs<T>& args, double scale);
   double (*largest_residual)(const LossArgs<T>& args, double scale);
   void (*residuals)(const LossArgs<T>& args, double scale, double factor);
+  // The gradient of the root of the mean where residuals are infinite; false if none is.
+  bool (*infinite_residuals)(const LossArgs<T>& args, double weight_sum);
 };
 
 struct LossTable {

@@ -13,6 +13,7 @@
 #include <limits>
 
 #include "hwy/highway.h"
+#include "simd/parameter.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fuseprop {
@@ -26,19 +27,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 #else
 #define FUSEPROP_HAVE_FMA 0
 #endif
-
-// A formula's parameter in T: within T's finite range, and 0 only if it is 0, so that a parameter that T cannot hold
-// acts as the nearest one it can.
-template <class T>
-HWY_INLINE T Parameter(double value) {
-  const double largest = static_cast<double>(std::numeric_limits<T>::max());
-  const double smallest = static_cast<double>(std::numeric_limits<T>::denorm_min());
-  if (value > largest) return std::numeric_limits<T>::max();
-  if (value < -largest) return std::numeric_limits<T>::lowest();
-  if (value > 0.0 && value < smallest) return std::numeric_limits<T>::denorm_min();
-  if (value < 0.0 && value > -smallest) return -std::numeric_limits<T>::denorm_min();
-  return static_cast<T>(value);
-}
 
 // max and min by compare-and-select: unlike the hardware instructions, the same on every target for NaN and
 // for zeros of both signs. A NaN in `a` is returned; a NaN in `b` is not.

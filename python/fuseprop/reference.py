@@ -10,6 +10,7 @@ or overflows, an equal form that does not stands here.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -365,6 +366,9 @@ def root_mean_squared_error(pred: F64, target: F64) -> tuple[F64, F64, F64]:
     scale = largest if 0 < largest < np.inf else 1.0
     root = np.sqrt(np.mean((r / scale) ** 2))
     gradient = r / scale / np.where(root == 0, 1.0, root) / max(1, np.size(r))
+    infinite = np.isinf(r)
+    if infinite.any() and not np.isnan(r).any():  # they share the gradient
+        gradient = np.where(infinite, np.sign(r), 0.0) / np.sqrt(np.size(r) * np.sum(infinite))
     return root * scale, gradient, r * np.nan
 
 
@@ -381,6 +385,7 @@ def absolute_percentage_error(pred: F64, target: F64, on_zero: str) -> tuple[F64
     divisor = np.where(dropped, 1.0, np.abs(target))
     with np.errstate(divide="ignore", invalid="ignore"):
         value, slope = 100.0 * np.abs(r / divisor), 100.0 * np.sign(r) / divisor
+    value = np.where(np.isinf(target) & np.isfinite(pred), 100.0, value)  # the limit
     return np.where(dropped, 0.0, value), np.where(dropped, 0.0, slope), np.where(dropped, 0.0, _or_nan(0.0, r))
 
 
@@ -491,7 +496,11 @@ def poisson(pred: F64, target: F64) -> tuple[F64, F64, F64]:
     """e^z - y z."""
     e = np.exp(pred)
     product = target * np.where((target == 0) | np.isinf(e), 0.0, pred)
-    return e - product, e - target, e
+    # Where e^z is infinite, the larger term has the sign.
+    log_y = np.log(np.where(target > 0, target, 1.0))
+    log_z = np.log(np.where(np.isinf(e), pred, 1.0))
+    behind, below = (np.isinf(e) & (target > 0) & (pred < gap + log_y) for gap in (log_z, 0.0))
+    return np.where(behind, -np.inf, e - product), np.where(below, -np.inf, e - target), e
 
 
 def gamma(pred: F64, target: F64) -> tuple[F64, F64, F64]:
@@ -510,17 +519,22 @@ def tweedie(pred: F64, target: F64, power: float) -> tuple[F64, F64, F64]:
     root_a, root_b = np.exp(0.5 * first * pred), np.exp(0.5 * second * pred)
     root_b = np.where(target == 0, 0.0, root_b)
     a, b = root_a * root_a, target * root_b * root_b
-    # Where both terms are infinite, the one that wins.
-    won = np.isinf(a) & np.isinf(b) & (b > 0)
-    infinity = _or_nan(np.inf, pred)
-    with np.errstate(invalid="ignore"):
-        value = 0.5 * (np.exp(pred) - target) ** 2 if power == 0 else a / first - b / second
-        slope, bend = a - b, first * a - second * b
-    return (
-        np.where(won, infinity, value),
-        np.where(won, infinity if power < 2 else -infinity, slope),
-        np.where(won, infinity, bend),
-    )
+    with np.errstate(divide="ignore"):
+        lead = pred - np.log(np.abs(target))  # log(A / abs(B))
+
+    def difference(c_a: float, c_b: float) -> F64:
+        """c_a A - c_b B; where a term is infinite, the one with the larger logarithm has the sign."""
+        with np.errstate(invalid="ignore"):
+            plain = c_a * a - c_b * b
+            limit = np.where(
+                lead + math.log(abs(c_a / c_b)) > 0,
+                math.copysign(math.inf, c_a),
+                np.where((target > 0) == (c_b > 0), -math.inf, math.inf),
+            )
+        return np.where(np.isfinite(plain) | np.isnan(pred), plain, limit)
+
+    value = 0.5 * (np.exp(pred) - target) ** 2 if power == 0 else difference(1.0 / first, 1.0 / second)
+    return value, difference(1.0, 1.0), difference(first, second)
 
 
 # --- losses over classes ------------------------------------------------------------------------------------
