@@ -153,7 +153,18 @@ Ref FloatArray(PyObject* object, const char* name) {
 
 Ref FloatArrayAs(PyObject* object, const char* name, int typenum) {
   Ref array = FloatArray(object, name);
-  return PyArray_TYPE(array.array()) == typenum ? std::move(array) : Cast(array, typenum, 0);
+  if (PyArray_TYPE(array.array()) == typenum) return array;
+  if (typenum != NPY_FLOAT32) return Cast(array, typenum, 0);
+  // NumPy would warn about what float32 cannot hold.
+  const bool fortran = IsF(array) && !IsC(array);
+  const Ref from = fortran ? Ref::Borrow(array.get()) : COrdered(array);
+  Ref to = NewArray(PyArray_NDIM(from.array()), PyArray_DIMS(from.array()), typenum, fortran);
+  const double* source = Data<double>(from);
+  float* target = Data<float>(to);
+  const size_t n = Size(from);
+  const ReleaseGil release(n);
+  for (size_t i = 0; i < n; ++i) target[i] = static_cast<float>(source[i]);
+  return to;
 }
 
 void CheckSameDtype(const Ref& a, const char* a_name, const Ref& b, const char* b_name) {

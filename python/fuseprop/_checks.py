@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +31,7 @@ def real(
     except TypeError:
         raise TypeError(f"{name} must be a number, found {type(value).__name__}") from None
     except OverflowError:  # an integer beyond the largest float
-        number = math.inf
+        number = math.inf if cast(Any, value) > 0 else -math.inf
     if not (math.isfinite(number) and above < number < below and least <= number <= most):
         limits = [
             f"{sign} {limit:g}"
