@@ -10,13 +10,16 @@ A loss is a small immutable object: its constructor takes the parameters, and wi
   sample, unreduced: what gradient boosting takes.
 
 With sample weights w, of shape (N,) or pred's, the value and the gradient are multiplied by w, and "mean" divides by
-the sum of the broadcast weights; without weights by pred's size (0 if that is 0). `grad_and_hess` is weighted, never
-divided; `hess_floor` replaces the second derivative by max(d2, floor) before the weight.
+the sum of the broadcast weights; without weights by pred's size (0 if that is 0). All weights zero: value and gradient
+are 0. A weight of 0 beside others does not hide a NaN or an infinite value: 0 times it is NaN. `grad_and_hess` is
+weighted, never divided; `hess_floor`, a finite number, replaces the second derivative by max(d2, floor) before the
+weight.
 
 pred's dtype rules: float32 stays float32, float64 stays float64, integers and booleans become float64, any other dtype
-is a TypeError; target and weights are cast to it. Any strides. Sums accumulate in float64, so a value is a Python float
-of that precision, and the same bits on any number of threads. ``out=`` receives the gradient; it may be pred or target
-itself, any other overlap is a ValueError. Nothing is written if an argument is refused.
+is a TypeError; target and weights are cast to it, before the target is checked. Any strides. Each element's term is
+rounded to pred's dtype; their sum accumulates in float64 and is a Python float, the same bits on any number of threads.
+``out=`` receives the gradient; it may be pred, target or a sample_weight of pred's shape itself, any other overlap is a
+ValueError. Nothing is written if an argument is refused.
 
 Targets, and the predictions of BinaryCrossEntropy, outside of what a loss is defined for are a ValueError that names
 the first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outside of every domain but those that say
@@ -43,7 +46,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import _core, _registry
-from fuseprop._checks import class_weights, flag, integer, real
+from fuseprop._checks import choice, class_weights, flag, integer, real
 from fuseprop._formula import Formula
 from fuseprop._registry import Domain, register
 from fuseprop._typing import FloatArray
@@ -196,7 +199,7 @@ class Exponential(Loss):
         super().__init__()
 
 
-@register("loss", "logistic", target_domain="sign", aliases=("log_loss", "soft_margin", "deviance"))
+@register("loss", "logistic", target_domain="sign", aliases=("soft_margin",))
 class Logistic(Loss):
     """log(1 + e^(-y p)), for the logit p = pred and y = target of -1 or 1.
 
@@ -242,7 +245,8 @@ class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
     """sqrt(sum(w r^2) / sum(w)) with r = pred - target and weights w of 1 if none are given.
 
     d1 = w r / (L sum(w)), and 0 where L = 0, where the root of PyTorch's MSELoss gives NaN. Squares are formed in
-    float64 and scaled, so that neither overflows nor vanishes where L does not. Any real target.
+    float64 and scaled, so that neither overflows nor vanishes where L does not. Infinite residuals share the gradient,
+    w sign(r) / sqrt(sum(w) sum of their w), and the others have none. Any real target.
 
     It is no sum over samples: a reduction other than "mean" is a ValueError, and `grad_and_hess` a TypeError
     (SquaredError has the same minimum).
@@ -258,13 +262,16 @@ class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
 class AbsoluteError(Loss):
     """abs(r) with r = pred - target; d1 = sign(r), 0 at r = 0; d2 = 0. The mean absolute error under "mean".
 
-    Equal to PyTorch's L1Loss. scikit-learn's AbsoluteError has d1 = 1 at r = 0 and d2 = 1 everywhere. Any real target.
+    Equal to PyTorch's L1Loss. scikit-learn's AbsoluteError has d1 = -1 at r = 0 and d2 = 1 everywhere. Any real target.
     """
 
     __slots__ = ()
 
     def __init__(self) -> None:
         super().__init__()
+
+
+_ON_ZERO = ("raise", "inf", "skip")
 
 
 def _percentage_targets(parameters: Mapping[str, Any]) -> Domain:
@@ -275,6 +282,7 @@ def _percentage_targets(parameters: Mapping[str, Any]) -> Domain:
     "loss",
     "absolute_percentage_error",
     parameters={"on_zero": "raise"},
+    choices={"on_zero": _ON_ZERO},
     examples=({"on_zero": "inf"}, {"on_zero": "skip"}),
     target_domain="nonzero",
     targets_of=_percentage_targets,
@@ -285,7 +293,7 @@ class AbsolutePercentageError(Loss):
 
     d1 = 100 sign(r) / abs(y), 0 at r = 0; d2 = 0. Any real target but 0, unless on_zero says otherwise; a NaN target
     gives NaN. PyTorch has none; scikit-learn's mean_absolute_percentage_error is without the factor 100, and divides
-    by 2.2e-16 instead of 0.
+    by max(abs(y), 2.2e-16). An infinite target gives the limit, 100.
 
     Parameters
     ----------
@@ -298,12 +306,7 @@ class AbsolutePercentageError(Loss):
     __slots__ = ()
 
     def __init__(self, on_zero: Literal["raise", "inf", "skip"] = "raise") -> None:
-        if not isinstance(on_zero, str) or on_zero not in ("raise", "inf", "skip"):
-            raise ValueError(f'on_zero is {on_zero!r}; expected "raise", "inf" or "skip"')
-        super().__init__(on_zero=on_zero)
-
-    def _core_parameters(self) -> tuple[Any, ...]:
-        return (float(("raise", "inf", "skip").index(self._parameters["on_zero"])),)
+        super().__init__(on_zero=choice(on_zero, "on_zero", _ON_ZERO))
 
 
 @register("loss", "symmetric_absolute_percentage_error", aliases=("smape",))
@@ -347,8 +350,8 @@ class Huber(Loss):
 class PseudoHuber(Loss):
     """delta^2 (sqrt(1 + (r / delta)^2) - 1) with r = pred - target: a smooth Huber.
 
-    d1 = r / sqrt(1 + (r / delta)^2); d2 = (1 + (r / delta)^2)^-1.5. Nothing overflows where the result does not. Any
-    real target. PyTorch has none; scipy.special.pseudo_huber is the value.
+    d1 = r / sqrt(1 + (r / delta)^2); d2 = (1 + (r / delta)^2)^-1.5. Nothing but r overflows where the result does not.
+    Any real target. PyTorch has none; scipy.special.pseudo_huber is the value.
 
     Parameters
     ----------
@@ -391,8 +394,8 @@ class Quantile(Loss):
     """q (y - p) if y >= p, else (1 - q) (p - y), for p = pred and y = target: the pinball loss.
 
     d1 = -q where p < y, 1 - q where p > y, 0 at p = y; d2 = 0. Its minimum over p is the q-quantile of y. With q = 0.5
-    it is half of AbsoluteError. scikit-learn's PinballLoss has d1 = 1 - q at p = y, and d2 = 1 everywhere. Any real
-    target. PyTorch has none.
+    it is half of AbsoluteError. scikit-learn's PinballLoss has d1 = -q at p = y, and d2 = 1 everywhere. Any real
+    target. PyTorch has none. 1 - q is formed before it is rounded to pred's dtype.
 
     Parameters
     ----------
@@ -474,7 +477,7 @@ class BinaryCrossEntropyWithLogits(Loss):
     Parameters
     ----------
     pos_weight
-        The weight w of the positive class, >= 0.
+        The weight w of the positive class, >= 0. Above 2e10 (float32), the tail ends at z = 128 (float64: 770).
     """
 
     __slots__ = ()
