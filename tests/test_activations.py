@@ -633,7 +633,7 @@ def test_arguments_given_twice() -> None:
 def test_parameters_that_do_not_fit() -> None:
     act = fp.activations
     for value in ("no", 1, None):
-        with pytest.raises(TypeError, match="learn_beta must be True or False, found"):
+        with pytest.raises(TypeError, match="learn_beta must be a bool, True or False, found"):
             act.Swish(learn_beta=value)  # type: ignore[arg-type]
     assert act.Swish(learn_beta=np.True_).init_params()  # type: ignore[arg-type]
     for number in (2**63, 10**400, 10**6000):
