@@ -10,6 +10,7 @@ import pytest
 import fuseprop as fp
 from fuseprop import _demo, _registry
 from fuseprop.__main__ import main
+from fuseprop._bench import cases
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,6 +28,10 @@ def test_formulas(capsys: pytest.CaptureFixture[str]) -> None:
     for spec in (*_registry.activations().values(), *_registry.losses().values()):
         assert f"  {spec.cls.__name__}(" in out
         assert f"get: {spec.name!r}" in out
+
+
+def test_everything_has_a_benchmark() -> None:
+    assert cases.without_case(cases.all_cases()) == []
 
 
 def test_bench_is_delegated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -575,6 +577,24 @@ def _linear_backward(n: int, inputs: int, outputs: int, peers: Peers) -> Problem
     return Problem(candidates, expected, flops=4.0 * n * inputs * outputs)
 
 
+def _elementary(name: str, n: int, peers: Peers) -> Problem:
+    x = np.abs(_normal(n, scale=2))  # logarithms of them exist
+    out = np.empty_like(x)
+    candidates = [Candidate(OURS, call(getattr(fp.ops, name), x, out=out))]
+    if peers.numpy and name != "erf":
+        candidates.append(_numpy(getattr(np, name), x, out=np.empty_like(x)))
+    if peers.torch:
+        torch = peers.torch
+        candidates.append(_torch(peers, getattr(torch, name), torch.from_numpy(x), out=torch.empty(n)))
+    if peers.jax:
+        function = getattr(peers.jax.numpy, name, None) or getattr(peers.jax.scipy.special, name)
+        candidates.append(_jax(peers, function, x))
+    truth = math.erf if name == "erf" else getattr(math, name)
+    value = np.array([truth(v) for v in x[:4096].tolist()])
+    some = [replace(c, outputs=lambda found: [as_arrays(found)[0][:4096]]) for c in candidates]
+    return Problem(some, [expect(value)], elements=n, num_bytes=8 * n)
+
+
 def _softmax_family(name: str, shape: tuple[int, int], peers: Peers) -> Problem:
     x = _normal(*shape, scale=3)
     out_shape = shape[:1] if name == "logsumexp" else shape
@@ -790,7 +810,7 @@ def _import(peers: Peers) -> Problem:
 def all_cases(sizes: Sequence[str] = SIZES) -> list[Case]:
     """Return all cases; the elementwise ones at the given sizes."""
     elementwise = [*_activations(sizes), *_losses(sizes)]
-    return [*elementwise, *_ops(), *_optimizers(), *_training_steps(), Case("import", "", _import)]
+    return [*elementwise, *_ops(sizes), *_optimizers(), *_training_steps(), Case("import", "", _import)]
 
 
 def _activations(sizes: Sequence[str]) -> Iterator[Case]:
@@ -839,7 +859,7 @@ def _losses(sizes: Sequence[str]) -> Iterator[Case]:
                 yield Case(f"loss/{spec.name}/{verb}/{size}", entry, partial(build, spec, parse_size(size)))
 
 
-def _ops() -> Iterator[Case]:
+def _ops(sizes: Sequence[str]) -> Iterator[Case]:
     for m, k, n, transposed in MATMULS:
         suffix = f"/transpose_{transposed}" if transposed else ""
         yield Case(f"op/matmul/{m}x{k}x{n}{suffix}", "op matmul", partial(_matmul, m, k, n, transposed))
@@ -847,6 +867,9 @@ def _ops() -> Iterator[Case]:
         size = "x".join(map(str, layer))
         yield Case(f"op/linear/relu/{size}", "op linear", partial(_linear, *layer))
         yield Case(f"op/linear_backward/{size}", "op linear_backward", partial(_linear_backward, *layer))
+    for name in ("exp", "expm1", "log", "log1p", "erf"):
+        for size in sizes:
+            yield Case(f"op/{name}/{size}", f"op {name}", partial(_elementary, name, parse_size(size)))
     for name in ("softmax", "log_softmax", "logsumexp"):
         for shape in CLASS_SHAPES:
             size = "x".join(map(str, shape))
