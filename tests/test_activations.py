@@ -634,8 +634,8 @@ def test_parameters_that_do_not_fit() -> None:
     act = fp.activations
     for value in ("no", 1, None):
         with pytest.raises(TypeError, match="learn_beta must be a bool, True or False, found"):
-            act.Swish(learn_beta=value)  # type: ignore[arg-type]
-    assert act.Swish(learn_beta=np.True_).init_params()  # type: ignore[arg-type]
+            act.Swish(learn_beta=value)  # type: ignore[arg-type]  # what is refused
+    assert act.Swish(learn_beta=np.True_).init_params()  # type: ignore[arg-type]  # NumPy's
     for number in (2**63, 10**400, 10**6000):
         with pytest.raises(ValueError, match=r"num_parameters is .*; expected an integer >= 1"):
             act.PReLU(num_parameters=number)

@@ -108,7 +108,8 @@ def softmax_bounds(parameters: Parameters, x: Array, dy: Array) -> tuple[Array, 
     log_softmax = np.abs(dy) + p * (np.abs(dy.sum(-1, keepdims=True)) * (error + 4) + sum_error)
     at_top = (np.abs(dy_top) * all_but_top(e * (error + 6)) + 8 * all_but_top(np.abs(dy))) / whole
     np.put_along_axis(log_softmax, top, at_top, -1)
-    return tuple(np.moveaxis(a, -1, axis) for a in (p * (error + 2), softmax, log_softmax))  # type: ignore[return-value]
+    error = p * (error + 2)
+    return np.moveaxis(error, -1, axis), np.moveaxis(softmax, -1, axis), np.moveaxis(log_softmax, -1, axis)
 
 
 #: Gates whose derivative changes its sign.

@@ -656,7 +656,7 @@ class SoftmaxCrossEntropy(Loss, _core.SoftmaxCrossEntropy):
 
     __slots__ = ()
 
-    def __init__(  # noqa: PLR0917
+    def __init__(  # noqa: PLR0917  # the options, in the order of the formula
         self,
         label_smoothing: float = 0.0,
         class_weight: ArrayLike | None = None,
@@ -872,7 +872,7 @@ class LargeMarginSoftmax(Loss):
     def _bind_core(self) -> None:
         """Nothing of it is in the core."""
 
-    def __call__(  # type: ignore[override]
+    def __call__(  # type: ignore[override]  # takes class weights too
         self,
         features: ArrayLike,
         weight: ArrayLike,
@@ -884,7 +884,7 @@ class LargeMarginSoftmax(Loss):
         scores = _MarginScores(features, weight, target, self._parameters["margin"])
         return _softmax_cross_entropy(scores.scores, scores.labels, sample_weight, reduction)
 
-    def gradient(  # type: ignore[override]
+    def gradient(  # type: ignore[override]  # as __call__
         self,
         features: ArrayLike,
         weight: ArrayLike,
@@ -895,7 +895,7 @@ class LargeMarginSoftmax(Loss):
         """Return the derivatives of the value by features and by weight (of the sum of the values for "none")."""
         return self.value_and_grad(features, weight, target, sample_weight, reduction)[1]
 
-    def value_and_grad(  # type: ignore[override]
+    def value_and_grad(  # type: ignore[override]  # as __call__
         self,
         features: ArrayLike,
         weight: ArrayLike,

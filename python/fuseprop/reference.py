@@ -540,7 +540,7 @@ def tweedie(pred: F64, target: F64, power: float) -> tuple[F64, F64, F64]:
 # --- losses over classes ------------------------------------------------------------------------------------
 
 
-def softmax_cross_entropy(  # noqa: PLR0917
+def softmax_cross_entropy(  # noqa: PLR0917  # the loss's options
     pred: F64,
     target: NDArray[Any],
     label_smoothing: float = 0.0,
