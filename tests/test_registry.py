@@ -103,6 +103,12 @@ def test_docstring_states_the_error_budget_and_every_parameter(spec: Spec) -> No
         assert re.search(rf"^{name}$", text, re.MULTILINE), f"{name} is not described"
     if spec.kind == "activation":
         assert "ULP" in text or "Exact" in text
+    elif spec in LOSSES:
+        flat = " ".join(text.split())
+        found = re.search(r"At most ([\d.]+), ([\d.]+), ([\d.]+) ULP(?:, of the terms where (.*?) cancels?)?\.", flat)
+        assert found, "the error budget is not stated"
+        assert tuple(map(float, found.groups()[:3])) == spec.ulp
+        assert tuple(re.findall(r"value|d1|d2", found.group(4) or "")) == spec.cancels
 
 
 @each_spec

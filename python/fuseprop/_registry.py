@@ -69,8 +69,11 @@ class Spec:
         Of a loss: "sum" (a sum over elements, with two derivatives), "metric" (such a sum, without derivatives), or
         "root" (of a mean: reduction "mean" only, a gradient but no derivatives per sample).
     ulp
-        Of an activation: the largest errors allowed at default parameters, in units in the last place of the
-        result, as (float32 value, float32 derivative, float64 value, float64 derivative). 0: exact.
+        The largest errors allowed at default parameters, in units in the last place of the
+        result, as (float32 value, float32 derivative, float64 value, float64 derivative). 0: exact. Of a loss of one
+        prediction per target: (value, d1, d2), for both dtypes and the tests' parameters.
+    cancels
+        Of a loss: which of "value", "d1", "d2" are sums that may change their sign; `ulp` is of their terms there.
     properties
         Of an activation: "range", "monotone", "saturating", "zero_centred", "near_identity" (at 0).
     aliases
@@ -91,7 +94,8 @@ class Spec:
     pred_domain: Domain = "real"
     inputs: tuple[str, ...] = ("pred", "target")
     kind_of_value: Literal["sum", "metric", "root"] = "sum"
-    ulp: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    ulp: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    cancels: tuple[str, ...] = ()
     properties: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
 

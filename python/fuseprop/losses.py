@@ -26,6 +26,10 @@ the first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outs
 any real number; a NaN prediction gives NaN in value and derivatives, in its element alone. Where a loss has a kink,
 the derivative stated is a subgradient. Infinite predictions give the limit.
 
+"At most a, b, c ULP" are the largest errors of value, d1 and d2 of an element, in units in the last place of the result
+(where a sum of terms may cancel: of the terms), at the parameters that the tests go through. A loss of
+r = pred - target is compared with the function of r as rounded, since that half ULP is the subtraction's.
+
 Where PyTorch broadcasts pred against target, shapes must be equal here: (N,) against (N, 1) is an error, not a matrix.
 
 Losses over classes have the class axis last: pred is (N, C), or (..., C), and a row's loss is one number, so that
@@ -149,12 +153,12 @@ class ZeroOne(Loss):
         super().__init__()
 
 
-@register("loss", "hinge", target_domain="sign", aliases=("hinge_loss",))
+@register("loss", "hinge", ulp=(0.5, 0.0, 0.0), target_domain="sign", aliases=("hinge_loss",))
 class Hinge(Loss):
     """max(0, 1 - y p), for the score p = pred and y = target of -1 or 1.
 
     d1 = -y where y p < 1, else 0 (at y p = 1 too); d2 = 0. Equal to scikit-learn's hinge_loss. Not PyTorch's
-    HingeEmbeddingLoss, which is about distances. A target other than -1 and 1 is a ValueError.
+    HingeEmbeddingLoss, which is about distances. A target other than -1 and 1 is a ValueError. At most 0.5, 0, 0 ULP.
 
     Notes
     -----
@@ -167,12 +171,12 @@ class Hinge(Loss):
         super().__init__()
 
 
-@register("loss", "squared_hinge", target_domain="sign", aliases=("l2_hinge",))
+@register("loss", "squared_hinge", ulp=(2.0, 0.5, 0.0), target_domain="sign", aliases=("l2_hinge",))
 class SquaredHinge(Loss):
     """max(0, 1 - y p)^2, for the score p = pred and y = target of -1 or 1.
 
     d1 = -2 y max(0, 1 - y p); d2 = 2 where y p < 1, else 0. The loss of scikit-learn's LinearSVC; PyTorch has none of
-    this form. A target other than -1 and 1 is a ValueError.
+    this form. A target other than -1 and 1 is a ValueError. At most 2, 0.5, 0 ULP.
     """
 
     __slots__ = ()
@@ -181,12 +185,12 @@ class SquaredHinge(Loss):
         super().__init__()
 
 
-@register("loss", "exponential", target_domain="sign", aliases=("exp", "adaboost"))
+@register("loss", "exponential", ulp=(1.0, 1.0, 1.0), target_domain="sign", aliases=("exp", "adaboost"))
 class Exponential(Loss):
     """e^(-y p), for the score p = pred and y = target of -1 or 1; d1 = -y L, d2 = L.
 
     What AdaBoost minimises. scikit-learn's ExponentialLoss takes targets 0 and 1: y e^-p + (1 - y) e^p. PyTorch has
-    none. A target other than -1 and 1 is a ValueError.
+    none. A target other than -1 and 1 is a ValueError. At most 1, 1, 1 ULP.
 
     Notes
     -----
@@ -199,13 +203,13 @@ class Exponential(Loss):
         super().__init__()
 
 
-@register("loss", "logistic", target_domain="sign", aliases=("soft_margin",))
+@register("loss", "logistic", ulp=(2.0, 3.0, 5.0), target_domain="sign", aliases=("soft_margin",))
 class Logistic(Loss):
     """log(1 + e^(-y p)), for the logit p = pred and y = target of -1 or 1.
 
     d1 = -y s(-y p) and d2 = s(p) s(-p) with s(x) = 1 / (1 + e^-x), with full relative accuracy in both tails. It is
     BinaryCrossEntropyWithLogits of the target (y + 1) / 2, and PyTorch's SoftMarginLoss, which overflows. A target
-    other than -1 and 1 is a ValueError.
+    other than -1 and 1 is a ValueError. At most 2, 3, 5 ULP.
     """
 
     __slots__ = ()
@@ -214,11 +218,11 @@ class Logistic(Loss):
         super().__init__()
 
 
-@register("loss", "half_squared_error", aliases=("half_mse",))
+@register("loss", "half_squared_error", ulp=(0.5, 0.0, 0.0), aliases=("half_mse",))
 class HalfSquaredError(Loss):
     """r^2 / 2 with r = pred - target; d1 = r, d2 = 1.
 
-    Half of PyTorch's MSELoss; scikit-learn's HalfSquaredError. Any real target.
+    Half of PyTorch's MSELoss; scikit-learn's HalfSquaredError. Any real target. At most 0.5, 0, 0 ULP.
     """
 
     __slots__ = ()
@@ -227,11 +231,11 @@ class HalfSquaredError(Loss):
         super().__init__()
 
 
-@register("loss", "squared_error", aliases=("mse", "l2", "mean_squared_error"))
+@register("loss", "squared_error", ulp=(0.5, 0.0, 0.0), aliases=("mse", "l2", "mean_squared_error"))
 class SquaredError(Loss):
     """r^2 with r = pred - target; d1 = 2 r, d2 = 2. The mean squared error under "mean".
 
-    Equal to PyTorch's MSELoss. Any real target.
+    Equal to PyTorch's MSELoss. Any real target. At most 0.5, 0, 0 ULP.
     """
 
     __slots__ = ()
@@ -258,11 +262,12 @@ class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
         super().__init__()
 
 
-@register("loss", "absolute_error", aliases=("mae", "l1", "mean_absolute_error"))
+@register("loss", "absolute_error", ulp=(0.0, 0.0, 0.0), aliases=("mae", "l1", "mean_absolute_error"))
 class AbsoluteError(Loss):
     """abs(r) with r = pred - target; d1 = sign(r), 0 at r = 0; d2 = 0. The mean absolute error under "mean".
 
     Equal to PyTorch's L1Loss. scikit-learn's AbsoluteError has d1 = -1 at r = 0 and d2 = 1 everywhere. Any real target.
+    At most 0, 0, 0 ULP.
     """
 
     __slots__ = ()
@@ -281,6 +286,7 @@ def _percentage_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "absolute_percentage_error",
+    ulp=(2.5, 0.5, 0.0),
     parameters={"on_zero": "raise"},
     choices={"on_zero": _ON_ZERO},
     examples=({"on_zero": "inf"}, {"on_zero": "skip"}),
@@ -292,8 +298,8 @@ class AbsolutePercentageError(Loss):
     """100 abs(r / y) with r = pred - target and y = target: the mean absolute percentage error under "mean".
 
     d1 = 100 sign(r) / abs(y), 0 at r = 0; d2 = 0. Any real target but 0, unless on_zero says otherwise; a NaN target
-    gives NaN. PyTorch has none; scikit-learn's mean_absolute_percentage_error is without the factor 100, and divides
-    by max(abs(y), 2.2e-16). An infinite target gives the limit, 100.
+    gives NaN. PyTorch has none; scikit-learn's mean_absolute_percentage_error is without the factor 100, and divides by
+    max(abs(y), 2.2e-16). An infinite target gives the limit, 100. At most 2.5, 0.5, 0 ULP.
 
     Parameters
     ----------
@@ -309,13 +315,13 @@ class AbsolutePercentageError(Loss):
         super().__init__(on_zero=choice(on_zero, "on_zero", _ON_ZERO))
 
 
-@register("loss", "symmetric_absolute_percentage_error", aliases=("smape",))
+@register("loss", "symmetric_absolute_percentage_error", ulp=(3.0, 4.0, 6.0), aliases=("smape",))
 class SymmetricAbsolutePercentageError(Loss):
     """200 abs(r) / S with r = pred - target and S = abs(pred) + abs(target): SMAPE, from 0 to 200.
 
     d1 = 200 (sign(r) S - abs(r) sign(pred)) / S^2, which is 0 where the signs of pred and target differ; d2 is its
     derivative, -2 sign(pred) d1 / S, which can be negative (`hess_floor`). 0 / 0 counts as 0, with gradient 0. Any real
-    target. Neither PyTorch nor scikit-learn has it.
+    target. Neither PyTorch nor scikit-learn has it. At most 3, 4, 6 ULP.
     """
 
     __slots__ = ()
@@ -324,11 +330,12 @@ class SymmetricAbsolutePercentageError(Loss):
         super().__init__()
 
 
-@register("loss", "huber", parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 1.35}))
+@register("loss", "huber", ulp=(1.5, 0.0, 0.0), parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 1.35}))
 class Huber(Loss):
     """r^2 / 2 if abs(r) <= delta, else delta (abs(r) - delta / 2), with r = pred - target.
 
-    d1 = clip(r, -delta, delta); d2 = 1 where abs(r) <= delta, else 0. Equal to PyTorch's HuberLoss. Any real target.
+    d1 = clip(r, -delta, delta); d2 = 1 where abs(r) <= delta, else 0. Equal to PyTorch's HuberLoss. Any real target. At
+    most 1.5, 0, 0 ULP.
 
     Parameters
     ----------
@@ -346,12 +353,14 @@ class Huber(Loss):
         super().__init__(delta=real(delta, "delta", above=0.0))
 
 
-@register("loss", "pseudo_huber", parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 3.0}))
+@register(
+    "loss", "pseudo_huber", ulp=(3.0, 2.0, 8.0), parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 3.0})
+)
 class PseudoHuber(Loss):
     """delta^2 (sqrt(1 + (r / delta)^2) - 1) with r = pred - target: a smooth Huber.
 
     d1 = r / sqrt(1 + (r / delta)^2); d2 = (1 + (r / delta)^2)^-1.5. Nothing but r overflows where the result does not.
-    Any real target. PyTorch has none; scipy.special.pseudo_huber is the value.
+    Any real target. PyTorch has none; scipy.special.pseudo_huber is the value. At most 3, 2, 8 ULP.
 
     Parameters
     ----------
@@ -369,12 +378,12 @@ class PseudoHuber(Loss):
         super().__init__(delta=real(delta, "delta", above=0.0))
 
 
-@register("loss", "log_cosh", aliases=("logcosh",))
+@register("loss", "log_cosh", ulp=(5.5, 1.5, 2.5), aliases=("logcosh",))
 class LogCosh(Loss):
     """log(cosh(r)) with r = pred - target; d1 = tanh(r), d2 = 1 / cosh^2(r).
 
     Like r^2 / 2 near 0, where it keeps its relative accuracy, and abs(r) - log 2 far from it, where it does not
-    overflow. Any real target. PyTorch has none.
+    overflow. Any real target. PyTorch has none. At most 5.5, 1.5, 2.5 ULP.
     """
 
     __slots__ = ()
@@ -386,6 +395,7 @@ class LogCosh(Loss):
 @register(
     "loss",
     "quantile",
+    ulp=(1.0, 0.5, 0.0),
     parameters={"q": 0.5},
     examples=({"q": 0.1}, {"q": 0.9}),
     aliases=("pinball", "quantile_loss"),
@@ -395,7 +405,7 @@ class Quantile(Loss):
 
     d1 = -q where p < y, 1 - q where p > y, 0 at p = y; d2 = 0. Its minimum over p is the q-quantile of y. With q = 0.5
     it is half of AbsoluteError. scikit-learn's PinballLoss has d1 = -q at p = y, and d2 = 1 everywhere. Any real
-    target. PyTorch has none. 1 - q is formed before it is rounded to pred's dtype.
+    target. PyTorch has none. 1 - q is formed before it is rounded to pred's dtype. At most 1, 0.5, 0 ULP.
 
     Parameters
     ----------
@@ -430,6 +440,8 @@ def _quantiles(q: float | Sequence[float]) -> float | tuple[float, ...]:
 @register(
     "loss",
     "binary_cross_entropy",
+    ulp=(2.5, 4.0, 4.0),
+    cancels=("d1",),
     parameters={"eps": None},
     examples=({"eps": 1e-6}, {"eps": 0.05}),
     target_domain="unit",
@@ -442,7 +454,7 @@ class BinaryCrossEntropy(Loss):
     d1 = (1 - y) / (1 - p) - y / p and d2 = y / p^2 + (1 - y) / (1 - p)^2, where 0 log 0 = 0 and 0 / 0 = 0. A certain
     and wrong prediction has an infinite value and gradient: nothing is clamped silently, while PyTorch's BCELoss holds
     log p above -100. From logits, BinaryCrossEntropyWithLogits is faster and keeps all digits. A prediction or target
-    outside of [0, 1] is a ValueError.
+    outside of [0, 1] is a ValueError. At most 2.5, 4, 4 ULP, of the terms where d1 cancels.
 
     Parameters
     ----------
@@ -463,6 +475,8 @@ class BinaryCrossEntropy(Loss):
 @register(
     "loss",
     "binary_cross_entropy_with_logits",
+    ulp=(4.0, 4.0, 6.5),
+    cancels=("d1",),
     parameters={"pos_weight": 1.0},
     examples=({"pos_weight": 3.0}, {"pos_weight": 0.2}),
     target_domain="unit",
@@ -472,7 +486,8 @@ class BinaryCrossEntropyWithLogits(Loss):
     """w y softplus(-z) + (1 - y) softplus(z), for the logit z = pred and y = target in [0, 1].
 
     d1 = (1 - y) s(z) - w y s(-z) and d2 = (1 - y + w y) s(z) s(-z), with full relative accuracy in both tails. Soft
-    targets are allowed; a target outside of [0, 1] is a ValueError (PyTorch computes with it).
+    targets are allowed; a target outside of [0, 1] is a ValueError (PyTorch computes with it). At most 4, 4,
+    6.5 ULP, of the terms where d1 cancels.
 
     Parameters
     ----------
@@ -489,6 +504,8 @@ class BinaryCrossEntropyWithLogits(Loss):
 @register(
     "loss",
     "focal_with_logits",
+    ulp=(10.0, 10.0, 12.0),
+    cancels=("d1", "d2"),
     parameters={"gamma": 2.0, "alpha": 0.25},
     examples=({"gamma": 0.5, "alpha": 0.5}, {"gamma": 0.0, "alpha": 0.75}, {"gamma": 3.5, "alpha": 0.25}),
     target_domain="unit",
@@ -498,10 +515,10 @@ class FocalWithLogits(Loss):
     """-A b^gamma log(a), for the logit z = pred, where a = s(u) is the probability of the true class and b = s(-u).
 
     For y = target = 1, u = z and A = alpha; for y = 0, u = -z and A = 1 - alpha. Soft targets in [0, 1] weigh the two:
-    y L1 + (1 - y) L0. d1 = A b^gamma (gamma a log(a) - b) by u, and
-    d2 = A b^gamma (a b (1 + 2 gamma) + gamma a log(a) (b - gamma a)), which can be negative (`hess_floor`). No NaN for
-    any gamma and any logit. torchvision's sigmoid_focal_loss, but for soft targets, which it puts into b. A target
-    outside of [0, 1] is a ValueError.
+    y L1 + (1 - y) L0. d1 = A b^gamma (gamma a log(a) - b) by u, and d2 = A b^gamma (a b (1 + 2 gamma) + gamma a log(a)
+    (b - gamma a)), which can be negative (`hess_floor`). No NaN for any gamma and any logit. torchvision's
+    sigmoid_focal_loss, but for soft targets, which it puts into b. A target outside of [0, 1] is a ValueError. At most
+    10, 10, 12 ULP, of the terms where d1 and d2 cancel.
 
     Parameters
     ----------
@@ -521,13 +538,20 @@ class FocalWithLogits(Loss):
         super().__init__(gamma=real(gamma, "gamma", least=0.0), alpha=real(alpha, "alpha", least=0.0, most=1.0))
 
 
-@register("loss", "poisson", target_domain="nonnegative", aliases=("poisson_nll", "half_poisson"))
+@register(
+    "loss",
+    "poisson",
+    ulp=(2.0, 2.0, 1.0),
+    cancels=("value", "d1"),
+    target_domain="nonnegative",
+    aliases=("poisson_nll", "half_poisson"),
+)
 class Poisson(Loss):
     """e^z - y z, for the logarithm z = pred of the mean and a count y = target >= 0; d1 = e^z - y, d2 = e^z.
 
     The negative log-likelihood but for log(y!), which does not depend on z: PyTorch's PoissonNLLLoss, and
     scikit-learn's HalfPoissonLoss, which is half the deviance but for its constants. A target that is negative or not
-    finite is a ValueError.
+    finite is a ValueError. At most 2, 2, 1 ULP, of the terms where value and d1 cancel.
     """
 
     __slots__ = ()
@@ -536,13 +560,20 @@ class Poisson(Loss):
         super().__init__()
 
 
-@register("loss", "gamma", target_domain="positive", aliases=("gamma_nll", "half_gamma"))
+@register(
+    "loss",
+    "gamma",
+    ulp=(4.0, 4.0, 4.0),
+    cancels=("value", "d1"),
+    target_domain="positive",
+    aliases=("gamma_nll", "half_gamma"),
+)
 class Gamma(Loss):
     """z + y e^-z, for the logarithm z = pred of the mean and an amount y = target > 0; d1 = 1 - y e^-z, d2 = y e^-z.
 
     The negative log-likelihood of a gamma distribution of fixed shape, but for what does not depend on z;
     scikit-learn's HalfGammaLoss, half the deviance but for its constants. PyTorch has none. A target that is not
-    positive and finite is a ValueError.
+    positive and finite is a ValueError. At most 4, 4, 4 ULP, of the terms where value and d1 cancel.
     """
 
     __slots__ = ()
@@ -559,6 +590,8 @@ def _tweedie_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "tweedie",
+    ulp=(7.0, 7.0, 8.0),
+    cancels=("value", "d1", "d2"),
     parameters={"power": 1.5},
     examples=({"power": 0.0}, {"power": 1.0}, {"power": 1.1}, {"power": 2.0}, {"power": 3.0}, {"power": -0.5}),
     target_domain="nonnegative",
@@ -571,7 +604,8 @@ class Tweedie(Loss):
     d1 = e^((2-P) z) - y e^((1-P) z); d2 = (2-P) e^((2-P) z) - (1-P) y e^((1-P) z), which can be negative. Half the
     deviance but for terms that do not depend on z, as scikit-learn's HalfTweedieLoss: P = 1 is Poisson, P = 2 is Gamma,
     and P = 0 is (e^z - y)^2 / 2. Targets: any real number for P <= 0, finite and >= 0 for 1 <= P < 2, finite and > 0
-    for P >= 2; others are a ValueError. PyTorch has none.
+    for P >= 2; others are a ValueError. PyTorch has none. At most 7, 7, 8 ULP, of the terms where value, d1
+    and d2 cancel.
 
     Parameters
     ----------
