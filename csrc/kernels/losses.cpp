@@ -31,6 +31,8 @@ constexpr unsigned kGrad = 2;
 constexpr unsigned kHess = 4;
 
 constexpr size_t kPiece = kLossPiece;
+// Inputs of at least this size each are far from the second cache: what comes next is fetched while values are added.
+constexpr size_t kFetchBytes = size_t{1} << 20;
 
 // ------------------------------------------------------------------------------------ what all losses share
 
@@ -168,12 +170,18 @@ size_t FirstInvalid(const LossRow& row, const double* parameters, const LossArgs
   return first.Get();
 }
 
-// Adds the values of a part of a block that starts at a multiple of the virtual lanes.
+// Adds the values of a part of a block that starts at a multiple of the virtual lanes. Meanwhile memory may bring what
+// comes next: the parts of pred and target from there on, if they are not null.
 template <class T>
-HWY_NOINLINE void AddValues(const T* HWY_RESTRICT value, size_t n, Accumulator<T>& sum) {
+HWY_NOINLINE void AddValues(const T* HWY_RESTRICT value, size_t n, const T* next_pred, const T* next_target,
+                            Accumulator<T>& sum) {
   const hn::ScalableTag<T> d;
   Accumulator<T> local = sum;  // stays in registers
   ForEachVector<T>(0, n, [&](size_t i, size_t index, size_t count, auto full) HWY_ATTR {
+    if (next_pred != nullptr) {
+      hwy::Prefetch(next_pred + i);
+      hwy::Prefetch(next_target + i);
+    }
     local.Add(index, full ? hn::LoadU(d, value + i) : LoadPartial(d, value + i, count));
   });
   sum = local;
@@ -273,6 +281,7 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
   if (pass == LossPass::kGradHess) leaf = leaves.grad_hess;
   if (pass == LossPass::kGrad && leaves.grad != nullptr) leaf = leaves.grad;
   const bool stream = args.n * sizeof(T) >= kStreamBytes;
+  const bool fetch_ahead = args.n * sizeof(T) >= kFetchBytes;
   const Domain domain = row.target_domain(parameters);
   FirstOf first_invalid(args.n);
   LossResult result;
@@ -302,7 +311,10 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
       piece.grad = stream || !has_grad ? grad_piece : args.grad + begin;
       piece.hess = stream || !has_hess ? hess_piece : args.hess + begin;
       leaf(parameters, piece);
-      if (has_value && args.value == nullptr) AddValues(value_piece, n, sum);
+      if (has_value && args.value == nullptr) {
+        const bool more = fetch_ahead && begin + n < args.n;
+        AddValues(value_piece, n, more ? piece.pred + n : nullptr, piece.target + n, sum);
+      }
       if (stream && has_grad) StreamOut(grad_piece, args.grad + begin, n);
       if (stream && has_hess) StreamOut(hess_piece, args.hess + begin, n);
     }
@@ -334,7 +346,7 @@ double WeightOfNonZero(const LossArgs<T>& args) {
         const T weight = args.weight == nullptr ? T(1) : args.weight[begin + i];
         counted[i] = args.target[begin + i] == T(0) ? T(0) : weight;
       }
-      AddValues(counted, n, sum);
+      AddValues<T>(counted, n, nullptr, nullptr, sum);
     }
     return sum.Total();
   });
@@ -379,6 +391,18 @@ HWY_NOINLINE void Residuals(const LossArgs<T>& args, size_t begin, size_t end, d
 
 template <class T>
 double SumSquares(const LossArgs<T>& args, double scale) {
+  if (scale == 1.0 && args.weight == nullptr) {
+    return SumOverBlocks(args.n, [&](size_t begin, size_t end) HWY_ATTR {
+      const hn::ScalableTag<T> d;
+      Accumulator<T> sum;
+      ForEachVector<T>(begin, end, [&](size_t i, size_t index, size_t count, auto full) HWY_ATTR {
+        const T *pred = args.pred + i, *target = args.target + i;
+        sum.AddSquaredDifference(index, full ? hn::LoadU(d, pred) : LoadPartial(d, pred, count),
+                                 full ? hn::LoadU(d, target) : LoadPartial(d, target, count));
+      });
+      return sum.Total();
+    });
+  }
   return SumOverBlocks(args.n, [&](size_t block_begin, size_t block_end) HWY_ATTR {
     HWY_ALIGN T buffer[kPiece];
     HWY_ALIGN double r[kPiece];
@@ -395,7 +419,7 @@ double SumSquares(const LossArgs<T>& args, double scale) {
       if (const T* weight = WeightsOf(args, begin, begin + n, buffer)) {
         for (size_t i = 0; i < n; ++i) r[i] *= static_cast<double>(weight[i]);
       }
-      AddValues(r, n, sum);
+      AddValues<double>(r, n, nullptr, nullptr, sum);
     }
     return sum.Total();
   });

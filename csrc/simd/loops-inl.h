@@ -197,6 +197,21 @@ class Accumulator {
     }
   }
 
+  // Likewise, the squares (a - b)^2, formed in float64.
+  HWY_INLINE void AddSquaredDifference(size_t index, V a, V b) {
+    const hn::ScalableTag<double> d64;
+    if constexpr (sizeof(T) == 4) {
+      const hn::Half<D> half;
+      const auto low = hn::Sub(hn::PromoteTo(d64, hn::LowerHalf(half, a)), hn::PromoteTo(d64, hn::LowerHalf(half, b)));
+      const auto high = hn::Sub(hn::PromoteTo(d64, hn::UpperHalf(half, a)), hn::PromoteTo(d64, hn::UpperHalf(half, b)));
+      sums_[2 * index] = hn::MulAdd(low, low, sums_[2 * index]);
+      sums_[2 * index + 1] = hn::MulAdd(high, high, sums_[2 * index + 1]);
+    } else {
+      const V r = hn::Sub(a, b);
+      sums_[index] = hn::MulAdd(r, r, sums_[index]);
+    }
+  }
+
   // Likewise, the products a * b, formed in float64.
   HWY_INLINE void AddProduct(size_t index, V a, V b) {
     const hn::ScalableTag<double> d64;
