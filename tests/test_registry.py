@@ -179,7 +179,7 @@ def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) 
         formula.__init__(**parameters)
     with pytest.raises(AttributeError):
         formula.new_attribute = 1
-    with pytest.raises(AttributeError, match=f"{spec.cls.__name__} has no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match=f"'{spec.cls.__name__}' object has no attribute 'nonsense'"):
         _ = formula.nonsense
     for example in spec.examples:
         complete = {**spec.parameters, **example}

@@ -81,6 +81,7 @@ Ref Labels(const Ref& target, PyArrayObject* pred, LabelKind* kind) {
     Raise(PyExc_TypeError, "target has dtype %s and shape %s; expected integer labels, or a distribution of shape %s",
           DtypeName(target.array()).c_str(), ShapeText(target.array()).c_str(), ShapeText(pred).c_str());
   }
+  if (PyArray_ISCARRAY_RO(target.array())) return Ref::Borrow(target.get());
   return Ref::Check(PyArray_FromArray(target.array(), PyArray_DescrNewByteorder(PyArray_DESCR(target.array()), '='),
                                       NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED));
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -38,10 +38,9 @@ class Formula:
         choices = self.spec.choices
         return tuple(choices[k].index(v) if isinstance(v, str) else v for k, v in self._parameters.items())
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "_parameters" or name not in self._parameters:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return self._parameters[name]
+    if TYPE_CHECKING:
+        # The parameters are properties, which `register` makes. A real __getattr__ would slow every call down.
+        def __getattr__(self, name: str) -> Any: ...
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: make a new one instead of setting {name!r}")

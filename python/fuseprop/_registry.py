@@ -127,11 +127,20 @@ _names: dict[str, dict[str, str]] = {"activation": {}, "loss": {}}
 _Class = TypeVar("_Class", bound=type[Any])
 
 
+def _parameter(name: str) -> Callable[[Any], Any]:
+    return lambda formula: formula._parameters[name]
+
+
 def register(kind: Kind, name: str, **fields: Any) -> Callable[[_Class], _Class]:
-    """Class decorator: makes the class's Spec, puts it in the registry and on the class as `spec`."""
+    """Class decorator: makes the class's Spec, puts it in the registry and on the class as `spec`.
+
+    The parameters become read-only attributes of the objects.
+    """
 
     def add(cls: _Class) -> _Class:
         cls.spec = Spec(name=name, kind=kind, cls=cls, **fields)
+        for parameter in (*cls.spec.parameters, *cls.spec.switches):
+            setattr(cls, parameter, property(_parameter(parameter)))
         _specs[kind][name] = cls.spec
         for key in (name, *cls.spec.aliases):
             if key in _names[kind]:
