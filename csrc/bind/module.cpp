@@ -20,6 +20,7 @@ PYBIND11_MODULE(_core, m) {
     fuseprop::bind::RegisterLosses(m.ptr());
     fuseprop::bind::RegisterLabelLosses(m.ptr());
     fuseprop::bind::RegisterSoftmaxCrossEntropy(m.ptr());
+    fuseprop::bind::RegisterLinearCrossEntropy(m.ptr());
     fuseprop::bind::RegisterSoftmax(m.ptr());
     fuseprop::bind::RegisterElementary(m.ptr());
     fuseprop::bind::RegisterOps(m.ptr());

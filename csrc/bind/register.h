@@ -13,6 +13,7 @@ void RegisterActivations(PyObject* module);
 void RegisterLosses(PyObject* module);
 void RegisterLabelLosses(PyObject* module);
 void RegisterSoftmaxCrossEntropy(PyObject* module);
+void RegisterLinearCrossEntropy(PyObject* module);
 void RegisterSoftmax(PyObject* module);
 void RegisterElementary(PyObject* module);
 void RegisterOps(PyObject* module);

@@ -30,6 +30,8 @@ namespace {
 struct SoftmaxXentFunctions {
   SoftmaxXentResult (*f32)(const SoftmaxXentArgs<float>&);
   SoftmaxXentResult (*f64)(const SoftmaxXentArgs<double>&);
+  SoftmaxXentResult (*check_f32)(const SoftmaxXentArgs<float>&);
+  SoftmaxXentResult (*check_f64)(const SoftmaxXentArgs<double>&);
   size_t (*invalid_label)(const void*, LabelKind, size_t, size_t);
   size_t (*invalid_f32)(const float*, size_t, size_t);
   size_t (*invalid_f64)(const double*, size_t, size_t);
@@ -96,13 +98,12 @@ bool AsLabel(int64_t ignored, L* as_label) {
   return static_cast<int64_t>(*as_label) == ignored && (std::is_signed<L>::value || ignored >= 0);
 }
 
-struct CheckedLabels {
-  size_t first_invalid;  // or the number of rows
-  double mass;           // the sum of weight * class_weight[label] over the rows that are not ignored
-};
-
+// The denominator is the sum of weight * class_weight[label] over the rows that are not ignored; 0 without options.
 template <class T>
-CheckedLabels CheckLabels(const SoftmaxXentArgs<T>& args) {
+SoftmaxXentResult CheckLabels(const SoftmaxXentArgs<T>& args) {
+  if (args.options == nullptr) {
+    return {0.0, 0.0, FindInvalidLabel(args.labels, args.label_kind, args.rows, args.classes)};
+  }
   const SoftmaxXentOptions<T>& options = *args.options;
   const double* class_weight = options.exact_class_weight;
   return WithLabels(args.labels, args.label_kind, [&](const auto* label) {
@@ -115,11 +116,11 @@ CheckedLabels CheckLabels(const SoftmaxXentArgs<T>& args) {
     for (size_t i = 0; i < args.rows; ++i) {
       if (ignores && label[i] == ignored) continue;
       const auto j = static_cast<uint64_t>(label[i]);
-      if (HWY_UNLIKELY(j >= limit)) return CheckedLabels{i, 0.0};
+      if (HWY_UNLIKELY(j >= limit)) return SoftmaxXentResult{0.0, 0.0, i};
       const double weight = args.weight != nullptr ? args.weight[i] : 1.0;
       sums[i % kSums] += class_weight != nullptr ? weight * class_weight[j] : weight;
     }
-    return CheckedLabels{args.rows, TreeSum(sums, kSums)};
+    return SoftmaxXentResult{0.0, TreeSum(sums, kSums), args.rows};
   });
 }
 
@@ -741,9 +742,9 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
   SoftmaxXentArgs<T> checked = args;
   double denominator = 0.0;
   if (args.labels != nullptr) {
-    const CheckedLabels labels = CheckLabels(args);
-    if (labels.first_invalid < args.rows) return {0.0, 0.0, labels.first_invalid};
-    denominator = labels.mass;
+    const SoftmaxXentResult labels = CheckLabels(args);
+    if (labels.first_invalid_row < args.rows) return labels;
+    denominator = labels.denominator;
     if (args.mean_of_labels) checked.scale = denominator == 0.0 ? 0.0 : 1.0 / denominator;
   }
   SoftmaxXentResult result = RunRows<true>(checked);
@@ -752,8 +753,13 @@ SoftmaxXentResult Run(const SoftmaxXentArgs<T>& args) {
 }
 
 const SoftmaxXentFunctions& SoftmaxXentTable() {
-  static constexpr SoftmaxXentFunctions table = {Run<float>, Run<double>, FindInvalidLabel,
-                                                 FindInvalidDistribution<float>, FindInvalidDistribution<double>};
+  static constexpr SoftmaxXentFunctions table = {Run<float>,
+                                                 Run<double>,
+                                                 CheckLabels<float>,
+                                                 CheckLabels<double>,
+                                                 FindInvalidLabel,
+                                                 FindInvalidDistribution<float>,
+                                                 FindInvalidDistribution<double>};
   return table;
 }
 
@@ -771,6 +777,12 @@ SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<float>& args) {
 }
 SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<double>& args) {
   return FUSEPROP_DISPATCH(SoftmaxXentTable)().f64(args);
+}
+SoftmaxXentResult CheckSoftmaxXentLabels(const SoftmaxXentArgs<float>& args) {
+  return FUSEPROP_DISPATCH(SoftmaxXentTable)().check_f32(args);
+}
+SoftmaxXentResult CheckSoftmaxXentLabels(const SoftmaxXentArgs<double>& args) {
+  return FUSEPROP_DISPATCH(SoftmaxXentTable)().check_f64(args);
 }
 size_t FirstInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t classes) {
   return FUSEPROP_DISPATCH(SoftmaxXentTable)().invalid_label(labels, kind, rows, classes);

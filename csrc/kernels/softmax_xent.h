@@ -65,6 +65,11 @@ struct SoftmaxXentResult {
 SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<float>& args);
 SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<double>& args);
 
+// Its denominator and first_invalid_row as SoftmaxXent finds them from labels, with or without options. Looks at
+// nothing but the labels, the weights and the options.
+SoftmaxXentResult CheckSoftmaxXentLabels(const SoftmaxXentArgs<float>& args);
+SoftmaxXentResult CheckSoftmaxXentLabels(const SoftmaxXentArgs<double>& args);
+
 // The first row whose label is outside of [0, classes); `rows` if there is none.
 size_t FirstInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t classes);
 // The first row of (rows, classes) with an element outside of [0, 1]; `rows` if there is none.

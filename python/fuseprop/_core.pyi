@@ -109,6 +109,42 @@ class SoftmaxCrossEntropy(Loss):
         /,
     ) -> tuple[FloatArray, FloatArray]: ...
 
+class LinearCrossEntropy(Loss):
+    """Overrides the verbs: of x, weight, labels and bias. Its parameters are SoftmaxCrossEntropy's."""
+
+    def _bind(self, name: str, parameters: tuple[Any, ...], /) -> None: ...
+    def _value(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        weight: ArrayLike,
+        labels: ArrayLike,
+        bias: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        reduction: str,
+        /,
+    ) -> float | FloatArray: ...
+    def _gradient(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        weight: ArrayLike,
+        labels: ArrayLike,
+        bias: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        reduction: str,
+        /,
+    ) -> tuple[FloatArray, FloatArray, FloatArray | None]: ...
+    def _value_and_grad(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        weight: ArrayLike,
+        labels: ArrayLike,
+        bias: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        reduction: str,
+        /,
+    ) -> tuple[float | FloatArray, tuple[FloatArray, FloatArray, FloatArray | None]]: ...
+    def _grad_and_hess(self, *arguments: Any) -> tuple[FloatArray, FloatArray]: ...  # raises
+
 # --- ops ----------------------------------------------------------------------------------------------------
 
 def matmul(

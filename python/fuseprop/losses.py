@@ -69,6 +69,7 @@ __all__ = [
     "Huber",
     "KLDivergence",
     "LargeMarginSoftmax",
+    "LinearCrossEntropy",
     "LogCosh",
     "Logistic",
     "Loss",
@@ -622,26 +623,56 @@ class Tweedie(Loss):
         super().__init__(power=number)
 
 
-@register(
-    "loss",
-    "softmax_cross_entropy",
-    parameters={
-        "label_smoothing": 0.0,
-        "class_weight": None,
-        "ignore_index": None,
-        "temperature": 1.0,
-        "scale_by_temperature": False,
-        "z_loss": 0.0,
-    },
-    examples=(
-        {"label_smoothing": 0.1},
-        {"ignore_index": 1},
-        {"temperature": 2.5, "scale_by_temperature": True},
-        {"label_smoothing": 0.25, "temperature": 0.5, "z_loss": 0.125},
-    ),
-    target_domain="classes",
+#: Options of the losses of logits, and examples of them for the tests.
+_OPTIONS: dict[str, Any] = {
+    "label_smoothing": 0.0,
+    "class_weight": None,
+    "ignore_index": None,
+    "temperature": 1.0,
+    "scale_by_temperature": False,
+    "z_loss": 0.0,
+}
+_OPTION_EXAMPLES: tuple[dict[str, Any], ...] = (
+    {"label_smoothing": 0.1},
+    {"ignore_index": 1},
+    {"temperature": 2.5, "scale_by_temperature": True},
+    {"label_smoothing": 0.25, "temperature": 0.5, "z_loss": 0.125},
 )
-class SoftmaxCrossEntropy(Loss, _core.SoftmaxCrossEntropy):
+
+
+class _LogitsLoss(Loss):
+    """The constructor of losses of logits with `_OPTIONS`."""
+
+    __slots__ = ()
+
+    def __init__(  # noqa: PLR0917  # the options, in the order of the formula
+        self,
+        label_smoothing: float = 0.0,
+        class_weight: ArrayLike | None = None,
+        ignore_index: int | None = None,
+        temperature: float = 1.0,
+        scale_by_temperature: bool = False,
+        z_loss: float = 0.0,
+    ) -> None:
+        super().__init__(
+            label_smoothing=real(label_smoothing, "label_smoothing", least=0.0, most=1.0),
+            class_weight=None if class_weight is None else class_weights(class_weight, "class_weight"),
+            ignore_index=(
+                None if ignore_index is None else integer(ignore_index, "ignore_index", least=-(2**63), most=2**63 - 1)
+            ),
+            temperature=real(temperature, "temperature", above=0.0),
+            scale_by_temperature=flag(scale_by_temperature, "scale_by_temperature"),
+            z_loss=real(z_loss, "z_loss", least=0.0),
+        )
+
+    def _core_parameters(self) -> tuple[Any, ...]:
+        values = tuple(self._parameters.values())
+        # () for the loss without options, which has code of its own.
+        return () if self._values() == tuple(self.spec.parameters.values()) else values
+
+
+@register("loss", "softmax_cross_entropy", parameters=_OPTIONS, examples=_OPTION_EXAMPLES, target_domain="classes")
+class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
     """-sum_j q_j log softmax(z)_j for logits z = pred of shape (N, C).
 
     target is labels, integers of any width and shape (N,), or distributions q of shape (N, C) with entries in [0, 1].
@@ -690,31 +721,6 @@ class SoftmaxCrossEntropy(Loss, _core.SoftmaxCrossEntropy):
 
     __slots__ = ()
 
-    def __init__(  # noqa: PLR0917  # the options, in the order of the formula
-        self,
-        label_smoothing: float = 0.0,
-        class_weight: ArrayLike | None = None,
-        ignore_index: int | None = None,
-        temperature: float = 1.0,
-        scale_by_temperature: bool = False,
-        z_loss: float = 0.0,
-    ) -> None:
-        super().__init__(
-            label_smoothing=real(label_smoothing, "label_smoothing", least=0.0, most=1.0),
-            class_weight=None if class_weight is None else class_weights(class_weight, "class_weight"),
-            ignore_index=(
-                None if ignore_index is None else integer(ignore_index, "ignore_index", least=-(2**63), most=2**63 - 1)
-            ),
-            temperature=real(temperature, "temperature", above=0.0),
-            scale_by_temperature=flag(scale_by_temperature, "scale_by_temperature"),
-            z_loss=real(z_loss, "z_loss", least=0.0),
-        )
-
-    def _core_parameters(self) -> tuple[Any, ...]:
-        values = tuple(self._parameters.values())
-        # () for the loss without options, which has code of its own.
-        return () if self._values() == tuple(self.spec.parameters.values()) else values
-
     def grad_and_hess(
         self,
         pred: ArrayLike,
@@ -730,6 +736,109 @@ class SoftmaxCrossEntropy(Loss, _core.SoftmaxCrossEntropy):
         taken before the weight.
         """
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, hessian)
+
+
+@register(
+    "loss",
+    "linear_cross_entropy",
+    parameters=_OPTIONS,
+    examples=_OPTION_EXAMPLES,
+    target_domain="classes",
+    inputs=("x", "weight", "labels"),
+)
+class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
+    """SoftmaxCrossEntropy of the logits z = x @ weight + bias of a dense layer, which are never there as a whole.
+
+    x is (N, D), weight (D, C), bias (C,) or None: the last layer of a language model or of any classifier of many
+    classes. labels are integers of any width and shape (N,), or distributions of shape (N, C). The value of a row, the
+    options and "mean" are those of SoftmaxCrossEntropy, and with g = dL/dz its gradient, the gradients are
+
+    - by x: g @ weight.T, of shape (N, D),
+    - by weight: x.T @ g, of shape (D, C),
+    - by bias: the sum of g's rows, of shape (C,); None without a bias.
+
+    The verbs are ``loss(x, weight, labels, *, bias=None, sample_weight=None, reduction="mean")``, `gradient` and
+    `value_and_grad`, for which the gradient is the triple (dx, dweight, dbias). There is no `out`, and `grad_and_hess`
+    is a TypeError: the loss is not one of a prediction per sample.
+
+    The logits are computed, and turned into g, a block of rows at a time: at most 40 MiB of them (or one row, if that
+    is larger), where N C numbers and as many for g would be needed. The block depends on N and C alone, and the bits of
+    the results neither on the threads nor on the target. The error of dx is that of its matrix product; so is that of
+    dweight, a sum over blocks of products over rows.
+
+    x rules the dtype, float32 or float64 (integers become float64); weight and bias must have the same. Any strides:
+    C- and F-contiguous matrices, such as the transpose of PyTorch's Linear.weight, are used without a copy. A label out
+    of range is a ValueError that names its row, the label and C; shapes that do not fit are one that names both.
+
+    Equal to PyTorch's linear and cross_entropy on z, but for what SoftmaxCrossEntropy says of it.
+
+    Parameters
+    ----------
+    label_smoothing
+        The share e of the target that is spread evenly over all classes, in [0, 1].
+    class_weight
+        C finite numbers >= 0, not all of them 0; None for ones. Kept as a read-only copy, in float64. Another number of
+        classes in weight is a ValueError at the call.
+    ignore_index
+        Rows with this label, which need not lie in [0, C), have value and gradient 0 and do not count in "mean". None
+        for no such label. Of no effect on distributions.
+    temperature
+        What the logits are divided by, > 0.
+    scale_by_temperature
+        Multiplies the cross-entropy, not the z-loss, by temperature^2.
+    z_loss
+        The factor of logsumexp(z / T)^2, >= 0.
+
+    Notes
+    -----
+    Sources: those of SoftmaxCrossEntropy. That the logits need not be stored: Wijmans et al. (2025), *Cut Your Losses
+    in Large-Vocabulary Language Models*.
+    """
+
+    __slots__ = ()
+
+    def __call__(  # type: ignore[override]  # takes a layer's weight too
+        self,
+        x: ArrayLike,
+        weight: ArrayLike,
+        labels: ArrayLike,
+        *,
+        bias: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        reduction: Reduction = "mean",
+    ) -> float | FloatArray:
+        """Return the value: a float, or an array with reduction "none"."""
+        return self._value(x, weight, labels, bias, sample_weight, reduction)
+
+    def gradient(  # type: ignore[override]  # as __call__
+        self,
+        x: ArrayLike,
+        weight: ArrayLike,
+        labels: ArrayLike,
+        *,
+        bias: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        reduction: Reduction = "mean",
+    ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+        """Return (dx, dweight, dbias), of the value (of the sum of the values for "none"); dbias None without bias."""
+        return self._gradient(x, weight, labels, bias, sample_weight, reduction)
+
+    def value_and_grad(  # type: ignore[override]  # as __call__
+        self,
+        x: ArrayLike,
+        weight: ArrayLike,
+        labels: ArrayLike,
+        *,
+        bias: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        reduction: Reduction = "mean",
+    ) -> tuple[float | FloatArray, tuple[FloatArray, FloatArray, FloatArray | None]]:
+        """Return (value, (dx, dweight, dbias))."""
+        return self._value_and_grad(x, weight, labels, bias, sample_weight, reduction)
+
+    def grad_and_hess(self, *arguments: Any, **options: Any) -> tuple[FloatArray, FloatArray]:
+        """Raise a TypeError: there are no derivatives per sample."""
+        return self._grad_and_hess(*arguments, **options)
 
 
 @register("loss", "categorical_cross_entropy", target_domain="distribution", pred_domain="unit", aliases=("cce",))

@@ -591,6 +591,26 @@ def softmax_cross_entropy(  # noqa: PLR0917  # the loss's options
     return value, gradient, hessian
 
 
+def linear_cross_entropy(  # noqa: PLR0917  # the loss's options
+    x: F64,
+    weight: F64,
+    labels: NDArray[Any],
+    label_smoothing: float = 0.0,
+    class_weight: NDArray[Any] | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    scale_by_temperature: bool = False,
+    z_loss: float = 0.0,
+) -> tuple[F64, F64, F64]:
+    """Return softmax_cross_entropy of x @ weight, and the gradients of the rows' sum by x and weight.
+
+    A bias is a row of weight, with a column of ones in x.
+    """
+    options = (label_smoothing, class_weight, ignore_index, temperature, scale_by_temperature, z_loss)
+    value, gradient, _ = softmax_cross_entropy(x @ weight, labels, *options)
+    return value, gradient @ weight.T, x.T @ gradient
+
+
 def categorical_cross_entropy(pred: F64, target: F64) -> tuple[F64, F64, F64]:
     """-sum_j y_j log p_j; 0 log 0 = 0 and 0 / 0 = 0."""
     absent = target == 0

@@ -1,0 +1,196 @@
+#include "bind/class_args.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace fuseprop {
+namespace bind {
+namespace {
+
+bool LabelKindOf(int typenum, LabelKind* kind) {
+  switch (typenum) {
+    case NPY_BOOL:
+    case NPY_UINT8:
+      *kind = LabelKind::kUint8;
+      return true;
+    case NPY_INT8:
+      *kind = LabelKind::kInt8;
+      return true;
+    case NPY_INT16:
+      *kind = LabelKind::kInt16;
+      return true;
+    case NPY_UINT16:
+      *kind = LabelKind::kUint16;
+      return true;
+    case NPY_INT32:
+      *kind = LabelKind::kInt32;
+      return true;
+    case NPY_UINT32:
+      *kind = LabelKind::kUint32;
+      return true;
+    default:
+      break;
+  }
+  // NumPy has several names for the types of 64 bits.
+  if (PyTypeNum_ISSIGNED(typenum) && typenum != NPY_BOOL) {
+    *kind = LabelKind::kInt64;
+    return PyTypeNum_ISINTEGER(typenum);
+  }
+  *kind = LabelKind::kUint64;
+  return PyTypeNum_ISUNSIGNED(typenum);
+}
+
+// What BindClassOptions stores in Formula::parameters; `row` says whether there are any. Formula::columns has the class
+// weights as double, and after them as float.
+enum Parameter : size_t { kSmoothing, kIgnores, kIgnoredLabel, kTemperature, kScaleByTemperature, kZLoss };
+constexpr size_t kPlain = 0;
+constexpr size_t kWithOptions = 1;
+
+template <class T>
+const T* ClassWeight(const Formula& formula) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return formula.columns;
+  } else {
+    return formula.columns == nullptr ? nullptr : reinterpret_cast<const T*>(formula.columns + formula.num_columns);
+  }
+}
+
+// Class weights, checked already, as the formula's columns.
+void BindClassWeight(Formula* formula, PyObject* object) {
+  const Ref weights = COrdered(FloatArrayAs(object, "class_weight", NPY_FLOAT64));
+  const size_t n = Size(weights);
+  auto* columns = static_cast<double*>(PyMem_Malloc(n * (sizeof(double) + sizeof(float))));
+  if (columns == nullptr) throw std::bad_alloc();
+  auto* narrow = reinterpret_cast<float*>(columns + n);
+  for (size_t j = 0; j < n; ++j) {
+    columns[j] = Data<double>(weights)[j];
+    // A weight that float cannot hold acts as the nearest one it can.
+    const double largest = static_cast<double>(std::numeric_limits<float>::max());
+    narrow[j] = static_cast<float>(std::min(columns[j], largest));
+    if (narrow[j] == 0.0f && columns[j] > 0.0) narrow[j] = std::numeric_limits<float>::denorm_min();
+  }
+  PyMem_Free(formula->columns);
+  formula->columns = columns;
+  formula->num_columns = n;
+}
+
+}  // namespace
+
+Ref BindClassOptions(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  CheckNumArgs("_bind", nargs, 2, 2);
+  auto* formula = reinterpret_cast<Formula*>(self);
+  if (formula->row != kUnbound) Raise(PyExc_RuntimeError, "%s is bound already", Py_TYPE(self)->tp_name);
+  if (!PyTuple_Check(args[1])) Raise(PyExc_TypeError, "parameters must be a tuple");
+  if (PyTuple_GET_SIZE(args[1]) == 0) {
+    formula->row = kPlain;
+    return Ref::Borrow(Py_None);
+  }
+  PyObject *smoothing, *class_weight, *ignored_label, *temperature, *scale, *z_loss;
+  if (!PyArg_ParseTuple(args[1], "OOOOOO", &smoothing, &class_weight, &ignored_label, &temperature, &scale, &z_loss)) {
+    throw PythonError();
+  }
+  formula->parameters[kSmoothing] = AsDouble(smoothing, "label_smoothing");
+  formula->parameters[kIgnores] = ignored_label != Py_None;
+  if (ignored_label != Py_None) {
+    const int64_t label = PyLong_AsLongLong(ignored_label);
+    if (label == -1 && PyErr_Occurred() != nullptr) throw PythonError();
+    std::memcpy(&formula->parameters[kIgnoredLabel], &label, sizeof(label));
+  }
+  formula->parameters[kTemperature] = AsDouble(temperature, "temperature");
+  formula->parameters[kScaleByTemperature] = AsBool(scale, "scale_by_temperature");
+  formula->parameters[kZLoss] = AsDouble(z_loss, "z_loss");
+  if (class_weight != Py_None) BindClassWeight(formula, class_weight);
+  formula->row = kWithOptions;
+  return Ref::Borrow(Py_None);
+}
+
+bool HasClassOptions(const Formula& formula) { return formula.row == kWithOptions; }
+
+template <class T>
+SoftmaxXentOptions<T> ClassOptions(const Formula& formula) {
+  SoftmaxXentOptions<T> options;
+  options.smoothing = formula.parameters[kSmoothing];
+  options.class_weight = ClassWeight<T>(formula);
+  options.exact_class_weight = formula.columns;
+  options.ignores = formula.parameters[kIgnores] != 0.0;
+  std::memcpy(&options.ignored_label, &formula.parameters[kIgnoredLabel], sizeof(options.ignored_label));
+  options.temperature = formula.parameters[kTemperature];
+  options.scale_by_temperature = formula.parameters[kScaleByTemperature] != 0.0;
+  options.z_loss = formula.parameters[kZLoss];
+  return options;
+}
+
+template SoftmaxXentOptions<float> ClassOptions(const Formula&);
+template SoftmaxXentOptions<double> ClassOptions(const Formula&);
+
+ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, int typenum, PyObject* target_object,
+                         PyObject* weight_object, bool mean, const ClassNames& argument_names)
+    : formula(loss), names(argument_names) {
+  const int row_ndim = ndim - 1;
+  for (int i = 0; i < row_ndim; ++i) rows *= static_cast<size_t>(shape[i]);
+  classes = static_cast<size_t>(shape[row_ndim]);
+  if (formula.columns != nullptr && formula.num_columns != classes) {
+    Raise(PyExc_ValueError, "class_weight has %zu numbers; expected one for each of the C = %zu classes of %s",
+          formula.num_columns, classes, names.classes);
+  }
+
+  const Ref target = AnyArray(target_object, names.target);
+  const int target_ndim = PyArray_NDIM(target.array());
+  const npy_intp* target_shape = PyArray_DIMS(target.array());
+  if (target_ndim == row_ndim && PyArray_CompareLists(target_shape, shape, row_ndim)) {
+    if (!LabelKindOf(PyArray_TYPE(target.array()), &kind)) {
+      Raise(PyExc_TypeError, "%s has dtype %s and shape %s; expected integer labels, or a distribution of shape %s",
+            names.target, DtypeName(target.array()).c_str(), ShapeText(target.array()).c_str(),
+            ShapeText(ndim, shape).c_str());
+    }
+    const bool as_it_is = PyArray_ISCARRAY_RO(target.array());
+    labels = as_it_is ? Ref::Borrow(target.get())
+                      : Ref::Check(PyArray_FromArray(target.array(),
+                                                     PyArray_DescrNewByteorder(PyArray_DESCR(target.array()), '='),
+                                                     NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED));
+  } else if (target_ndim == ndim && PyArray_CompareLists(target_shape, shape, ndim)) {
+    given_distribution = FloatArrayAs(target.get(), names.target, typenum);
+    distribution = COrdered(given_distribution);
+  } else {
+    Raise(PyExc_ValueError, "%s has shape %s; expected %s for labels, or %s for distributions", names.target,
+          ShapeText(target.array()).c_str(), ShapeText(row_ndim, shape).c_str(), ShapeText(ndim, shape).c_str());
+  }
+
+  if (weight_object != Py_None) {
+    weight = FloatArrayAs(weight_object, "sample_weight", typenum);
+    if (PyArray_NDIM(weight.array()) != row_ndim ||
+        !PyArray_CompareLists(PyArray_DIMS(weight.array()), shape, row_ndim)) {
+      Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of %s",
+            ShapeText(weight.array()).c_str(), ShapeText(row_ndim, shape).c_str(), names.rows);
+    }
+    weight = COrdered(weight);
+  }
+  mean_of_labels = mean && labels && HasClassOptions(formula);
+  if (mean && !mean_of_labels) weight_sum = weight ? SumOf(weight) : static_cast<double>(rows);
+}
+
+void ClassTarget::RaiseInvalid(size_t row) const {
+  if (labels) {
+    const Ref label = Ref::Check(PyObject_CallMethod(labels.get(), "item", "n", static_cast<Py_ssize_t>(row)));
+    std::string other;
+    if (HasClassOptions(formula)) {
+      const SoftmaxXentOptions<double> options = ClassOptions<double>(formula);
+      if (options.ignores) other = " or ignore_index = " + std::to_string(options.ignored_label);
+    }
+    Raise(PyExc_ValueError, "%s%s is label %S; expected 0 to %zd%s (%s has C = %zu classes)", names.target,
+          IndexText(labels.array(), row, false).c_str(), label.get(), static_cast<Py_ssize_t>(classes) - 1,
+          other.c_str(), names.classes, classes);
+  }
+  // The kernel names the row; the element is looked up here.
+  for (size_t j = row * classes; j < (row + 1) * classes; ++j) {
+    const double found = IsFloat32(distribution) ? Data<float>(distribution)[j] : Data<double>(distribution)[j];
+    if (found >= 0.0 && found <= 1.0) continue;
+    const Ref number = Ref::Check(PyFloat_FromDouble(found));
+    Raise(PyExc_ValueError, "%s%s is %R; a distribution has values in [0, 1]", names.target,
+          IndexText(distribution.array(), j, false).c_str(), number.get());
+  }
+  Raise(PyExc_ValueError, "%s has a row that is not a distribution", names.target);
+}
+
+}  // namespace bind
+}  // namespace fuseprop

@@ -1,0 +1,148 @@
+// LinearCrossEntropy's verbs: as SoftmaxCrossEntropy's, for the logits x @ weight + bias.
+
+#include "kernels/linear_xent.h"
+
+#include "bind/class_args.h"
+#include "bind/matrix.h"
+#include "bind/register.h"
+
+namespace fuseprop {
+namespace bind {
+namespace {
+
+constexpr ClassNames kNames = {"labels", "x", "weight"};
+
+struct Inputs {
+  Matrix x;
+  Matrix weight;
+  Ref bias;
+  npy_intp shape[2];  // of the logits
+  ClassTarget target;
+
+  // args: x, weight, labels, bias, sample_weight
+  Inputs(PyObject* self, PyObject* const* args, bool mean)
+      : x(args[0], "x"),
+        weight(args[1], "weight"),
+        bias(Checked(x, weight, args[3])),
+        shape{x.rows, weight.cols},
+        target(Self(self), 2, shape, x.typenum(), args[2], args[4], mean, kNames) {}
+
+  // The bias, after x and weight have been found to fit.
+  static Ref Checked(const Matrix& x, const Matrix& weight, PyObject* bias_object) {
+    CheckSameDtype(x.given, "x", weight.given, "weight");
+    if (x.cols != weight.rows) {
+      Raise(PyExc_ValueError, "x has shape %s but weight has shape %s; expected (N, D) and (D, C)", x.Shape().c_str(),
+            weight.Shape().c_str());
+    }
+    if (bias_object == Py_None) return Ref();
+    Ref bias = Vector(bias_object, "bias", weight.cols, "weight's second dimension");
+    CheckSameDtype(x.given, "x", bias, "bias");
+    return bias;
+  }
+};
+
+enum class Verb { kValue, kGradient, kBoth };
+
+template <class T>
+Ref Run(Inputs& inputs, Reduction reduction, Verb verb) {
+  LinearXentArgs<T> args;
+  SoftmaxXentOptions<T> options;
+  inputs.target.Fill(&args.loss, &options);
+  args.loss.scale = Scale(reduction, inputs.target.weight_sum).grad;
+  args.loss.want_sum = verb != Verb::kGradient;
+  args.features = static_cast<size_t>(inputs.x.cols);
+  args.x = Data<T>(inputs.x.array);
+  args.x_stride = inputs.x.stride;
+  args.x_transposed = inputs.x.transposed;
+  args.weight = Data<T>(inputs.weight.array);
+  args.weight_stride = inputs.weight.stride;
+  args.weight_transposed = inputs.weight.transposed;
+  args.bias = inputs.bias ? Data<T>(inputs.bias) : nullptr;
+
+  const size_t rows = args.loss.rows;
+  const size_t classes = args.loss.classes;
+  // Memory from NumPy, which asks for huge pages.
+  const npy_intp block[2] = {static_cast<npy_intp>(LinearXentBlockRows(rows, classes, sizeof(T))), inputs.shape[1]};
+  const Output logits(2, block, TypeNum<T>());
+  args.logits = logits.data<T>();
+
+  const bool has_values = verb != Verb::kGradient && reduction == Reduction::kNone;
+  const npy_intp values_shape[1] = {has_values ? inputs.shape[0] : 0};
+  Output values(1, values_shape, TypeNum<T>());
+  if (has_values) args.loss.row_value = values.data<T>();
+
+  const bool has_grads = verb != Verb::kValue;
+  const npy_intp none[2] = {0, 0};
+  const npy_intp x_shape[2] = {inputs.x.rows, inputs.x.cols};
+  const npy_intp weight_shape[2] = {inputs.weight.rows, inputs.weight.cols};
+  Output dx(2, has_grads ? x_shape : none, TypeNum<T>());
+  Output dweight(2, has_grads ? weight_shape : none, TypeNum<T>());
+  Output dbias(1, has_grads && inputs.bias ? weight_shape + 1 : none, TypeNum<T>());
+  if (has_grads) {
+    args.dx = dx.data<T>();
+    args.dweight = dweight.data<T>();
+    if (inputs.bias) args.dbias = dbias.data<T>();
+  }
+
+  SoftmaxXentResult result;
+  {
+    const ReleaseGil release(rows * classes * (args.features + 8) / 8);
+    result = LinearXent(args);
+  }
+  inputs.target.Finish(result);
+  const Scale scale(reduction, inputs.target.weight_sum);
+  Ref value = has_values                ? values.Finish()
+              : verb == Verb::kGradient ? Ref()
+                                        : Ref::Check(PyFloat_FromDouble(scale.Reduce(result.sum)));
+  if (!has_grads) return value;
+  for (const Output* gradient : {&dx, &dweight, &dbias}) scale.Finish(gradient->buffer());
+  const Ref by_x = dx.Finish();
+  const Ref by_weight = dweight.Finish();
+  const Ref by_bias = inputs.bias ? dbias.Finish() : Ref::Borrow(Py_None);
+  Ref gradients = Ref::Check(PyTuple_Pack(3, by_x.get(), by_weight.get(), by_bias.get()));
+  return verb == Verb::kGradient ? std::move(gradients) : Ref::Check(PyTuple_Pack(2, value.get(), gradients.get()));
+}
+
+// _value, _gradient, _value_and_grad(x, weight, labels, bias, sample_weight, reduction, /)
+template <Verb verb>
+PyObject* Call(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("LinearCrossEntropy", nargs, 6, 6);
+    const Reduction reduction = AsReduction(args[5]);
+    Inputs inputs(self, args, reduction == Reduction::kMean);
+    return inputs.x.typenum() == NPY_FLOAT32 ? Run<float>(inputs, reduction, verb)
+                                             : Run<double>(inputs, reduction, verb);
+  });
+}
+
+PyObject* GradAndHess(PyObject*, PyObject* const*, Py_ssize_t) {
+  return Guard([]() -> Ref {
+    Raise(PyExc_TypeError,
+          "linear_cross_entropy has no derivatives per sample: its gradients are by x, weight and bias; "
+          "softmax_cross_entropy has those by logits");
+  });
+}
+
+PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
+
+PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] { return BindClassOptions(self, args, nargs); });
+}
+
+PyMethodDef methods[] = {
+    {"_bind", FastCall(PyBind), METH_FASTCALL, nullptr},
+    {"_value", FastCall(Call<Verb::kValue>), METH_FASTCALL, nullptr},
+    {"_gradient", FastCall(Call<Verb::kGradient>), METH_FASTCALL, nullptr},
+    {"_value_and_grad", FastCall(Call<Verb::kBoth>), METH_FASTCALL, nullptr},
+    {"_grad_and_hess", FastCall(GradAndHess), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+void RegisterLinearCrossEntropy(PyObject* module) {
+  AddFormulaType(module, "fuseprop._core.LinearCrossEntropy", loss_type, New, methods, false);
+}
+
+}  // namespace bind
+}  // namespace fuseprop

@@ -1,0 +1,41 @@
+// Softmax cross-entropy of a dense layer's output, x weight + bias, and the gradients by all three (SPEC 3), without
+// the whole of the logits: they are there a block of rows at a time.
+
+#ifndef FUSEPROP_KERNELS_LINEAR_XENT_H_
+#define FUSEPROP_KERNELS_LINEAR_XENT_H_
+
+#include "kernels/softmax_xent.h"
+
+namespace fuseprop {
+
+template <class T>
+struct LinearXentArgs {
+  // All but logits, grad and hess: rows, classes, the target, the rows' weights, options, row_value.
+  SoftmaxXentArgs<T> loss;
+  size_t features = 0;
+  const T* x = nullptr;  // (rows, features); transposed: (features, rows). The strides count elements.
+  size_t x_stride = 0;
+  bool x_transposed = false;
+  const T* weight = nullptr;  // (features, classes); transposed: (classes, features)
+  size_t weight_stride = 0;
+  bool weight_transposed = false;
+  const T* bias = nullptr;  // (classes,); null for none
+  T* logits = nullptr;      // memory for a block of them, (LinearXentBlockRows, classes)
+  // Outputs, without gaps: all of them, or none; dbias too only with a bias.
+  T* dx = nullptr;
+  T* dweight = nullptr;
+  T* dbias = nullptr;
+};
+
+// The rows of a block of logits, at most 40 MiB unless a single row takes more. Depends on nothing else, so that the
+// results do not either.
+size_t LinearXentBlockRows(size_t rows, size_t classes, size_t item_size);
+
+// As SoftmaxXent. With an invalid label nothing is written, with an invalid distribution the outputs are unspecified.
+// Throws std::bad_alloc.
+SoftmaxXentResult LinearXent(const LinearXentArgs<float>& args);
+SoftmaxXentResult LinearXent(const LinearXentArgs<double>& args);
+
+}  // namespace fuseprop
+
+#endif  // FUSEPROP_KERNELS_LINEAR_XENT_H_
