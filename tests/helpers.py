@@ -39,14 +39,15 @@ STRUCTURED = [spec for spec in _registry.activations().values() if spec.structur
 LOSSES = [s for s in _registry.losses().values() if s.target_domain not in OVER_CLASSES and s.kind_of_value == "sum"]
 METRICS = [spec for spec in _registry.losses().values() if spec.kind_of_value == "metric"]
 ROOTS = [spec for spec in _registry.losses().values() if spec.kind_of_value == "root"]
-CLASS_LOSSES = [spec for spec in _registry.losses().values() if spec.target_domain == "classes"]
-#: Losses over classes that take labels only, or distributions only; and those of them with arrays of their own.
-ROW_LOSSES = [
-    spec
-    for spec in _registry.losses().values()
-    if spec.target_domain in OVER_CLASSES and spec.target_domain != "classes" and spec.inputs == ("pred", "target")
+#: Losses over classes: of labels or distributions; of one of these only; and of a dense layer's input and weight.
+OVER_PRED = [
+    s for s in _registry.losses().values() if s.target_domain in OVER_CLASSES and s.inputs == ("pred", "target")
 ]
-MARGIN_LOSSES = [spec for spec in _registry.losses().values() if spec.inputs != ("pred", "target")]
+CLASS_LOSSES = [spec for spec in OVER_PRED if spec.target_domain == "classes"]
+ROW_LOSSES = [spec for spec in OVER_PRED if spec.target_domain != "classes"]
+LAYER_LOSSES = [spec for spec in _registry.losses().values() if spec.inputs != ("pred", "target")]
+MARGIN_LOSSES = [spec for spec in LAYER_LOSSES if spec.target_domain == "labels"]
+LINEAR_LOSSES = [spec for spec in LAYER_LOSSES if spec.target_domain == "classes"]
 
 #: More elements than a second thread is worth (49152), not a multiple of anything.
 LARGE = 100_003
@@ -238,6 +239,8 @@ def assert_same_bits(actual: Any, expected: Any, what: str = "") -> None:
             assert_same_bits(a, e, f"{what}[{i}]")
         return
     assert type(actual) is type(expected), what
+    if expected is None:
+        return
     if isinstance(expected, dict):
         assert actual.keys() == expected.keys(), what
         assert_same_bits(tuple(actual.values()), tuple(expected[name] for name in actual), what)

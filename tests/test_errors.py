@@ -13,9 +13,9 @@ from helpers import (
     ACTIVATIONS,
     CLASS_LOSSES,
     GOOD_TARGET,
+    LAYER_LOSSES,
     LAYOUTS,
     LOSSES,
-    MARGIN_LOSSES,
     METRICS,
     ROOTS,
     ROW_LOSSES,
@@ -33,7 +33,7 @@ import fuseprop as fp
 from fuseprop import ops
 from fuseprop._registry import Spec
 
-ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *MARGIN_LOSSES]
+ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *LAYER_LOSSES]
 BAD_DTYPES = (np.float16, np.longdouble, np.complex64, np.complex128, object, "U3", "S3", "M8[s]", "m8[s]")
 REAL = [spec for spec in LOSSES if invalid_target(spec)]
 

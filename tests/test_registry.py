@@ -15,8 +15,9 @@ from helpers import (
     ACTIVATIONS,
     CLASS_LOSSES,
     GOOD_TARGET,
+    LAYER_LOSSES,
+    LINEAR_LOSSES,
     LOSSES,
-    MARGIN_LOSSES,
     METRICS,
     ROOTS,
     ROW_LOSSES,
@@ -32,7 +33,7 @@ import fuseprop as fp
 from fuseprop import _core, _registry, reference
 from fuseprop._registry import Spec
 
-ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *MARGIN_LOSSES]
+ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *LAYER_LOSSES]
 each_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 MODULES = {"activation": fp.activations, "loss": fp.losses}
 
@@ -56,7 +57,7 @@ def test_core_has_the_registered_losses() -> None:
     of_labels = [spec for spec in ROW_LOSSES if spec.target_domain == "labels"]
     of_distributions = [spec for spec in ROW_LOSSES if spec not in of_labels]
     assert sorted(_core.loss_names()) == sorted(spec.name for spec in [*LOSSES, *METRICS, *of_distributions])
-    for spec in [*CLASS_LOSSES, *ROOTS, *of_labels]:
+    for spec in [*CLASS_LOSSES, *LINEAR_LOSSES, *ROOTS, *of_labels]:
         assert hasattr(_core, spec.cls.__name__)
 
 
@@ -201,7 +202,7 @@ def test_a_pickled_copy_computes_the_same(spec: Spec) -> None:
         shape = (4, number_of_classes(parameters))
         pred = row_predictions(spec, seeded("pickled").standard_normal(shape))
         arguments = pred, row_targets(spec, parameters, shape, np.float64, seeded("pickled"))
-    elif spec in MARGIN_LOSSES:
+    elif spec in LAYER_LOSSES:
         arguments = x, x[:3], np.array([0, 1, 2, 1])
     elif spec.kind == "loss":
         arguments = (x, np.array([0, 1, 2, 1]) if spec.target_domain == "classes" else np.full((4, 3), GOOD_TARGET))

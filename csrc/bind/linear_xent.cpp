@@ -59,12 +59,10 @@ Ref Run(Inputs& inputs, Reduction reduction, Verb verb) {
   args.weight_transposed = inputs.weight.transposed;
   args.bias = inputs.bias ? Data<T>(inputs.bias) : nullptr;
 
-  const size_t rows = args.loss.rows;
-  const size_t classes = args.loss.classes;
   // Memory from NumPy, which asks for huge pages.
-  const npy_intp block[2] = {static_cast<npy_intp>(LinearXentBlockRows(rows, classes, sizeof(T))), inputs.shape[1]};
-  const Output logits(2, block, TypeNum<T>());
-  args.logits = logits.data<T>();
+  const npy_intp elements[1] = {static_cast<npy_intp>(LinearXentMemory(args))};
+  const Output memory(1, elements, TypeNum<T>());
+  args.memory = memory.data<T>();
 
   const bool has_values = verb != Verb::kGradient && reduction == Reduction::kNone;
   const npy_intp values_shape[1] = {has_values ? inputs.shape[0] : 0};
@@ -86,7 +84,7 @@ Ref Run(Inputs& inputs, Reduction reduction, Verb verb) {
 
   SoftmaxXentResult result;
   {
-    const ReleaseGil release(rows * classes * (args.features + 8) / 8);
+    const ReleaseGil release(args.loss.rows * args.loss.classes * (args.features + 8) / 8);
     result = LinearXent(args);
   }
   inputs.target.Finish(result);

@@ -20,19 +20,19 @@ struct LinearXentArgs {
   size_t weight_stride = 0;
   bool weight_transposed = false;
   const T* bias = nullptr;  // (classes,); null for none
-  T* logits = nullptr;      // memory for a block of them, (LinearXentBlockRows, classes)
-  // Outputs, without gaps: all of them, or none; dbias too only with a bias.
+  T* memory = nullptr;      // LinearXentMemory elements, for a block
+  // Outputs, without gaps: null if not wanted. dweight goes with dx.
   T* dx = nullptr;
   T* dweight = nullptr;
   T* dbias = nullptr;
 };
 
-// The rows of a block of logits, at most 40 MiB unless a single row takes more. Depends on nothing else, so that the
-// results do not either.
-size_t LinearXentBlockRows(size_t rows, size_t classes, size_t item_size);
+// How much memory a block takes, in elements: at most 40 MiB, unless a single row takes more.
+size_t LinearXentMemory(const LinearXentArgs<float>& args);
+size_t LinearXentMemory(const LinearXentArgs<double>& args);
 
-// As SoftmaxXent. With an invalid label nothing is written, with an invalid distribution the outputs are unspecified.
-// Throws std::bad_alloc.
+// As SoftmaxXent; what x has in rows that are ignored is not looked at. With an invalid label nothing is written, with
+// an invalid distribution the outputs are unspecified. Throws std::bad_alloc.
 SoftmaxXentResult LinearXent(const LinearXentArgs<float>& args);
 SoftmaxXentResult LinearXent(const LinearXentArgs<double>& args);
 

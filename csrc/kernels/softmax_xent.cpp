@@ -32,6 +32,7 @@ struct SoftmaxXentFunctions {
   SoftmaxXentResult (*f64)(const SoftmaxXentArgs<double>&);
   SoftmaxXentResult (*check_f32)(const SoftmaxXentArgs<float>&);
   SoftmaxXentResult (*check_f64)(const SoftmaxXentArgs<double>&);
+  size_t (*kept_rows)(const void*, LabelKind, size_t, int64_t, size_t, size_t, size_t*, int64_t*);
   size_t (*invalid_label)(const void*, LabelKind, size_t, size_t);
   size_t (*invalid_f32)(const float*, size_t, size_t);
   size_t (*invalid_f64)(const double*, size_t, size_t);
@@ -121,6 +122,22 @@ SoftmaxXentResult CheckLabels(const SoftmaxXentArgs<T>& args) {
       sums[i % kSums] += class_weight != nullptr ? weight * class_weight[j] : weight;
     }
     return SoftmaxXentResult{0.0, TreeSum(sums, kSums), args.rows};
+  });
+}
+
+size_t KeptRows(const void* labels, LabelKind kind, size_t rows, int64_t ignored_label, size_t begin, size_t most,
+                size_t* kept, int64_t* kept_labels) {
+  return WithLabels(labels, kind, [&](const auto* label) {
+    using L = std::remove_cv_t<std::remove_reference_t<decltype(label[0])>>;
+    L ignored = 0;
+    const bool ignores = AsLabel(ignored_label, &ignored);
+    size_t count = 0;
+    for (size_t row = begin; row < rows && count < most; ++row) {
+      if (ignores && label[row] == ignored) continue;
+      kept[count] = row;
+      kept_labels[count++] = static_cast<int64_t>(label[row]);
+    }
+    return count;
   });
 }
 
@@ -757,6 +774,7 @@ const SoftmaxXentFunctions& SoftmaxXentTable() {
                                                  Run<double>,
                                                  CheckLabels<float>,
                                                  CheckLabels<double>,
+                                                 KeptRows,
                                                  FindInvalidLabel,
                                                  FindInvalidDistribution<float>,
                                                  FindInvalidDistribution<double>};
@@ -783,6 +801,11 @@ SoftmaxXentResult CheckSoftmaxXentLabels(const SoftmaxXentArgs<float>& args) {
 }
 SoftmaxXentResult CheckSoftmaxXentLabels(const SoftmaxXentArgs<double>& args) {
   return FUSEPROP_DISPATCH(SoftmaxXentTable)().check_f64(args);
+}
+size_t FindKeptRows(const void* labels, LabelKind kind, size_t rows, int64_t ignored_label, size_t begin, size_t most,
+                    size_t* kept, int64_t* kept_labels) {
+  return FUSEPROP_DISPATCH(SoftmaxXentTable)().kept_rows(labels, kind, rows, ignored_label, begin, most, kept,
+                                                         kept_labels);
 }
 size_t FirstInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t classes) {
   return FUSEPROP_DISPATCH(SoftmaxXentTable)().invalid_label(labels, kind, rows, classes);

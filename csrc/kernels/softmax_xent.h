@@ -70,6 +70,11 @@ SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<double>& args);
 SoftmaxXentResult CheckSoftmaxXentLabels(const SoftmaxXentArgs<float>& args);
 SoftmaxXentResult CheckSoftmaxXentLabels(const SoftmaxXentArgs<double>& args);
 
+// The rows from `begin` on that do not have the ignored label, at most `most` of them, and their labels, all of which
+// are valid. Returns how many they are.
+size_t FindKeptRows(const void* labels, LabelKind kind, size_t rows, int64_t ignored_label, size_t begin, size_t most,
+                    size_t* kept, int64_t* kept_labels);
+
 // The first row whose label is outside of [0, classes); `rows` if there is none.
 size_t FirstInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t classes);
 // The first row of (rows, classes) with an element outside of [0, 1]; `rows` if there is none.
