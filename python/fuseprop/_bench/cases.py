@@ -39,6 +39,7 @@ SIZES = ("128", "1000", "100k", "16M")
 STRUCTURED_SHAPES = ((128, 10), (1000, 100), (1024, 1024))
 CLASS_SHAPES = ((64, 10), (128, 1000), (2048, 50257))
 MARGIN_SHAPES = ((64, 128, 10), (256, 512, 1000))
+LINEAR_SHAPES = ((64, 128, 10), (1024, 256, 1000), (1024, 256, 16384))
 
 
 def parse_size(text: str) -> int:
@@ -470,6 +471,56 @@ def _margin_value_and_grad(spec: Spec, shape: tuple[int, int, int], peers: Peers
     return Problem(candidates, expected, elements=rows * classes, flops=6.0 * rows * features * classes)
 
 
+def _linear_value_and_grad(spec: Spec, shape: tuple[int, int, int], peers: Peers) -> Problem:
+    """Measure loss and gradients of a last layer without bias."""
+    rows, features, classes = shape
+    x, weight = _normal(rows, features), _normal(features, classes, seed=1, scale=features**-0.5)
+    labels = np.random.default_rng(4).integers(0, classes, rows)
+    loss = spec.cls()
+
+    def reference() -> list[Any]:
+        wide_w = weight.astype(np.float64)
+        found = [
+            spec.reference(x[i : i + 256].astype(np.float64), wide_w, labels[i : i + 256], **spec.parameters)
+            for i in range(0, rows, 256)
+        ]
+        values, d_x, d_weight = zip(*found, strict=True)
+        return [np.concatenate(values).mean(), np.concatenate(d_x) / rows, sum(d_weight) / rows]
+
+    def flat(found: Any) -> list[Array]:
+        value, gradients = found
+        return as_arrays((value, *gradients[:2]))
+
+    def numpy_value_and_grad() -> Any:
+        value, d_z = other.numpy_softmax_cross_entropy(x @ weight, labels)
+        return value, (d_z @ weight.T, x.T @ d_z)
+
+    candidates = [Candidate(OURS, call(loss.value_and_grad, x, weight, labels), outputs=flat)]
+    if peers.numpy:
+        candidates.append(_numpy(numpy_value_and_grad, outputs=flat))
+    if peers.torch:
+        torch = peers.torch
+        xt, wt = torch.from_numpy(x).requires_grad_(), torch.from_numpy(weight).requires_grad_()
+        for variant, torch_loss in other.torch_linear_cross_entropy(torch, xt, wt, torch.from_numpy(labels)).items():
+
+            def torch_value_and_grad(torch_loss: Callable[[], Any] = torch_loss) -> Any:
+                value = torch_loss()
+                return value, torch.autograd.grad(value, (xt, wt))
+
+            candidates.append(Candidate("PyTorch", call(torch_value_and_grad), variant, flat))
+    if peers.jax:
+        jax = peers.jax
+
+        def jax_loss(x: Any, weight: Any, labels: Any) -> Any:
+            log_p = jax.nn.log_softmax(x @ weight)
+            return -jax.numpy.take_along_axis(log_p, labels[:, None], axis=1).mean()
+
+        differentiated = jax.value_and_grad(jax_loss, argnums=(0, 1))
+        candidates.append(_jax(peers, differentiated, x, weight, labels, outputs=flat))
+    expected = [expect(part, 8) for part in reference()]
+    return Problem(candidates, expected, elements=rows * classes, flops=6.0 * rows * features * classes)
+
+
 def _entropy(name: str, shape: tuple[int, int], peers: Peers) -> Problem:
     p, q = (np.asarray(fp.ops.softmax(_normal(*shape, seed=k))) for k in (0, 4))
     formulas: dict[str, Callable[..., Any]] = {
@@ -830,6 +881,13 @@ def _activations(sizes: Sequence[str]) -> Iterator[Case]:
 def _losses(sizes: Sequence[str]) -> Iterator[Case]:
     for spec in _registry.losses().values():
         entry = f"loss {spec.name}"
+        if spec.inputs != ("pred", "target"):
+            of_linear = spec.target_domain == "classes"
+            layer_build = _linear_value_and_grad if of_linear else _margin_value_and_grad
+            for shape in LINEAR_SHAPES if of_linear else MARGIN_SHAPES:
+                name = f"loss/{spec.name}/value_and_grad/{'x'.join(map(str, shape))}"
+                yield Case(name, entry, partial(layer_build, spec, shape))
+            continue
         if spec.target_domain == "classes":
             for rows, classes in CLASS_SHAPES:
                 name = f"loss/{spec.name}/value_and_grad/{rows}x{classes}"
@@ -837,11 +895,6 @@ def _losses(sizes: Sequence[str]) -> Iterator[Case]:
             for rows, classes in CLASS_SHAPES[:2]:
                 name = f"loss/{spec.name}/grad_and_hess/{rows}x{classes}"
                 yield Case(name, entry, partial(_class_grad_and_hess, spec, (rows, classes)))
-            continue
-        if spec.inputs != ("pred", "target"):
-            for shape in MARGIN_SHAPES:
-                name = f"loss/{spec.name}/value_and_grad/{'x'.join(map(str, shape))}"
-                yield Case(name, entry, partial(_margin_value_and_grad, spec, shape))
             continue
         if spec.target_domain in _registry.OVER_CLASSES:
             for rows, classes in CLASS_SHAPES[:2]:

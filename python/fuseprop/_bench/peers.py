@@ -596,6 +596,17 @@ def torch_large_margin(torch: Any, x: Any, weight: Any, labels: Any) -> Any:
     return torch.nn.functional.cross_entropy(scores, labels)
 
 
+def torch_linear_cross_entropy(torch: Any, x: Any, weight: Any, labels: Any) -> dict[str, Callable[[], Any]]:
+    """Return the mean loss of x @ weight, by variant: as a layer and a loss, and as PyTorch 2.13 fuses them."""
+    functional = torch.nn.functional
+    ways: dict[str, Callable[[], Any]] = {"": lambda: functional.cross_entropy(x @ weight, labels)}
+    if hasattr(functional, "linear_cross_entropy") and hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        options = torch.nn.LinearCrossEntropyOptions()
+        # Its weight is (classes, features).
+        ways["chunked"] = lambda: functional.linear_cross_entropy(x, weight.T, labels, options=options)
+    return ways
+
+
 def sklearn_loss(name: str, parameters: Parameters) -> Any:
     """Return scikit-learn's internal loss of this name (what its boosting uses), or None."""
     known = {
