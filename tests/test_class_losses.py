@@ -636,6 +636,17 @@ def test_shapes_and_dtypes(spec: Spec) -> None:
 
 
 @each_dtype
+@pytest.mark.parametrize("spec", OF_LABELS, ids=lambda spec: spec.name)
+def test_floors_beyond_the_dtype(spec: Spec, dtype: Any) -> None:
+    """They act as the nearest number that it has."""
+    info = np.finfo(dtype)
+    pred = np.array([[1000.0, 0.0, 0.0]], dtype)  # every second derivative is 0
+    tiny = 1e-60 if dtype == np.float32 else 5e-324
+    for floor, expected in ((1e300, min(float(info.max), 1e300)), (tiny, float(info.smallest_subnormal))):
+        assert (spec.cls().grad_and_hess(pred, [0], None, floor)[1] == expected).all()
+
+
+@each_dtype
 @pytest.mark.parametrize("integer", ["i1", "i8", "u1", "u8"])
 @pytest.mark.parametrize("spec", OF_LABELS, ids=lambda spec: spec.name)
 def test_labels_out_of_range(spec: Spec, integer: str, dtype: Any) -> None:

@@ -776,6 +776,54 @@ def test_options_equal_to_torch(kind: str, reduction: str) -> None:
         np.testing.assert_allclose(grad, z.grad.numpy(), rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("kind", ["labels", "distribution"])
+def test_temperature_and_z_loss_as_torch_differentiates_them(kind: str) -> None:
+    """With all other options; the Hessian's diagonal too."""
+    torch = pytest.importorskip("torch")
+    for options in OPTIONS:
+        given = with_class_weight(options, 7)
+        pred, labels = sample((20, 7), np.float64, kind)
+        if kind == "labels":
+            labels = with_ignored(labels, given["ignore_index"])
+        w = None if given["class_weight"] is None else torch.tensor(given["class_weight"])
+        ignored = given["ignore_index"] if kind == "labels" and given["ignore_index"] is not None else -100
+        counts = torch.tensor(labels != ignored if kind == "labels" else np.ones(20), dtype=torch.float64)
+        t = given["temperature"]
+        c = t * t if given["scale_by_temperature"] else 1.0
+
+        z = torch.tensor(pred, requires_grad=True)
+        values = c * torch.nn.functional.cross_entropy(
+            z / t,
+            torch.tensor(labels),
+            weight=w,
+            ignore_index=ignored,
+            reduction="none",
+            label_smoothing=given["label_smoothing"],
+        )
+        values = values + given["z_loss"] * counts * torch.logsumexp(z / t, 1) ** 2
+        (gradient,) = torch.autograd.grad(values.sum(), z, create_graph=True)
+        columns = [torch.autograd.grad(gradient[:, j].sum(), z, retain_graph=True)[0][:, j] for j in range(7)]
+        loss = fp.losses.SoftmaxCrossEntropy(**given)
+        found = loss(pred, labels, None, "none"), *loss.grad_and_hess(pred, labels)
+        for what, actual, peer in zip("vgh", found, (values, gradient, torch.stack(columns, 1)), strict=True):
+            expected = peer.detach().numpy()
+            np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-11, err_msg=f"{what} of {given}")
+
+
+@each_dtype
+@each_spec
+def test_floors_beyond_the_dtype(spec: Spec, dtype: Any) -> None:
+    """They act as the nearest number that it has."""
+    info = np.finfo(dtype)
+    tiny = 1e-60 if dtype == np.float32 else 5e-324
+    for classes in (3, 40):
+        pred = np.zeros((2, classes), dtype)
+        pred[:, 0] = 1000  # every second derivative is 0
+        for floor, expected in ((1e300, min(float(info.max), 1e300)), (tiny, float(info.smallest_subnormal))):
+            hess = spec.cls().grad_and_hess(pred, [0, 0], None, floor)[1]
+            assert (hess == expected).all()
+
+
 def test_distillation_keeps_the_gradients_size() -> None:
     """T^2 KL(q || softmax(z / T)) with q = softmax(v / T): as T grows, the gradient becomes (z - v) / C, centred."""
     z, v = seeded("z").standard_normal((5, 4)), seeded("v").standard_normal((5, 4))

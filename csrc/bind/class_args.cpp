@@ -1,7 +1,6 @@
 #include "bind/class_args.h"
 
-#include <algorithm>
-#include <limits>
+#include "simd/parameter.h"
 
 namespace fuseprop {
 namespace bind {
@@ -42,7 +41,7 @@ bool LabelKindOf(int typenum, LabelKind* kind) {
 
 // What BindClassOptions stores in Formula::parameters; `row` says whether there are any. Formula::columns has the class
 // weights as double, and after them as float.
-enum Parameter : size_t { kSmoothing, kIgnores, kIgnoredLabel, kTemperature, kScaleByTemperature, kZLoss };
+enum Place : size_t { kSmoothing, kIgnores, kIgnoredLabel, kTemperature, kScaleByTemperature, kZLoss };
 constexpr size_t kPlain = 0;
 constexpr size_t kWithOptions = 1;
 
@@ -64,10 +63,7 @@ void BindClassWeight(Formula* formula, PyObject* object) {
   auto* narrow = reinterpret_cast<float*>(columns + n);
   for (size_t j = 0; j < n; ++j) {
     columns[j] = Data<double>(weights)[j];
-    // A weight that float cannot hold acts as the nearest one it can.
-    const double largest = static_cast<double>(std::numeric_limits<float>::max());
-    narrow[j] = static_cast<float>(std::min(columns[j], largest));
-    if (narrow[j] == 0.0f && columns[j] > 0.0) narrow[j] = std::numeric_limits<float>::denorm_min();
+    narrow[j] = Parameter<float>(columns[j]);
   }
   PyMem_Free(formula->columns);
   formula->columns = columns;

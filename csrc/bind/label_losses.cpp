@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "bind/class_verbs.h"
 #include "bind/formula.h"
-#include "bind/loss_args.h"
 #include "bind/register.h"
+#include "simd/parameter.h"
 
 namespace fuseprop {
 namespace bind {
@@ -17,6 +18,7 @@ namespace {
 enum Kind : size_t { kLikelihood, kFocal };
 
 struct Inputs {
+  const Formula& formula;
   Ref given_pred;
   Ref pred;
   Ref given_labels;
@@ -26,12 +28,16 @@ struct Inputs {
   size_t classes = 0;
   double weight_sum = 0.0;  // of the rows' weights times their class weights
 
+  template <class T>
+  using Args = LabelLossArgs<T>;
+
   int typenum() const { return PyArray_TYPE(pred.array()); }
   int row_ndim() const { return PyArray_NDIM(pred.array()) - 1; }
   const npy_intp* shape() const { return PyArray_DIMS(pred.array()); }
+  double divisor() const { return weight_sum; }
 
-  Inputs(const Formula& formula, PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
-      : given_pred(FloatArray(pred_object, "pred")) {
+  Inputs(PyObject* self, PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
+      : formula(Self(self)), given_pred(FloatArray(pred_object, "pred")) {
     PyArrayObject* array = given_pred.array();
     if (PyArray_NDIM(array) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
     pred = COrdered(given_pred);
@@ -47,7 +53,7 @@ struct Inputs {
       CheckRowShape(weight, "sample_weight", "one weight per row of pred");
       weight = COrdered(weight);
     }
-    if (mean) SumWeights(formula);
+    if (mean) SumWeights();
   }
 
   void CheckRowShape(const Ref& given, const char* name, const char* what) const {
@@ -78,7 +84,7 @@ struct Inputs {
           IndexText(labels.array(), row, false).c_str(), label.get(), static_cast<Py_ssize_t>(classes) - 1, classes);
   }
 
-  void SumWeights(const Formula& formula) {
+  void SumWeights() {
     if (formula.columns == nullptr) {
       weight_sum = weight ? SumOf(weight) : static_cast<double>(rows);
       return;
@@ -91,7 +97,6 @@ struct Inputs {
     weight_sum = Sum(weights.data(), rows);
   }
 
-  Output NewRows() const { return Output(row_ndim(), shape(), typenum()); }
   Output NewOutput(PyObject* out) const {
     Output output(out, "out", row_ndim() + 1, shape(), typenum());
     output.CheckOverlap(given_pred, "pred");
@@ -99,110 +104,29 @@ struct Inputs {
     output.CheckOverlap(weight, "sample_weight", false);
     return output;
   }
-};
 
-template <class T>
-double Run(const Formula& formula, const Inputs& inputs, LabelLossArgs<T>& args) {
-  std::vector<T> class_weight(formula.columns == nullptr ? 0 : formula.num_columns);
-  std::transform(formula.columns, formula.columns + class_weight.size(), class_weight.begin(),
-                 [](double w) { return static_cast<T>(w); });
-  args.pred = Data<T>(inputs.pred);
-  args.labels = Data<int64_t>(inputs.labels);
-  args.rows = inputs.rows;
-  args.classes = inputs.classes;
-  args.weight = inputs.weight ? Data<T>(inputs.weight) : nullptr;
-  args.class_weight = class_weight.empty() ? nullptr : class_weight.data();
-  const ReleaseGil release(inputs.rows * inputs.classes);
-  return formula.row == kFocal ? SoftmaxFocal(args, formula.parameters[0]) : NegativeLogLikelihood(args);
-}
-
-// The value of a call that has been set up in `args`: a float, or the array for "none".
-template <class T>
-Ref Value(const Formula& formula, const Inputs& inputs, LabelLossArgs<T>& args, Reduction reduction) {
-  if (reduction == Reduction::kNone) {
-    Output values = inputs.NewRows();
-    args.row_value = values.data<T>();
-    Run(formula, inputs, args);
-    return values.Finish();
+  template <class T>
+  double Run(LabelLossArgs<T> args, bool /*want_sum*/) const {
+    std::vector<T> class_weight(formula.columns == nullptr ? 0 : formula.num_columns);
+    std::transform(formula.columns, formula.columns + class_weight.size(), class_weight.begin(), Parameter<T>);
+    args.pred = Data<T>(pred);
+    args.labels = Data<int64_t>(labels);
+    args.rows = rows;
+    args.classes = classes;
+    args.weight = weight ? Data<T>(weight) : nullptr;
+    args.class_weight = class_weight.empty() ? nullptr : class_weight.data();
+    const ReleaseGil release(rows * classes);
+    return formula.row == kFocal ? SoftmaxFocal(args, formula.parameters[0]) : NegativeLogLikelihood(args);
   }
-  const double sum = Run(formula, inputs, args);
-  return Ref::Check(PyFloat_FromDouble(Scale(reduction, inputs.weight_sum).Reduce(sum)));
-}
-
-template <class T>
-Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
-  LabelLossArgs<T> args;
-  return Value(formula, inputs, args, reduction);
-}
-
-template <class T>
-Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reduction, PyObject* out, bool want_value) {
-  LabelLossArgs<T> args;
-  Output grad = inputs.NewOutput(out);
-  args.grad = grad.data<T>();
-  const Scale scale(reduction, inputs.weight_sum);
-  args.scale = scale.grad;
-  const Ref value = Value(formula, inputs, args, reduction);
-  scale.Finish(grad.buffer());
-  const Ref grad_array = grad.Finish();
-  return want_value ? Ref::Check(PyTuple_Pack(2, value.get(), grad_array.get())) : Ref::Borrow(grad_array.get());
-}
-
-template <class T>
-Ref GradAndHess(const Formula& formula, const Inputs& inputs, PyObject* floor) {
-  LabelLossArgs<T> args;
-  args.floor_hess = AsFloor(floor, &args.hess_floor);
-  Output grad = inputs.NewOutput(nullptr);
-  Output hess = inputs.NewOutput(nullptr);
-  args.grad = grad.data<T>();
-  args.hess = hess.data<T>();
-  Run(formula, inputs, args);
-  const Ref grad_array = grad.Finish();
-  const Ref hess_array = hess.Finish();
-  return Ref::Check(PyTuple_Pack(2, grad_array.get(), hess_array.get()));
-}
-
-// _value(pred, target, sample_weight, reduction, /)
-PyObject* PyValue(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
-  return Guard([&] {
-    CheckNumArgs("_value", nargs, 4, 4);
-    const Reduction reduction = AsReduction(args[3]);
-    const Inputs inputs(Self(self), args[0], args[1], args[2], reduction == Reduction::kMean);
-    return inputs.typenum() == NPY_FLOAT32 ? Value<float>(Self(self), inputs, reduction)
-                                           : Value<double>(Self(self), inputs, reduction);
-  });
-}
-
-Ref ValueAndGrad(const Formula& formula, PyObject* const* args, bool want_value) {
-  const Reduction reduction = AsReduction(args[3]);
-  const Inputs inputs(formula, args[0], args[1], args[2], reduction == Reduction::kMean);
-  return inputs.typenum() == NPY_FLOAT32 ? ValueAndGrad<float>(formula, inputs, reduction, args[4], want_value)
-                                         : ValueAndGrad<double>(formula, inputs, reduction, args[4], want_value);
-}
-
-// _gradient(pred, target, sample_weight, reduction, out, /)
-PyObject* PyGradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
-  return Guard([&] {
-    CheckNumArgs("_gradient", nargs, 5, 5);
-    return ValueAndGrad(Self(self), args, false);
-  });
-}
-
-// _value_and_grad(pred, target, sample_weight, reduction, out, /)
-PyObject* PyValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
-  return Guard([&] {
-    CheckNumArgs("_value_and_grad", nargs, 5, 5);
-    return ValueAndGrad(Self(self), args, true);
-  });
-}
+};
 
 // _grad_and_hess(pred, target, sample_weight, hess_floor, /)
 PyObject* PyGradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_grad_and_hess", nargs, 4, 4);
-    const Inputs inputs(Self(self), args[0], args[1], args[2], false);
-    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(Self(self), inputs, args[3])
-                                           : GradAndHess<double>(Self(self), inputs, args[3]);
+    Inputs inputs(self, args[0], args[1], args[2], false);
+    return inputs.typenum() == NPY_FLOAT32 ? ClassGradAndHess<float>(inputs, {}, args[3])
+                                           : ClassGradAndHess<double>(inputs, {}, args[3]);
   });
 }
 
@@ -251,9 +175,9 @@ PyObject* BindFocal(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 template <PyObject* (*bind)(PyObject*, PyObject* const*, Py_ssize_t)>
 PyMethodDef methods[] = {
     {"_bind", FastCall(bind), METH_FASTCALL, nullptr},
-    {"_value", FastCall(PyValue), METH_FASTCALL, nullptr},
-    {"_gradient", FastCall(PyGradient), METH_FASTCALL, nullptr},
-    {"_value_and_grad", FastCall(PyValueAndGrad), METH_FASTCALL, nullptr},
+    {"_value", FastCall(ClassValueVerb<Inputs>), METH_FASTCALL, nullptr},
+    {"_gradient", FastCall(ClassGradVerb<Inputs, false>), METH_FASTCALL, nullptr},
+    {"_value_and_grad", FastCall(ClassGradVerb<Inputs, true>), METH_FASTCALL, nullptr},
     {"_grad_and_hess", FastCall(PyGradAndHess), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -3,6 +3,7 @@
 #include "kernels/softmax_xent.h"
 
 #include "bind/class_args.h"
+#include "bind/class_verbs.h"
 #include "bind/register.h"
 
 namespace fuseprop {
@@ -15,10 +16,15 @@ struct Inputs {
   Ref given_pred;
   Ref pred;
   ClassTarget target;
+  bool writes_callers = false;
+
+  template <class T>
+  using Args = SoftmaxXentArgs<T>;
 
   int typenum() const { return PyArray_TYPE(pred.array()); }
   int row_ndim() const { return PyArray_NDIM(pred.array()) - 1; }
   const npy_intp* shape() const { return PyArray_DIMS(pred.array()); }
+  double divisor() const { return target.weight_sum; }
 
   Inputs(PyObject* self, PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
       : given_pred(Logits(pred_object)),
@@ -42,109 +48,32 @@ struct Inputs {
     if (distribution && PyArray_DATA(distribution.array()) == PyArray_DATA(output.buffer().array())) {
       distribution = Ref::Check(PyArray_NewCopy(distribution.array(), NPY_CORDER));
     }
+    writes_callers = output.is_callers();
     return output;
+  }
+
+  template <class T>
+  double Run(SoftmaxXentArgs<T> args, bool want_sum) {
+    SoftmaxXentOptions<T> options;
+    target.Fill(&args, &options);
+    args.logits = Data<T>(pred);
+    args.want_sum = want_sum;
+    args.check_first = writes_callers;
+    SoftmaxXentResult result;
+    {
+      const ReleaseGil release(args.rows * args.classes);
+      result = SoftmaxXent(args);
+    }
+    target.Finish(result);
+    return result.sum;
   }
 };
 
 template <class T>
-double Run(Inputs& inputs, SoftmaxXentArgs<T>& args) {
-  SoftmaxXentOptions<T> options;
-  inputs.target.Fill(&args, &options);
-  args.logits = Data<T>(inputs.pred);
-  SoftmaxXentResult result;
-  {
-    const ReleaseGil release(args.rows * args.classes);
-    result = SoftmaxXent(args);
-  }
-  inputs.target.Finish(result);
-  return result.sum;
-}
-
-// The value of a call that has been set up in `args`: a float, or the array for "none".
-template <class T>
-Ref Value(Inputs& inputs, SoftmaxXentArgs<T>& args, Reduction reduction) {
-  if (reduction == Reduction::kNone) {
-    Output values(inputs.row_ndim(), inputs.shape(), inputs.typenum());
-    args.row_value = values.data<T>();
-    Run(inputs, args);
-    return values.Finish();
-  }
-  const double sum = Run(inputs, args);
-  return Ref::Check(PyFloat_FromDouble(Scale(reduction, inputs.target.weight_sum).Reduce(sum)));
-}
-
-template <class T>
-Ref Value(Inputs& inputs, Reduction reduction) {
-  SoftmaxXentArgs<T> args;
-  return Value(inputs, args, reduction);
-}
-
-template <class T>
-Ref ValueAndGrad(Inputs& inputs, Reduction reduction, PyObject* out, bool want_value) {
-  SoftmaxXentArgs<T> args;
-  Output grad = inputs.NewOutput(out);
-  args.grad = grad.data<T>();
-  args.scale = Scale(reduction, inputs.target.weight_sum).grad;
-  args.check_first = grad.is_callers();
-  if (!want_value) {
-    args.want_sum = false;
-    Run(inputs, args);
-    Scale(reduction, inputs.target.weight_sum).Finish(grad.buffer());
-    return grad.Finish();
-  }
-  const Ref value = Value(inputs, args, reduction);
-  Scale(reduction, inputs.target.weight_sum).Finish(grad.buffer());
-  const Ref grad_array = grad.Finish();
-  return Ref::Check(PyTuple_Pack(2, value.get(), grad_array.get()));
-}
-
-template <class T>
 Ref GradAndHess(Inputs& inputs, PyObject* floor, double factor) {
   SoftmaxXentArgs<T> args;
-  Output grad = inputs.NewOutput(nullptr);
-  Output hess = inputs.NewOutput(nullptr);
-  args.grad = grad.data<T>();
-  args.hess = hess.data<T>();
   args.hessian_factor = factor;
-  args.floor_hess = AsFloor(floor, &args.hess_floor);
-  args.want_sum = false;
-  Run(inputs, args);
-  const Ref grad_array = grad.Finish();
-  const Ref hess_array = hess.Finish();
-  return Ref::Check(PyTuple_Pack(2, grad_array.get(), hess_array.get()));
-}
-
-// _value(pred, target, sample_weight, reduction, /)
-PyObject* PyValue(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
-  return Guard([&] {
-    CheckNumArgs("_value", nargs, 4, 4);
-    const Reduction reduction = AsReduction(args[3]);
-    Inputs inputs(self, args[0], args[1], args[2], reduction == Reduction::kMean);
-    return inputs.typenum() == NPY_FLOAT32 ? Value<float>(inputs, reduction) : Value<double>(inputs, reduction);
-  });
-}
-
-Ref ValueAndGrad(PyObject* self, PyObject* const* args, bool want_value) {
-  const Reduction reduction = AsReduction(args[3]);
-  Inputs inputs(self, args[0], args[1], args[2], reduction == Reduction::kMean);
-  return inputs.typenum() == NPY_FLOAT32 ? ValueAndGrad<float>(inputs, reduction, args[4], want_value)
-                                         : ValueAndGrad<double>(inputs, reduction, args[4], want_value);
-}
-
-// _gradient(pred, target, sample_weight, reduction, out, /)
-PyObject* PyGradient(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
-  return Guard([&] {
-    CheckNumArgs("_gradient", nargs, 5, 5);
-    return ValueAndGrad(self, args, false);
-  });
-}
-
-// _value_and_grad(pred, target, sample_weight, reduction, out, /)
-PyObject* PyValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
-  return Guard([&] {
-    CheckNumArgs("_value_and_grad", nargs, 5, 5);
-    return ValueAndGrad(self, args, true);
-  });
+  return ClassGradAndHess<T>(inputs, args, floor);
 }
 
 // _grad_and_hess(pred, target, sample_weight, hess_floor, hessian="diagonal", /)
@@ -172,9 +101,9 @@ PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 
 PyMethodDef methods[] = {
     {"_bind", FastCall(PyBind), METH_FASTCALL, nullptr},
-    {"_value", FastCall(PyValue), METH_FASTCALL, nullptr},
-    {"_gradient", FastCall(PyGradient), METH_FASTCALL, nullptr},
-    {"_value_and_grad", FastCall(PyValueAndGrad), METH_FASTCALL, nullptr},
+    {"_value", FastCall(ClassValueVerb<Inputs>), METH_FASTCALL, nullptr},
+    {"_gradient", FastCall(ClassGradVerb<Inputs, false>), METH_FASTCALL, nullptr},
+    {"_value_and_grad", FastCall(ClassGradVerb<Inputs, true>), METH_FASTCALL, nullptr},
     {"_grad_and_hess", FastCall(PyGradAndHess), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -55,7 +55,7 @@ HWY_INLINE double ClassWeightOf(const LabelLossArgs<T>& args, size_t row) {
 // max(hess, floor) * weight
 template <class T>
 HWY_INLINE T FinishHessian(const LabelLossArgs<T>& args, double hess, double weight) {
-  if (args.floor_hess && hess < args.hess_floor) hess = args.hess_floor;  // keeps a NaN
+  if (args.floor_hess && hess < args.hess_floor) hess = Parameter<T>(args.hess_floor);  // keeps a NaN
   return static_cast<T>(hess * weight);
 }
 

@@ -462,7 +462,7 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
     const double factor = kOptions ? terms.hess * mass + 2.0 * terms.z_hess * log_sum : mass;
     const V v_mass = hn::Set(d, static_cast<T>(factor * args.hessian_factor));
     const V square = hn::Set(d, static_cast<T>(2.0 * terms.z_hess * args.hessian_factor));
-    const V floor = hn::Set(d, static_cast<T>(args.hess_floor));
+    const V floor = hn::Set(d, Parameter<T>(args.hess_floor));
     const V v_weight = hn::Set(d, static_cast<T>(weight));
     MapRange(
         [&](auto, V v) HWY_ATTR {
@@ -613,7 +613,7 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
       hn::Store(hn::IfThenZeroElse(hn::Gt(v, half), v), d, others + at);
     });
     hn::Store(hn::Mul(rows.Sum(others), lower), d, rests);
-    const V floor = hn::Set(d, static_cast<T>(args.hess_floor));
+    const V floor = hn::Set(d, Parameter<T>(args.hess_floor));
     const V hessian_factor = hn::Set(d, static_cast<T>(args.hessian_factor));
     const V square = hn::Set(d, static_cast<T>(2.0 * terms.z_hess * args.hessian_factor));
     HWY_ALIGN T masses[Rows::kGroup];
