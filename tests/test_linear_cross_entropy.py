@@ -362,6 +362,21 @@ def test_no_features(dtype: Any) -> None:
     assert math.isclose(fp.losses.LinearCrossEntropy()(x, weight, y), math.log(3), rel_tol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [0, 3])
+@pytest.mark.parametrize("features", [0, 2])
+def test_no_classes(features: int, rows: int) -> None:
+    """There is a distribution over none, and no label."""
+    x, weight = np.ones((rows, features)), np.ones((features, 0))
+    loss = fp.losses.LinearCrossEntropy()
+    for reduction in REDUCTIONS:
+        value, gradients = loss.value_and_grad(x, weight, np.ones((rows, 0)), bias=np.ones(0), reduction=reduction)
+        assert np.array_equal(value, np.zeros(rows) if reduction == "none" else 0.0)
+        assert_same_bits(gradients, (np.zeros_like(x), weight, np.ones(0)))
+    if rows:
+        with pytest.raises(ValueError, match=r"labels\[0\] is label 0; expected 0 to -1 \(weight has C = 0 classes\)"):
+            loss(x, weight, np.zeros(rows, int))
+
+
 @each_dtype
 def test_special_rows(dtype: Any, target: str) -> None:
     """A NaN in a row of x is in its own value and dx, and in all of the sums over rows."""

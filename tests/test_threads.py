@@ -68,6 +68,9 @@ def jobs() -> list[Callable[[], Any]]:
     for n in (150, 260):
         a, b = seeded("thread", n).standard_normal((2, n, n))
         result.append(lambda a=a, b=b: (fp.ops.linear(a, b, activation="tanh"), *fp.ops.linear_backward(a, b, a)))
+        labels = np.arange(n) % 7
+        loss = fp.losses.LinearCrossEntropy(ignore_index=3)
+        result.append(lambda loss=loss, a=a, b=b, y=labels: loss.value_and_grad(a, b, y, bias=b[0]))
     x = seeded("thread").standard_normal((3001, 40))
     result.append(lambda: (fp.ops.softmax(x), fp.ops.log_softmax(x, 0), fp.ops.logsumexp(x)))
     return result
