@@ -8,6 +8,7 @@
 #include "bind/class_verbs.h"
 #include "bind/formula.h"
 #include "bind/register.h"
+#include "kernels/softmax_xent.h"
 #include "simd/parameter.h"
 
 namespace fuseprop {
@@ -77,7 +78,7 @@ struct Inputs {
     // What does not fit into 64 bits with a sign becomes negative, and is refused.
     labels = Ref::Check(PyArray_FromArray(array, PyArray_DescrFromType(NPY_INT64),
                                           NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST));
-    const size_t row = FirstInvalidLabel(Data<int64_t>(labels), rows, classes);
+    const size_t row = FirstInvalidLabel(Data<void>(labels), LabelKind::kInt64, rows, classes);
     if (row == rows) return;
     const Ref label = Ref::Check(PyObject_CallMethod(given_labels.get(), "item", "n", static_cast<Py_ssize_t>(row)));
     Raise(PyExc_ValueError, "target%s is label %S; expected 0 to %zd (pred has C = %zu classes)",

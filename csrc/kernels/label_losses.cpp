@@ -269,13 +269,5 @@ double SoftmaxFocal(const LabelLossArgs<float>& args, double gamma) {
 double SoftmaxFocal(const LabelLossArgs<double>& args, double gamma) {
   return FUSEPROP_DISPATCH(LabelLossTable)().focal_f64(args, gamma);
 }
-
-size_t FirstInvalidLabel(const int64_t* labels, size_t rows, size_t classes) {
-  // A negative label becomes a huge number.
-  for (size_t row = 0; row < rows; ++row) {
-    if (static_cast<uint64_t>(labels[row]) >= classes) return row;
-  }
-  return rows;
-}
 }  // namespace fuseprop
 #endif  // HWY_ONCE

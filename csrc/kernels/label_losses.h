@@ -31,9 +31,6 @@ double NegativeLogLikelihood(const LabelLossArgs<double>& args);
 double SoftmaxFocal(const LabelLossArgs<float>& args, double gamma);
 double SoftmaxFocal(const LabelLossArgs<double>& args, double gamma);
 
-// The first row whose label is outside of [0, classes); `rows` if there is none.
-size_t FirstInvalidLabel(const int64_t* labels, size_t rows, size_t classes);
-
 }  // namespace fuseprop
 
 #endif  // FUSEPROP_KERNELS_LABEL_LOSSES_H_
