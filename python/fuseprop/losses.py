@@ -762,9 +762,10 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
     is a TypeError: the loss is not one of a prediction per sample.
 
     The logits are computed, and turned into g, a block of rows at a time: at most 40 MiB of them (or one row, if that
-    is larger), where N C numbers and as many for g would be needed. The block depends on N and C alone, and the bits of
-    the results neither on the threads nor on the target. The error of dx is that of its matrix product; so is that of
-    dweight, a sum over blocks of products over rows.
+    is larger), where N C numbers and as many for g would be needed; each thread of a product has some 3 MiB more.
+    The block depends on the dtype, N, D and C alone, and the bits of the results neither on the threads nor on the
+    target. The error of dx is that of its matrix product; so is that of dweight, a sum over blocks of products over
+    rows.
 
     x rules the dtype, float32 or float64 (integers become float64); weight and bias must have the same. Any strides:
     C- and F-contiguous matrices, such as the transpose of PyTorch's Linear.weight, are used without a copy. A label out
@@ -780,8 +781,8 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         C finite numbers >= 0, not all of them 0; None for ones. Kept as a read-only copy, in float64. Another number of
         classes in weight is a ValueError at the call.
     ignore_index
-        Rows with this label, which need not lie in [0, C), have value and gradient 0 and do not count in "mean". None
-        for no such label. Of no effect on distributions.
+        Rows with this label, which need not lie in [0, C), have value and gradient 0 whatever x is there, do not count
+        in "mean", and take no time. None for no such label. Of no effect on distributions.
     temperature
         What the logits are divided by, > 0.
     scale_by_temperature
