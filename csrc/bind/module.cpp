@@ -23,6 +23,7 @@ PYBIND11_MODULE(_core, m) {
     fuseprop::bind::RegisterLinearCrossEntropy(m.ptr());
     fuseprop::bind::RegisterSoftmax(m.ptr());
     fuseprop::bind::RegisterElementary(m.ptr());
+    fuseprop::bind::RegisterNorms(m.ptr());
     fuseprop::bind::RegisterOps(m.ptr());
     fuseprop::bind::RegisterOptimizers(m.ptr());
     fuseprop::bind::RegisterMachine(m.ptr());

@@ -16,6 +16,7 @@ void RegisterSoftmaxCrossEntropy(PyObject* module);
 void RegisterLinearCrossEntropy(PyObject* module);
 void RegisterSoftmax(PyObject* module);
 void RegisterElementary(PyObject* module);
+void RegisterNorms(PyObject* module);
 void RegisterOps(PyObject* module);
 void RegisterOptimizers(PyObject* module);
 void RegisterMachine(PyObject* module);

@@ -184,6 +184,68 @@ def linear_backward(
     accumulate: bool,
     /,
 ) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]: ...
+
+# Rows (N, F); what one column shares: weight, bias (or None) of x's dtype, mean and var in float64, which training writes.
+def batch_norm(
+    x: ArrayLike,
+    weight: FloatArray | None,
+    bias: FloatArray | None,
+    eps: float,
+    mean: FloatArray,
+    var: FloatArray,
+    training: bool,
+    out: FloatArray | None,
+    /,
+) -> FloatArray: ...
+def batch_norm_update(
+    mean: FloatArray,
+    var: FloatArray,
+    rows: int,
+    momentum: float,
+    running_mean: FloatArray,
+    running_var: FloatArray,
+    /,
+) -> None: ...
+
+# Likewise, but mean and var are those of the rows, (N,), written if they are given.
+def layer_norm(
+    x: ArrayLike,
+    weight: FloatArray | None,
+    bias: FloatArray | None,
+    eps: float,
+    mean: FloatArray | None,
+    var: FloatArray | None,
+    out: FloatArray | None,
+    /,
+) -> FloatArray: ...
+
+# dx, dweight, dbias as for linear_backward; dx may be dy.
+def batch_norm_backward(
+    x: ArrayLike,
+    dy: ArrayLike,
+    weight: FloatArray | None,
+    eps: float,
+    mean: FloatArray,
+    var: FloatArray,
+    dx: FloatArray | bool | None,
+    dweight: FloatArray | bool | None,
+    dbias: FloatArray | bool | None,
+    accumulate: bool,
+    /,
+) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]: ...
+def layer_norm_backward(
+    x: ArrayLike,
+    dy: ArrayLike,
+    weight: FloatArray | None,
+    eps: float,
+    mean: FloatArray,
+    var: FloatArray,
+    dx: FloatArray | bool | None,
+    dweight: FloatArray | bool | None,
+    dbias: FloatArray | bool | None,
+    accumulate: bool,
+    /,
+) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]: ...
 def exp(x: ArrayLike, out: FloatArray | None, /) -> FloatArray: ...
 def expm1(x: ArrayLike, out: FloatArray | None, /) -> FloatArray: ...
 def log(x: ArrayLike, out: FloatArray | None, /) -> FloatArray: ...

@@ -34,6 +34,16 @@ class RowBuffer:
         self._memory = aligned_zeros((0, *sample_shape), dtype)
         self._current: NDArray[Any] = self._memory
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return self._memory.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The elements' dtype."""
+        return self._memory.dtype
+
     def rows(self, n: int) -> NDArray[Any]:
         """Return the array with `n` rows; the same object again if `n` has not changed."""
         if len(self._current) != n:
@@ -41,6 +51,26 @@ class RowBuffer:
                 self._memory = aligned_zeros((n, *self._memory.shape[1:]), self._memory.dtype)
             self._current = self._memory[:n]
         return self._current
+
+
+class BatchBuffer:
+    """An array that follows the shape of batches: `RowBuffer` for samples whose shape is seen when they come."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self) -> None:
+        self._rows: RowBuffer | None = None
+
+    def like(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Return the array with the batch's shape and dtype; the same object again if these have not changed."""
+        return self.of(batch.shape, batch.dtype)
+
+    def of(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return the array with this shape and dtype."""
+        rows = self._rows
+        if rows is None or rows.sample_shape != shape[1:] or rows.dtype != dtype:
+            rows = self._rows = RowBuffer(shape[1:], dtype)
+        return rows.rows(shape[0])
 
 
 class _LinkedMemory(np.ndarray[Any, np.dtype[Any]]):

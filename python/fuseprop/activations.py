@@ -718,9 +718,14 @@ class RReLU(Activation):
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng must be a numpy.random.Generator, found {type(rng).__name__}")
         x = self._checked(x, out)  # refuses, before anything is drawn
-        dtype: Any = x.dtype.type
+        slopes: Any = np.empty(x.shape, x.dtype)
+        self._draw(rng, slopes)
+        return self._forward(x, out, slopes), slopes
+
+    def _draw(self, rng: np.random.Generator, slopes: Any) -> None:
+        """Fill an array in C order with slopes."""
+        dtype: Any = slopes.dtype.type
         lower, upper = _nearest(self.lower, dtype), _nearest(self.upper, dtype)
-        slopes: Any = np.empty(x.shape, dtype)
         rng.random(out=slopes, dtype=dtype)
         if upper / 2 - lower / 2 <= np.finfo(dtype).max / 2:
             np.multiply(slopes, upper - lower, out=slopes)
@@ -728,7 +733,6 @@ class RReLU(Activation):
         else:  # upper - lower overflows
             np.add(lower * (1 - slopes), upper * slopes, out=slopes)
         np.clip(slopes, lower, upper, out=slopes)
-        return self._forward(x, out, slopes), slopes
 
 
 @register(

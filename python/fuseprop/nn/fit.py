@@ -1,28 +1,31 @@
-"""The training loop: mini-batches, progress, validation, history."""
+"""The training loop: mini-batches, progress, validation, schedules, history."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses, optim
-from fuseprop._checks import integer
+from fuseprop._checks import class_weights, integer, real
 from fuseprop._memory import RowBuffer
-from fuseprop.nn.sequential import LossLike, Sequential
+from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCallback, Run, monitored
+from fuseprop.nn.health import explain_loss
+from fuseprop.nn.io import load_checkpoint
+from fuseprop.nn.sequential import LossLike, NonFiniteLossError, Sequential
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
     from fuseprop.init import Rng
+    from fuseprop.nn.callbacks import EpochFunction, Schedule
 
 #: A function of (pred, target) that returns a number to be reported.
 Metric: TypeAlias = "Callable[[FloatArray, NDArray[Any]], float]"
-#: Called after each epoch with (epoch, logs, model); training stops if it returns True.
-Callback: TypeAlias = "Callable[[int, Mapping[str, float], Sequential], bool | None]"
 #: (x, y) or (x, y, sample_weight).
 ValidationData: TypeAlias = "tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]"
 
@@ -37,12 +40,16 @@ def fit(
     epochs: int = 10,
     batch_size: int = 32,
     sample_weight: ArrayLike | None = None,
+    class_weight: Mapping[Any, float] | ArrayLike | None = None,
     validation_data: ValidationData | None = None,
+    early_stopping: EarlyStopping | int | None = None,
+    schedule: Schedule | None = None,
     metrics: Sequence[str | Metric] = (),
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | EpochFunction] = (),
     shuffle: bool = True,
     progress: bool = True,
     rng: Rng = None,
+    resume: str | PathLike[str] | None = None,
 ) -> dict[str, list[float]]:
     """Train a model on mini-batches.
 
@@ -57,32 +64,45 @@ def fit(
     loss
         A loss or its name, or a function of (pred, target) that returns (value, gradient).
     optimizer
-        One made for this model, or a name, "adam" or "sgd", for a new one with its defaults.
+        One made for this model, or a name of `fuseprop.optim` for a new one with its defaults.
     epochs, batch_size : int
         Passes over the data, and samples per step. The last batch of an epoch is smaller if they do not
         divide.
     sample_weight
         (N,), or None. A batch's loss is its weighted mean.
+    class_weight
+        Multiplies the weights of the samples of each class: a dict from labels to numbers, which must have all labels
+        of y; an array with one number for each of the classes 0, 1, ...; or "balanced", N / (classes * count).
     validation_data
         (x, y) or (x, y, sample_weight), evaluated after each epoch.
+    early_stopping
+        An `EarlyStopping`, or its patience in epochs: ends the run, and brings back the best parameters.
+    schedule
+        The learning rate: a function of the number of steps that the optimizer has taken, called before each step; or
+        an object with a method update(metric), called after each epoch with the validation loss (without validation
+        data the loss), which returns the new rate, or None. See `fuseprop.optim`.
     metrics
         Names ("accuracy") or functions of (pred, target); reported along with the loss.
     callbacks
-        Functions called after each epoch with (epoch counted from 0, dict of the epoch's values, model);
-        training stops behind the epoch in which one returns True.
+        `Callback` objects, such as `Checkpoint` and `GradientHealth`, or functions called after each epoch with (epoch
+        counted from 0, dict of the epoch's values, model); training stops behind the epoch in which one returns True.
     shuffle : bool
         Whether each epoch goes through the samples in an order of its own.
     progress : bool
         Whether to show a progress bar, if tqdm is installed.
     rng : Generator, SeedSequence, int or None
         Draws these orders. None: the model's own generator.
+    resume
+        A file that `Checkpoint` wrote in a run like this one: it goes on from there, until `epochs` in all. Model,
+        optimizer, schedule and callbacks are made as they were made for that run.
 
     Returns
     -------
     dict
         Lists with one number per epoch: "loss" and each metric, the means over the epoch's samples while the
         parameters were moving; with validation data "val_loss" and "val_" + metric, of the parameters at
-        the end of the epoch.
+        the end of the epoch; with a schedule "lr", the rate at the end of the epoch. It is `model.history`, too, which
+        stays if the run ends by an exception.
 
     Raises
     ------
@@ -90,13 +110,17 @@ def fit(
         If an argument does not fit; refused by the first batch at the latest, before any parameter has
         changed, but for what only a later batch shows (a label out of range): then the steps before it
         stand.
+    NonFiniteLossError
+        A FloatingPointError: the loss of a batch is NaN or infinite. The message names the layer where that arose; the
+        model and the optimizer are as they were before this step.
     KeyboardInterrupt
         On Ctrl-C. The model then has the parameters of the last complete step, and can be used or trained
         further.
 
     Notes
     -----
-    With one generator state, a run is the same to the bit, on any number of threads.
+    With one generator state, a run is the same to the bit, on any number of threads, and whether it was interrupted and
+    resumed between two epochs or not.
     """
     if isinstance(optimizer, str):
         optimizer = optim.get(optimizer, model)
@@ -104,21 +128,48 @@ def fit(
     model._set_loss(loss)
     model._set_optimizer(optimizer)
     named_metrics = _named_metrics(metrics)
-    data = _Batches(model, x, y, sample_weight, loss)
+    data = _Batches(model, x, y, sample_weight, class_weight, loss)
+    _check_last_batch(model, data.size, batch_size)
     validation = None if validation_data is None else _Validation(model, validation_data, loss, named_metrics)
+    rate, plateau = _as_schedule(schedule)
+    companions = _as_callbacks(early_stopping, callbacks)
+    before_step = [c.before_step for c in companions if type(c).before_step is not Callback.before_step]
+    after_step = [c.after_step for c in companions if type(c).after_step is not Callback.after_step]
     generator = model.rng if rng is None else np.random.default_rng(rng)
-    history: dict[str, list[float]] = {}
+    names = ["loss", *named_metrics]
+    names += [] if validation is None else [f"val_{name}" for name in names]
+    run = Run(model, optimizer, epochs, names=(*names, *(["lr"] if schedule is not None else [])))
+    state = _RunState(run, generator, companions, schedule)
+    run.state = state.save
+    for companion in companions:
+        companion.begin(run)
+    if resume is not None:
+        state.load(resume)
+    model.history = run.history
     num_batches = -(-data.size // batch_size)
-    with _progress_bar(progress, epochs * num_batches) as bar:
-        for epoch in range(epochs):
+    with _progress_bar(progress, epochs * num_batches, run.epoch * num_batches) as bar:
+        while run.epoch < epochs and not run.stopped:
             order = generator.permutation(data.size) if shuffle else np.arange(data.size)
             sums = dict.fromkeys(("loss", *named_metrics), 0.0)
             total = 0.0
             for begin in range(0, data.size, batch_size):
                 rows = order[begin : begin + batch_size]
-                xb, yb, wb = data.gather(rows)
+                run.batch = xb, yb, wb = data.gather(rows)
+                if rate is not None:
+                    optimizer.lr = rate(optimizer.steps)
+                for hook in before_step:
+                    hook(run)
+                try:
+                    value = model._step(xb, yb, loss, optimizer, wb, True)
+                except NonFiniteLossError as error:
+                    where = f"step {begin // batch_size} of epoch {run.epoch}"
+                    text = f"the loss is {error.value} at {where}: {explain_loss(model, xb)}"
+                    raise NonFiniteLossError(error.value, text) from None
+                run.step += 1
+                for hook in after_step:
+                    hook(run)
                 share = float(len(rows)) if wb is None else float(wb.sum(dtype=np.float64))
-                sums["loss"] += share * model.train_step(xb, yb, loss, optimizer, wb)
+                sums["loss"] += share * value
                 for name, metric in named_metrics.items():
                     sums[name] += share * metric(model._output, yb)
                 total += share
@@ -127,14 +178,98 @@ def fit(
             logs = {name: value / total if total else 0.0 for name, value in sums.items()}
             if validation is not None:
                 logs.update(validation())
+            if plateau is not None:
+                new_rate = plateau.update(monitored(logs, None, "schedule"))
+                if new_rate is not None:
+                    optimizer.lr = new_rate
+            if schedule is not None:
+                logs["lr"] = optimizer.lr
             for name, value in logs.items():
-                history.setdefault(name, []).append(value)
+                run.history.setdefault(name, []).append(value)
             if bar is not None:
                 bar.set_postfix({name: f"{value:.4g}" for name, value in logs.items()}, refresh=False)
-            answers = [callback(epoch, logs, model) for callback in callbacks]
-            if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
-                break
-    return history
+            run.epoch, run.logs = run.epoch + 1, logs
+            for companion in companions:
+                answer = companion.after_epoch(run)
+                run.stopped |= isinstance(answer, bool | np.bool_) and bool(answer)
+    for companion in companions:
+        companion.end(run)
+    return run.history
+
+
+def _as_callbacks(early_stopping: object, callbacks: Sequence[Callback | EpochFunction]) -> list[Callback]:
+    """Return all as objects: early stopping first, checkpoints, which keep the others' states, last."""
+    if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
+        early_stopping = EarlyStopping(integer(early_stopping, "early_stopping", least=1))  # type: ignore[arg-type]
+    found: list[Callback] = [] if early_stopping is None else [early_stopping]
+    for i, callback in enumerate(callbacks):
+        if isinstance(callback, Callback):
+            found.append(callback)
+        elif callable(callback):
+            found.append(EpochCallback(callback))
+        else:
+            raise TypeError(f"callbacks[{i}] must be a Callback or a function, found {type(callback).__name__}")
+    return sorted(found, key=lambda callback: isinstance(callback, Checkpoint))
+
+
+def _as_schedule(schedule: object) -> tuple[Callable[[int], float] | None, Any]:
+    """Return the function of the step, and the object that follows a metric; at most one of them."""
+    if schedule is None:
+        return None, None
+    if hasattr(schedule, "update"):
+        return None, schedule
+    if not callable(schedule):
+        raise TypeError(
+            "schedule must be a function of the step, or an object with a method update(metric), "
+            f"found {type(schedule).__name__}"
+        )
+    return schedule, None
+
+
+def _check_last_batch(model: Sequential, size: int, batch_size: int) -> None:
+    least = max((getattr(layer, "least_rows", 1) for _, layer in model._chain.leaves()), default=1)
+    smallest = min(size % batch_size or batch_size, size)
+    if smallest < least:
+        raise ValueError(
+            f"batch_size is {batch_size}, which leaves a batch of {smallest} of {size} samples; expected one that leaves "
+            f"batches of {least} or more, which BatchNorm needs"
+        )
+
+
+class _RunState:
+    """What a checkpoint keeps of a run besides model and optimizer."""
+
+    def __init__(self, run: Run, generator: np.random.Generator, callbacks: Sequence[Callback], schedule: Any) -> None:
+        self.run, self.generator, self.schedule = run, generator, schedule
+        self.callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint | EpochCallback)]
+
+    def save(self) -> dict[str, Any]:
+        return {
+            "epoch": self.run.epoch,
+            "stopped": self.run.stopped,
+            "history": self.run.history,
+            "order_rng": self.generator.bit_generator.state,
+            "callbacks": [[type(callback).__name__, callback.state_dict()] for callback in self.callbacks],
+            "schedule": self.schedule.state_dict() if hasattr(self.schedule, "state_dict") else None,
+        }
+
+    def load(self, path: str | PathLike[str]) -> None:
+        state = load_checkpoint(path, self.run.model, self.run.optimizer)
+        if "order_rng" not in state:
+            raise ValueError(f"resume is {path!s}, a checkpoint of no run of fit; expected one that Checkpoint wrote")
+        names = [type(callback).__name__ for callback in self.callbacks]
+        if [name for name, _ in state["callbacks"]] != names:
+            raise ValueError(
+                f"resume is {path!s}, a run with the callbacks {[name for name, _ in state['callbacks']]}; expected "
+                f"those of this one, {names}"
+            )
+        self.generator.bit_generator.state = state["order_rng"]
+        for callback, (_, saved) in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(saved)
+        if state["schedule"] is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self.run.epoch, self.run.stopped = state["epoch"], state["stopped"]
+        self.run.history.update(state["history"])
 
 
 def predict(model: Sequential, x: ArrayLike, batch_size: int | None = None) -> FloatArray:
@@ -173,7 +308,13 @@ class _Batches:
     """Samples, targets and weights, gathered batch by batch."""
 
     def __init__(
-        self, model: Sequential, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, loss: object
+        self,
+        model: Sequential,
+        x: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        class_weight: Mapping[Any, float] | ArrayLike | None,
+        loss: object,
     ) -> None:
         xs = np.asarray(x)
         if not np.can_cast(xs.dtype, model.dtype, "same_kind"):
@@ -187,6 +328,9 @@ class _Batches:
         self.x = _Source(xs, model.dtype)
         self.y = _Source(ys, _target_dtype(ys, model.dtype, loss))
         self.weight: _Source | None = None
+        of_classes = None if class_weight is None else _weights_of_classes(class_weight, ys)
+        if sample_weight is None and of_classes is not None:
+            self.weight = _Source(of_classes.astype(model.dtype), model.dtype)
         if sample_weight is not None:
             weights = np.asarray(sample_weight)
             self._check_length("sample_weight", weights)
@@ -195,6 +339,7 @@ class _Batches:
                     f"sample_weight has shape {weights.shape} and dtype {weights.dtype}; expected numbers "
                     f"of shape ({self.size},)"
                 )
+            weights = weights if of_classes is None else weights * of_classes
             self.weight = _Source(weights, model.dtype)
 
     def _check_length(self, name: str, array: NDArray[Any]) -> None:
@@ -204,6 +349,31 @@ class _Batches:
     def gather(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
         weight = None if self.weight is None else self.weight.gather(rows)
         return self.x.gather(rows), self.y.gather(rows), weight
+
+
+def _weights_of_classes(class_weight: Any, y: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the weight of each sample's class."""
+    if y.ndim != 1 and y.shape[1:] != (1,):
+        raise ValueError(f"class_weight needs labels (N,); y has shape {y.shape}")
+    labels, place, counts = np.unique(y.reshape(-1), return_inverse=True, return_counts=True)
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ValueError(f"class_weight is {class_weight!r}; expected 'balanced', a dict or an array")
+        weights = y.size / (len(labels) * counts.astype(np.float64))
+        return np.asarray(weights[place])
+    if not isinstance(class_weight, Mapping):
+        numbers = class_weights(class_weight, "class_weight")
+        if y.dtype.kind not in "biu" or labels[0] < 0 or labels[-1] >= len(numbers):
+            raise ValueError(
+                f"class_weight has {len(numbers)} numbers; expected one for each of the labels 0, 1, ... of y, which are "
+                f"from {labels[0]} to {labels[-1]}"
+            )
+        class_weight = dict(enumerate(numbers.tolist()))
+    missing = [label for label in labels.tolist() if label not in class_weight]
+    if missing:
+        raise ValueError(f"class_weight has no number for the label {missing[0]!r} of y")
+    chosen = [real(class_weight[label], f"class_weight[{label!r}]", least=0.0) for label in labels.tolist()]
+    return np.asarray(np.array(chosen, np.float64)[place])
 
 
 def _target_dtype(y: NDArray[Any], dtype: np.dtype[Any], loss: object) -> np.dtype[Any]:
@@ -283,7 +453,7 @@ def _named_metrics(metrics: Sequence[str | Metric]) -> dict[str, Metric]:
 
 
 @contextmanager
-def _progress_bar(wanted: bool, total: int) -> Iterator[Any]:
+def _progress_bar(wanted: bool, total: int, done: int) -> Iterator[Any]:
     """Give a tqdm bar over all steps, or None."""
     tqdm: Any = None
     if wanted:
@@ -292,5 +462,5 @@ def _progress_bar(wanted: bool, total: int) -> Iterator[Any]:
     if tqdm is None:
         yield None
         return
-    with tqdm(total=total, unit="step", dynamic_ncols=True) as bar:
+    with tqdm(total=total, initial=done, unit="step", dynamic_ncols=True) as bar:
         yield bar

@@ -21,11 +21,16 @@ A layer of one's own, in plain NumPy, subclasses `Layer` and says four things::
             else:
                 self.gradients["factor"][...] = dfactor
             return dy * self.parameters["factor"]
+
+`initialize` may also set `self.buffers`, a dict of arrays that belong to the model's state and are no parameters, and
+keep the generator that it is given, which is the whole model's, for draws in training. Buffers that follow the training
+are changed in `commit`, which is called when a step is complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -33,7 +38,7 @@ import numpy as np
 from fuseprop import _core, activations
 from fuseprop import init as initializers
 from fuseprop._checks import integer
-from fuseprop._memory import RowBuffer
+from fuseprop._memory import BatchBuffer, RowBuffer
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -41,6 +46,9 @@ if TYPE_CHECKING:
 
 #: The shape of one sample; None: not known.
 Shape: TypeAlias = "tuple[int, ...] | None"
+
+#: Called with a layer's path ("2", "3.block.0"), the layer and its output.
+Visitor: TypeAlias = "Callable[[str, Layer, FloatArray], None]"
 
 _linear = _core.linear
 _linear_backward = _core.linear_backward
@@ -57,8 +65,8 @@ class Layer:
 
     parameters: Mapping[str, FloatArray]
     gradients: Mapping[str, FloatArray]
-    # Of a layer that draws in training: a copy of the model goes on where this one stands.
-    _rng: np.random.Generator | None = None
+    #: State besides the parameters, such as running statistics: arrays that stay the same, changed in place.
+    buffers: Mapping[str, FloatArray] = MappingProxyType({})
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of one sample of the output; ValueError if the layer does not take such an input."""
@@ -71,7 +79,9 @@ class Layer:
 
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters, which hold the initial values, and of their gradients."""
-        self._own_names = frozenset(self.__dict__)
+        # The layers of a nested model are bound twice: as its own, and as those of its root.
+        if "_own_names" not in self.__dict__:
+            self._own_names = frozenset(self.__dict__) - {"buffers"}
         self.parameters = parameters
         self.gradients = gradients
 
@@ -91,9 +101,18 @@ class Layer:
         """
         raise NotImplementedError
 
+    def commit(self) -> None:
+        """Bring the buffers up to date with the last forward pass in training, whose step is complete."""
+
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON can hold them, for `save`."""
         raise NotImplementedError(f"{type(self).__name__} has no config, which saving needs")
+
+    def trace(self, x: FloatArray, training: bool, path: str, visit: Visitor) -> FloatArray:
+        """`forward` that shows the output of each layer, inner ones first."""
+        y = self.forward(x, training)
+        visit(path, self, y)
+        return y
 
     def __getstate__(self) -> dict[str, Any]:
         # What binding added (views, buffers) belongs to the model.
@@ -265,7 +284,7 @@ class Activation(Layer):
     """An activation as a layer of its own: y = f(x), dx = dy f'(x).
 
     Those that change the shape, learn parameters (which become the layer's) or draw their slopes are taken too. RReLU
-    draws in training, from a generator that starts from the model's.
+    draws in training, from the model's generator.
 
     Parameters
     ----------
@@ -297,33 +316,31 @@ class Activation(Layer):
     def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
         """Return the activation's initial parameters."""
         del input_shape
-        if isinstance(self.activation, activations.RReLU):
-            self._rng = np.random.default_rng(rng.integers(1 << 62))
+        self._rng = rng
         return self.activation.init_params(dtype)
 
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters, and prepare the buffer of the output."""
         super().bind(parameters, gradients)
         self._params = dict(parameters) or None
-        self._y: FloatArray | None = None
+        self._y_buffer, self._dx_buffer, self._slopes_buffer = BatchBuffer(), BatchBuffer(), BatchBuffer()
         self._slopes: FloatArray | None = None
 
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Return f(x)."""
         if not training:
             return self.activation(x, params=self._params)
-        out = self._y if self._y is not None and self._x.shape == x.shape else None
         self._x: FloatArray = x
+        out = self._y_buffer.of(self.activation.output_shape(x.shape), x.dtype)
         if isinstance(self.activation, activations.RReLU):
-            assert self._rng is not None
-            self._y, self._slopes = self.activation.sample(x, self._rng, out=out)
-        else:
-            self._y = self.activation(x, out=out, params=self._params)
-        return self._y
+            self._slopes = self._slopes_buffer.like(x)
+            self.activation._draw(self._rng, self._slopes)
+            return self.activation._forward(x, out, self._slopes)
+        return self.activation(x, out=out, params=self._params)
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Multiply dy by f'(x), in place where the shapes are the same."""
-        out = dy if dy.shape == self._x.shape else None
+        out = dy if dy.shape == self._x.shape else self._dx_buffer.like(self._x)
         if self._params is None:
             return self.activation.backward(self._x, dy, slopes=self._slopes, out=out) if need_dx else None
         dx, gradients = self.activation.backward_params(self._x, dy, params=self._params, out=out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -11,12 +13,14 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fuseprop import losses, optim
 from fuseprop._memory import RowBuffer, gradient_of, linked_zeros
+from fuseprop.nn.containers import Chain, Misfit, Part
 from fuseprop.nn.layers import Layer, Shape
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
     from fuseprop.init import Rng
-    from fuseprop.nn.fit import Callback, Metric, ValidationData
+    from fuseprop.nn.callbacks import Callback, EarlyStopping, EpochFunction, Schedule
+    from fuseprop.nn.fit import Metric, ValidationData
 
 #: A loss of the library, its name, or a function of (pred, target) that returns (value, gradient).
 LossLike: TypeAlias = "losses.Loss | str | Callable[..., tuple[float, ArrayLike]]"
@@ -34,12 +38,17 @@ class Sequential:
     All parameters are views into one array, `flat_parameters`, in the order of the layers; their gradients
     are the same views into `flat_gradients`. Both arrays stay the same for the model's whole life.
 
+    A model may be a layer of another one, or the block of a `Residual`. It is then laid out by its root: one array of
+    parameters, drawn anew from the root's generator, one dtype. What it says of itself (`parameters`, `state_dict`, its
+    output) goes on; it is trained with its root alone.
+
     Parameters
     ----------
     layers
-        The layers, none of them in another model.
+        The layers or models, none of them in another model, and the models not yet used.
     rng : Generator, SeedSequence, int or None
-        Draws the initial values, and the order of the samples in `fit`. None: differently each time.
+        Draws the initial values, the order of the samples in `fit`, and what layers draw in training. None: differently
+        each time.
     dtype : float32 or float64
         Of parameters, activations and gradients. Inputs of another dtype are cast to it.
 
@@ -55,127 +64,160 @@ class Sequential:
     of the batch in buffers of the model, which it reuses: it must not.
     """
 
-    def __init__(self, layers: Iterable[Layer], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> None:
-        self.layers: tuple[Layer, ...] = tuple(layers)
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype is {self.dtype}; expected float32 or float64")
-        self.rng = np.random.default_rng(rng)
-        self._check_layers()
+    def __init__(self, layers: Iterable[Part], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> None:
+        self._dtype: np.dtype[Any] = np.dtype(dtype)
+        if self._dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype is {self._dtype}; expected float32 or float64")
+        self._chain = Chain(layers)
         self._output_shape(None)
-        self._lay_out()
+        self._nested = self._used = False
+        self._lay_out(np.random.default_rng(rng))
         # What train_step goes through, and what it has checked and prepared already.
-        self._forwards = tuple(layer.forward for layer in self.layers)
-        self._backwards = tuple(layer.backward for layer in self.layers[:0:-1])
-        self._first_backward = self.layers[0].backward
+        children = tuple(self._chain.children.values())
+        self._forwards = tuple(layer.forward for layer in children)
+        self._backwards = tuple(layer.backward for layer in children[:0:-1])
+        self._first_backward = children[0].backward
+        self._commits = tuple(layer.commit for _, layer in self._chain.leaves() if type(layer).commit != Layer.commit)
         self._trained_shape: tuple[int, ...] | None = None
         self._loss: object = None
         self._optimizer: object = None
-        self._dy_buffer = RowBuffer((0,), self.dtype)
+        self._dy_buffer = RowBuffer((0,), self._dtype)
         self._dy = self._dy_buffer.rows(0)
         self._one_output = False
         # What backward needs.
         self._output = self._dy
         self._has_activations = False
+        #: What the last `fit` reported, even if it was interrupted.
+        self.history: dict[str, list[float]] = {}
 
-    def _check_layers(self) -> None:
-        if not self.layers:
-            raise ValueError("layers is empty; expected at least one layer")
-        for i, layer in enumerate(self.layers):
-            if not isinstance(layer, Layer):
-                raise TypeError(f"layers[{i}] must be a Layer, found {type(layer).__name__}")
-            if hasattr(layer, "_own_names") or any(layer is other for other in self.layers[:i]):
-                raise ValueError(f"layers[{i}], {layer!r}, is part of a model already; make a new one")
+    @property
+    def layers(self) -> tuple[Part, ...]:
+        """The layers and models that it was made of."""
+        return self._chain.parts
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of parameters, activations and gradients."""
+        return self._chain.dtype
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The generator that the model and its layers draw from."""
+        return self._chain.rng
+
+    def _nest(self, name: str) -> Chain:
+        if self._nested:
+            raise ValueError(f"{name}, {self!r}, is part of a model already; make a new one")
+        if self._used:
+            raise ValueError(
+                f"{name}, {self!r}, has been used as a model of its own; make a new one, and give it the state of this "
+                "one with load_state_dict when it is in its place"
+            )
+        self._nested = True
+        return self._chain
+
+    def _check_root(self) -> None:
+        if self._nested:
+            raise RuntimeError("this Sequential is part of another model, which has its flat arrays and is trained")
 
     def _output_shape(self, shape: Shape, name: str = "x") -> Shape:
         """Follow the shape of one sample through the layers."""
-        for i, layer in enumerate(self.layers):
-            try:
-                shape = layer.output_shape(shape)
-            except ValueError as error:
-                what = f"{name} has" if i == 0 else f"layers[{i}], {layer!r}, gets"
-                raise ValueError(f"{what} {error}") from None
-        return shape
+        try:
+            return self._chain.output_shape(shape)
+        except Misfit as error:
+            raise ValueError(error.describe(name)) from None
 
-    def _lay_out(self) -> None:
+    def _lay_out(self, rng: np.random.Generator) -> None:
         """Draw the initial values and give every layer its places in the flat arrays."""
-        shape: Shape = None
-        initial: list[dict[str, FloatArray]] = []
-        for layer in self.layers:
-            initial.append(layer.initialize(shape, self.rng, self.dtype))
-            shape = layer.output_shape(shape)
-        size = sum(array.size for values in initial for array in values.values())
-        self._flat_parameters, self._flat_gradients = linked_zeros(size, self.dtype)
+        initial = self._chain.initialize(None, rng, self._dtype)
+        size = sum(array.size for array in initial.values())
+        self._flat_parameters, self._flat_gradients = linked_zeros(size, self._dtype)
+        parameters: dict[str, FloatArray] = {}
+        gradients: dict[str, FloatArray] = {}
         begin = 0
-        self._parameters: dict[str, FloatArray] = {}
-        self._gradients: dict[str, FloatArray] = {}
-        for i, (layer, values) in enumerate(zip(self.layers, initial, strict=True)):
-            parameters, gradients = {}, {}
-            for name, array in values.items():
-                end = begin + array.size
-                parameters[name] = self._flat_parameters[begin:end].reshape(array.shape)
-                gradients[name] = self._flat_gradients[begin:end].reshape(array.shape)
-                parameters[name][...] = array
-                begin = end
-            layer.bind(parameters, gradients)
-            self._parameters.update({f"{i}.{name}": array for name, array in parameters.items()})
-            self._gradients.update({f"{i}.{name}": array for name, array in gradients.items()})
+        for name, array in initial.items():
+            end = begin + array.size
+            parameters[name] = self._flat_parameters[begin:end].reshape(array.shape)
+            gradients[name] = self._flat_gradients[begin:end].reshape(array.shape)
+            parameters[name][...] = array
+            begin = end
+        self._chain.bind(parameters, gradients)
 
     def __repr__(self) -> str:
-        lines = "".join(f"    {layer!r},\n" for layer in self.layers)
+        if self._nested:
+            return repr(self._chain)
+        lines = "".join(textwrap.indent(f"{layer!r},\n", "    ") for layer in self.layers)
         return f"Sequential([\n{lines}], dtype={self.dtype})  # {self._flat_parameters.size} parameters"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The views are made anew; copying them one by one would tear them from the flat array.
-        return _rebuild, (self.layers, self.dtype, self.rng, self._flat_parameters.copy())
+        if self._nested:
+            return _rebuild_nested, (self.layers, self._dtype)
+        state = self.rng.bit_generator.state
+        return _rebuild, (self.layers, self.dtype, self.rng, state, self._copies())
 
     # --- parameters -----------------------------------------------------------------------------------------
 
     @property
     def flat_parameters(self) -> FloatArray:
         """All parameters, shape (P,)."""
+        self._check_root()
+        self._used = True
         return self._flat_parameters
 
     @property
     def flat_gradients(self) -> FloatArray:
         """The gradients that the last backward pass wrote, shape (P,)."""
+        self._check_root()
+        self._used = True
         return self._flat_gradients
 
     def parameters(self) -> dict[str, FloatArray]:
-        """Return the parameters by name, "0.weight", "0.bias", ...: views into `flat_parameters`."""
-        return dict(self._parameters)
+        """Return the parameters by name, "0.weight", "0.bias", "1.block.0.weight", ...: views into `flat_parameters`."""
+        self._used = True
+        return dict(self._chain.parameters)
 
     def gradients(self) -> dict[str, FloatArray]:
         """Return the gradients by the same names: views into `flat_gradients`."""
-        return dict(self._gradients)
+        self._used = True
+        return dict(self._chain.gradients)
+
+    def _state(self) -> dict[str, FloatArray]:
+        return {**self._chain.parameters, **self._chain.buffers}
+
+    def _copies(self) -> dict[str, FloatArray]:
+        return {name: array.copy() for name, array in self._state().items()}
 
     def state_dict(self) -> dict[str, FloatArray]:
-        """Return copies of all parameters by name."""
-        return {name: array.copy() for name, array in self._parameters.items()}
+        """Return copies of all parameters and buffers (running statistics) by name."""
+        self._used = True
+        return self._copies()
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Take over the parameters that `state_dict` returned.
+        """Take over the parameters and buffers that `state_dict` returned.
 
         Raises
         ------
         ValueError, TypeError
             If names, shapes or dtypes are not this model's; nothing has changed then.
         """
-        if state.keys() != self._parameters.keys():
-            missing = [name for name in self._parameters if name not in state]
-            unknown = [name for name in state if name not in self._parameters]
+        self._used = True
+        own = self._state()
+        if state.keys() != own.keys():
+            missing = [name for name in own if name not in state]
+            unknown = [name for name in state if name not in own]
             raise ValueError(f"state does not fit: missing are {missing}, unknown are {unknown}")
         arrays = {name: np.asarray(array) for name, array in state.items()}
-        for name, parameter in self._parameters.items():
-            if arrays[name].shape != parameter.shape:
-                raise ValueError(f"state['{name}'] has shape {arrays[name].shape}; expected {parameter.shape}")
-            if arrays[name].dtype != parameter.dtype:
+        for name, target in own.items():
+            if arrays[name].shape != target.shape:
+                raise ValueError(f"state['{name}'] has shape {arrays[name].shape}; expected {target.shape}")
+            if arrays[name].dtype != target.dtype:
                 raise TypeError(
-                    f"state['{name}'] has dtype {arrays[name].dtype}; expected {parameter.dtype}: "
-                    f"cast it with .astype(np.{parameter.dtype})"
+                    f"state['{name}'] has dtype {arrays[name].dtype}; expected {target.dtype}: "
+                    f"cast it with .astype(np.{target.dtype})"
                 )
-        for name, parameter in self._parameters.items():
-            parameter[...] = arrays[name]
+        for name, target in own.items():
+            target[...] = arrays[name]
 
     # --- forward and backward -------------------------------------------------------------------------------
 
@@ -212,20 +254,23 @@ class Sequential:
         ------
         ValueError, TypeError
             If x has another number of features than the first layer takes, or no real numbers.
+        RuntimeError
+            In training, if the model is part of another one.
         """
         y = self._as_input(x)
         shape = y.shape
         if shape != self._trained_shape:
             self._check_shape(shape)
+        self._used = True
         if not training:
-            for layer in self.layers:
-                y = layer.forward(y, False)
+            y = self._chain.forward(given := y, False)
             # A model that changes nothing must not hand out x itself.
-            return y.copy() if y is x else y
+            return y.copy() if np.may_share_memory(y, given) else y
+        self._check_root()
         self._has_activations = False
-        for layer in self.layers:
-            y = layer.forward(y, True)
-        self._output = y
+        self._output = y = self._chain.forward(y, True)
+        for commit in self._commits:
+            commit()
         self._has_activations = True
         return y.copy()
 
@@ -257,10 +302,7 @@ class Sequential:
         if found.shape != self._output.shape:
             raise ValueError(f"dy has shape {found.shape}; expected that of the output, {self._output.shape}")
         # Layers work in place.
-        dx: Any = found.copy()
-        for layer in reversed(self.layers):
-            dx = layer.backward(dx, accumulate, True)
-        return np.array(dx)
+        return np.array(self._chain.backward(found.copy(), accumulate, True))
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -296,14 +338,26 @@ class Sequential:
         Raises
         ------
         ValueError, TypeError
-            If an argument does not fit the model; no parameter has changed then.
+            If an argument does not fit the model; neither a parameter nor a buffer has changed then.
 
         Notes
         -----
         In the steady state, batches of one size in arrays of the model's dtype, nothing is allocated but
         the value.
         """
-        if type(x) is not np.ndarray or x.dtype is not self.dtype:
+        return self._step(x, target, loss, optimizer, sample_weight)
+
+    def _step(
+        self,
+        x: ArrayLike,
+        target: ArrayLike,
+        loss: LossLike,
+        optimizer: optim.Optimizer,
+        sample_weight: ArrayLike | None,
+        finite: bool = False,
+    ) -> float:
+        """`train_step`; with `finite`, one that raises NonFiniteLossError before anything has changed."""
+        if type(x) is not np.ndarray or x.dtype is not self._dtype:
             x = self._as_input(x)
         if x.shape != self._trained_shape:
             self._prepare(x.shape)
@@ -321,19 +375,25 @@ class Sequential:
             y = forward(y, True)
         self._output = y
         value, dy = self._value_and_grad(y, target, sample_weight, "mean", self._dy)
+        if finite and not math.isfinite(value):
+            raise NonFiniteLossError(value)
         for backward in self._backwards:
             dy = backward(dy)  # type: ignore[assignment]
         self._first_backward(dy, False, False)
         optimizer.step()
+        for commit in self._commits:
+            commit()
         return value  # type: ignore[no-any-return]
 
     def _prepare(self, shape: tuple[int, ...]) -> None:
         """Check the shape of a batch and bind everything that depends on it."""
+        self._check_root()
+        self._used = True
         sample = self._check_shape(shape)
         if sample is None:
             sample = self(np.zeros(shape, self.dtype)).shape[1:]
         if self._dy.shape[1:] != sample:
-            self._dy_buffer = RowBuffer(sample, self.dtype)
+            self._dy_buffer = RowBuffer(sample, self._dtype)
         self._dy = self._dy_buffer.rows(shape[0])
         self._one_output = sample == (1,)
         self._trained_shape = shape
@@ -371,12 +431,16 @@ class Sequential:
         epochs: int = 10,
         batch_size: int = 32,
         sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[Any, float] | ArrayLike | None = None,
         validation_data: ValidationData | None = None,
+        early_stopping: EarlyStopping | int | None = None,
+        schedule: Schedule | None = None,
         metrics: Sequence[str | Metric] = (),
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback | EpochFunction] = (),
         shuffle: bool = True,
         progress: bool = True,
         rng: Rng = None,
+        resume: str | PathLike[str] | None = None,
     ) -> dict[str, list[float]]:
         """Train on mini-batches; see `fuseprop.nn.fit.fit`."""
         from fuseprop.nn.fit import fit  # noqa: PLC0415  # it needs this module
@@ -390,12 +454,16 @@ class Sequential:
             epochs=epochs,
             batch_size=batch_size,
             sample_weight=sample_weight,
+            class_weight=class_weight,
             validation_data=validation_data,
+            early_stopping=early_stopping,
+            schedule=schedule,
             metrics=metrics,
             callbacks=callbacks,
             shuffle=shuffle,
             progress=progress,
             rng=rng,
+            resume=resume,
         )
 
     def predict(self, x: ArrayLike, batch_size: int | None = None) -> FloatArray:
@@ -419,10 +487,22 @@ class Sequential:
         return predict(self, x, batch_size)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write architecture and parameters into a safetensors file; see `fuseprop.nn.io.save`."""
+        """Write architecture, parameters and buffers into a safetensors file; see `fuseprop.nn.io.save`."""
         from fuseprop.nn.io import save  # noqa: PLC0415  # it needs this module
 
         save(self, path)
+
+    def config(self) -> dict[str, Any]:
+        """Return the layers' descriptions, as of a layer."""
+        return self._chain.config()
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss of a batch is NaN or infinite; `value` is what it is."""
+
+    def __init__(self, value: float, text: str | None = None) -> None:
+        super().__init__(f"the loss is {value}" if text is None else text)
+        self.value = value
 
 
 class _UserLoss:
@@ -444,13 +524,17 @@ class _UserLoss:
 
 
 def _rebuild(
-    layers: Sequence[Layer], dtype: np.dtype[Any], rng: np.random.Generator, parameters: FloatArray
+    layers: Sequence[Part],
+    dtype: np.dtype[Any],
+    rng: np.random.Generator,
+    rng_state: Mapping[str, Any],
+    state: Mapping[str, FloatArray],
 ) -> Sequential:
-    generators = [layer._rng for layer in layers]
-    model = Sequential(layers, rng=0, dtype=dtype)
-    model.rng = rng
-    for layer, generator in zip(layers, generators, strict=True):
-        if generator is not None:
-            layer._rng = generator
-    model.flat_parameters[...] = parameters
+    model = Sequential(layers, rng=rng, dtype=dtype)
+    model.rng.bit_generator.state = rng_state  # type: ignore[assignment]
+    model.load_state_dict(state)
     return model
+
+
+def _rebuild_nested(layers: Sequence[Part], dtype: np.dtype[Any]) -> Sequential:
+    return Sequential(layers, rng=0, dtype=dtype)

@@ -1,0 +1,560 @@
+// The statistics of columns are taken over blocks of a few rows, each about its own mean, and merged; those of a row in
+// two passes, the second from the cache. So no difference of large sums cancels.
+
+#include "kernels/norms.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/norms.cpp"
+#include "simd/targets.h"
+// targets.h sets the targets that foreach_target.h loops over.
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// The per-target headers need highway.h.
+#include "simd/loops-inl.h"
+
+#ifndef FUSEPROP_KERNELS_NORMS_ONCE
+#define FUSEPROP_KERNELS_NORMS_ONCE
+namespace fuseprop {
+namespace {
+
+struct NormTable {
+  void (*batch_f32)(const NormForward<float>&, bool);
+  void (*batch_f64)(const NormForward<double>&, bool);
+  void (*batch_backward_f32)(const NormBackward<float>&);
+  void (*batch_backward_f64)(const NormBackward<double>&);
+  void (*layer_f32)(const NormForward<float>&);
+  void (*layer_f64)(const NormForward<double>&);
+  void (*layer_backward_f32)(const NormBackward<float>&);
+  void (*layer_backward_f64)(const NormBackward<double>&);
+};
+
+// Rows of a block: few enough that rows a page apart do not evict each other from the first cache.
+constexpr size_t kBlockRows = 8;
+// Strips are what threads take, each with sums of its own.
+constexpr size_t kMaxStrips = 32;
+// Below this many elements a second thread costs more than it saves.
+constexpr size_t kParallelNorm = kParallelElements / 2;
+
+constexpr size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
+
+// Cuts rows into strips of whole blocks; the cut depends on nothing but their number.
+struct Strips {
+  explicit Strips(size_t num_rows)
+      : rows(num_rows), length(CeilDiv(CeilDiv(num_rows, kMaxStrips), 2 * kBlockRows) * 2 * kBlockRows) {
+    count = rows == 0 ? 0 : CeilDiv(rows, length);
+  }
+  size_t begin(size_t strip) const { return strip * length; }
+  size_t end(size_t strip) const { return std::min(rows, (strip + 1) * length); }
+
+  size_t rows, length, count;
+};
+
+// Calls body(strip) for all strips, on all threads if they hold much.
+template <class Body>
+void ForEachStrip(const Strips& strips, size_t n, const Body& body) {
+  if (strips.rows * n >= kParallelNorm) {
+    ParallelFor(strips.count, body);
+  } else {
+    for (size_t strip = 0; strip < strips.count; ++strip) body(strip);
+  }
+}
+
+// Calls body(begin, end) for ranges that cover [0, rows), on all threads if they hold much.
+template <class Body>
+void ForEachRowRange(size_t rows, size_t n, const Body& body) {
+  if (rows * n < kParallelNorm) {
+    if (rows != 0) body(size_t{0}, rows);
+    return;
+  }
+  const size_t ranges = static_cast<size_t>(NumThreads()) * 16;
+  const size_t length = std::max(CeilDiv(kBlock, n), CeilDiv(rows, ranges));
+  ParallelFor(CeilDiv(rows, length), [&](size_t range) { body(range * length, std::min(rows, (range + 1) * length)); });
+}
+
+// Memory that a thread keeps, so that a call in a loop allocates nothing.
+template <class T>
+struct NormScratch {
+  std::vector<double> sums;
+  std::vector<T> columns;
+
+  static NormScratch& Get(size_t num_sums, size_t num_columns) {
+    thread_local NormScratch scratch;
+    if (scratch.sums.size() < num_sums) scratch.sums.resize(num_sums);
+    if (scratch.columns.size() < num_columns) scratch.columns.resize(num_columns);
+    return scratch;
+  }
+};
+
+inline double ReciprocalRoot(double var, double eps) { return 1.0 / std::sqrt(var + eps); }
+
+// The part of `value` that rounding it to T lost.
+template <class T>
+T LowPart(double value) {
+  return static_cast<T>(value - static_cast<double>(static_cast<T>(value)));
+}
+
+template <class T>
+void Put(double value, bool accumulate, T* to) {
+  *to = static_cast<T>(accumulate ? static_cast<double>(*to) + value : value);
+}
+
+}  // namespace
+}  // namespace fuseprop
+#endif  // FUSEPROP_KERNELS_NORMS_ONCE
+
+HWY_BEFORE_NAMESPACE();
+namespace fuseprop {
+namespace HWY_NAMESPACE {
+namespace {
+
+using DW = hn::ScalableTag<double>;
+using VW = hn::Vec<DW>;
+
+// `count` elements as doubles, the lanes beyond them 0.
+template <class T>
+HWY_INLINE VW LoadWide(const T* from, size_t count) {
+  const DW dw;
+  const bool full = count == hn::Lanes(dw);
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return full ? hn::LoadU(dw, from) : LoadPartial(dw, from, count);
+  } else {
+    const hn::Rebind<float, DW> d;
+    return hn::PromoteTo(dw, full ? hn::LoadU(d, from) : LoadPartial(d, from, count));
+  }
+}
+
+HWY_INLINE void StoreWide(VW v, double* to, size_t count) {
+  const DW dw;
+  if (count == hn::Lanes(dw)) {
+    hn::StoreU(v, dw, to);
+  } else {
+    StorePartial(v, dw, to, count);
+  }
+}
+
+// Calls step(i, count) for the vectors of [0, n); count < Lanes(d) for the last one alone.
+template <class D, class Step>
+HWY_INLINE void ForEachColumns(D d, size_t n, const Step& step) {
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) step(i, lanes);
+  if (i < n) step(i, n - i);
+}
+
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> LoadCount(D d, const T* from, size_t count) {
+  return count == hn::Lanes(d) ? hn::LoadU(d, from) : LoadPartial(d, from, count);
+}
+
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void StoreCount(hn::Vec<D> v, D d, T* to, size_t count) {
+  if (count == hn::Lanes(d)) {
+    hn::StoreU(v, d, to);
+  } else {
+    StorePartial(v, d, to, count);
+  }
+}
+
+// term(row) summed over `rows` rows of a block in a fixed tree.
+template <class Term>
+HWY_INLINE VW SumOverRows(size_t rows, const Term& term) {
+  constexpr size_t kSums = 4;
+  static_assert(kBlockRows == 2 * kSums, "two terms for each sum");
+  VW sums[kSums];
+  if (rows == kBlockRows) {
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < kSums; ++r) sums[r] = hn::Add(term(r), term(r + kSums));
+  } else {
+    for (size_t r = 0; r < kSums; ++r) {
+      sums[r] = r < rows ? term(r) : hn::Zero(DW());
+      if (r + kSums < rows) sums[r] = hn::Add(sums[r], term(r + kSums));
+    }
+  }
+  return hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+}
+
+// Merges mean and sum of squared deviations of `more` rows into those of `rows` rows (Chan, Golub & LeVeque 1979).
+HWY_INLINE void Merge(VW* mean, VW* squares, size_t rows, VW more_mean, VW more_squares, size_t more) {
+  const DW dw;
+  const double share = static_cast<double>(more) / static_cast<double>(rows + more);
+  const VW delta = hn::Sub(more_mean, *mean);
+  const VW between = hn::Mul(delta, hn::Set(dw, share * static_cast<double>(rows)));
+  *mean = hn::MulAdd(delta, hn::Set(dw, share), *mean);
+  *squares = hn::MulAdd(delta, between, hn::Add(*squares, more_squares));
+}
+
+// Mean and sum of squared deviations of each column of a strip of rows.
+template <class T>
+HWY_INLINE void StripMoments(const T* x, size_t rows, size_t n, double* mean, double* squares) {
+  const DW dw;
+  for (size_t done = 0; done < rows; done += kBlockRows) {
+    const size_t block = HWY_MIN(kBlockRows, rows - done);
+    const T* from = x + done * n;
+    const VW share = hn::Set(dw, 1.0 / static_cast<double>(block));
+    ForEachColumns(dw, n, [&](size_t i, size_t count) HWY_ATTR {
+      const VW sum = SumOverRows(block, [&](size_t r) HWY_ATTR { return LoadWide(from + r * n + i, count); });
+      VW block_mean = hn::Mul(sum, share);
+      VW block_squares = SumOverRows(block, [&](size_t r) HWY_ATTR {
+        const VW t = hn::Sub(LoadWide(from + r * n + i, count), block_mean);
+        return hn::Mul(t, t);
+      });
+      if (done != 0) {
+        VW all_mean = LoadWide(mean + i, count);
+        VW all_squares = LoadWide(squares + i, count);
+        Merge(&all_mean, &all_squares, done, block_mean, block_squares, block);
+        block_mean = all_mean;
+        block_squares = all_squares;
+      }
+      StoreWide(block_mean, mean + i, count);
+      StoreWide(block_squares, squares + i, count);
+    });
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------- batch norm
+
+template <class T>
+HWY_INLINE void ColumnStatistics(const T* x, size_t rows, size_t n, double* sums, double* mean, double* var) {
+  const DW dw;
+  const Strips strips(rows);
+  ForEachStrip(strips, n, [&](size_t strip) HWY_ATTR {
+    const size_t begin = strips.begin(strip);
+    double* to = sums + 2 * strip * n;
+    StripMoments(x + begin * n, strips.end(strip) - begin, n, to, to + n);
+  });
+  const VW all = hn::Set(dw, static_cast<double>(HWY_MAX(rows, size_t{1})));
+  ForEachColumns(dw, n, [&](size_t i, size_t count) HWY_ATTR {
+    VW all_mean = rows == 0 ? hn::Zero(dw) : LoadWide(sums + i, count);
+    VW all_squares = rows == 0 ? hn::Zero(dw) : LoadWide(sums + n + i, count);
+    for (size_t strip = 1; strip < strips.count; ++strip) {
+      const double* from = sums + 2 * strip * n + i;
+      Merge(&all_mean, &all_squares, strips.begin(strip), LoadWide(from, count), LoadWide(from + n, count),
+            strips.end(strip) - strips.begin(strip));
+    }
+    StoreWide(all_mean, mean + i, count);
+    StoreWide(hn::Div(all_squares, all), var + i, count);
+  });
+}
+
+template <class T>
+void BatchForward(const NormForward<T>& args, bool training) {
+  const size_t n = args.n;
+  const hn::ScalableTag<T> d;
+  auto& scratch = NormScratch<T>::Get(training ? 2 * n * Strips(args.rows).count : 0, 4 * n);
+  if (training) ColumnStatistics(args.x, args.rows, n, scratch.sums.data(), args.mean, args.var);
+  T* const high = scratch.columns.data();
+  T* const low = high + n;
+  T* const scale = low + n;
+  T* const bias = scale + n;
+  for (size_t i = 0; i < n; ++i) {
+    const double weight = args.weight == nullptr ? 1.0 : static_cast<double>(args.weight[i]);
+    high[i] = static_cast<T>(args.mean[i]);
+    low[i] = LowPart<T>(args.mean[i]);
+    scale[i] = static_cast<T>(weight * ReciprocalRoot(args.var[i], args.eps));
+    bias[i] = args.bias == nullptr ? T(0) : args.bias[i];
+  }
+  ForEachRowRange(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
+    for (size_t row = begin; row < end; ++row) {
+      const T* x = args.x + row * n;
+      T* y = args.y + row * n;
+      ForEachColumns(d, n, [&](size_t i, size_t count) HWY_ATTR {
+        auto t = hn::Sub(LoadCount(d, x + i, count), LoadCount(d, high + i, count));
+        if constexpr (sizeof(T) == sizeof(float)) t = hn::Sub(t, LoadCount(d, low + i, count));
+        StoreCount(hn::MulAdd(t, LoadCount(d, scale + i, count), LoadCount(d, bias + i, count)), d, y + i, count);
+      });
+    }
+  });
+}
+
+// Adds to `sum_dy` and `sum_dy_t`, or with `first` starts, the sums over a block's rows of dy and of dy t factor, for
+// each column; mean(r, i, count) and factor(r) are vectors.
+template <class T, class Mean, class Factor>
+HWY_INLINE void BlockGradients(const T* x, const T* dy, size_t rows, size_t n, bool first, const Mean& mean,
+                               const Factor& factor, double* sum_dy, double* sum_dy_t) {
+  ForEachColumns(DW(), n, [&](size_t i, size_t count) HWY_ATTR {
+    VW s1 = SumOverRows(rows, [&](size_t r) HWY_ATTR { return LoadWide(dy + r * n + i, count); });
+    VW s2 = SumOverRows(rows, [&](size_t r) HWY_ATTR {
+      const VW t = hn::Sub(LoadWide(x + r * n + i, count), mean(r, i, count));
+      return hn::Mul(LoadWide(dy + r * n + i, count), hn::Mul(t, factor(r)));
+    });
+    if (!first) {
+      s1 = hn::Add(s1, LoadWide(sum_dy + i, count));
+      s2 = hn::Add(s2, LoadWide(sum_dy_t + i, count));
+    }
+    StoreWide(s1, sum_dy + i, count);
+    StoreWide(s2, sum_dy_t + i, count);
+  });
+}
+
+// Adds the strips' sums, 2 n of each, into those of the first.
+HWY_INLINE void AddStrips(const Strips& strips, size_t n, double* sums) {
+  const DW dw;
+  if (strips.count == 0) std::fill_n(sums, 2 * n, 0.0);
+  for (size_t strip = 1; strip < strips.count; ++strip) {
+    ForEachColumns(dw, 2 * n, [&](size_t i, size_t count) HWY_ATTR {
+      StoreWide(hn::Add(LoadWide(sums + i, count), LoadWide(sums + 2 * strip * n + i, count)), sums + i, count);
+    });
+  }
+}
+
+template <class T>
+void BatchBackward(const NormBackward<T>& args) {
+  const size_t n = args.n;
+  const hn::ScalableTag<T> d;
+  const VW one = hn::Set(DW(), 1.0);
+  const Strips strips(args.rows);
+  auto& scratch = NormScratch<T>::Get(2 * n * HWY_MAX(strips.count, size_t{1}), 5 * n);
+  double* const sums = scratch.sums.data();
+  ForEachStrip(strips, n, [&](size_t strip) HWY_ATTR {
+    double* to = sums + 2 * strip * n;
+    for (size_t row = strips.begin(strip); row < strips.end(strip); row += kBlockRows) {
+      BlockGradients(
+          args.x + row * n, args.dy + row * n, HWY_MIN(kBlockRows, strips.end(strip) - row), n,
+          row == strips.begin(strip),
+          [&](size_t, size_t i, size_t count) HWY_ATTR { return LoadWide(args.mean + i, count); },
+          [&](size_t) HWY_ATTR { return one; }, to, to + n);
+    }
+  });
+  AddStrips(strips, n, sums);
+  const double share = 1.0 / static_cast<double>(HWY_MAX(args.rows, size_t{1}));
+  T* const high = scratch.columns.data();
+  T* const low = high + n;
+  T* const scale = low + n;
+  T* const mean_dy = scale + n;
+  T* const slope = mean_dy + n;
+  for (size_t i = 0; i < n; ++i) {
+    const double weight = args.weight == nullptr ? 1.0 : static_cast<double>(args.weight[i]);
+    const double rstd = ReciprocalRoot(args.var[i], args.eps);
+    high[i] = static_cast<T>(args.mean[i]);
+    low[i] = LowPart<T>(args.mean[i]);
+    scale[i] = static_cast<T>(weight * rstd);
+    mean_dy[i] = static_cast<T>(sums[i] * share);
+    slope[i] = static_cast<T>(sums[n + i] * share * rstd * rstd);
+    if (args.dweight != nullptr) Put(sums[n + i] * rstd, args.accumulate, args.dweight + i);
+    if (args.dbias != nullptr) Put(sums[i], args.accumulate, args.dbias + i);
+  }
+  if (args.dx == nullptr) return;
+  ForEachRowRange(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
+    for (size_t row = begin; row < end; ++row) {
+      const T* x = args.x + row * n;
+      const T* dy = args.dy + row * n;
+      T* dx = args.dx + row * n;
+      ForEachColumns(d, n, [&](size_t i, size_t count) HWY_ATTR {
+        auto t = hn::Sub(LoadCount(d, x + i, count), LoadCount(d, high + i, count));
+        if constexpr (sizeof(T) == sizeof(float)) t = hn::Sub(t, LoadCount(d, low + i, count));
+        const auto centred = hn::Sub(LoadCount(d, dy + i, count), LoadCount(d, mean_dy + i, count));
+        const auto rest = hn::NegMulAdd(t, LoadCount(d, slope + i, count), centred);
+        StoreCount(hn::Mul(rest, LoadCount(d, scale + i, count)), d, dx + i, count);
+      });
+    }
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------- layer norm
+
+// Sums in float64 over one row: element i goes to virtual lane i % kLanes whatever the target, and the lanes are added
+// in a fixed tree.
+class RowSum {
+ public:
+  static constexpr size_t kLanes = 32;
+  static constexpr size_t kVectors = kLanes * sizeof(double) / HWY_MAX_BYTES;
+
+  HWY_INLINE RowSum() {
+    for (auto& sum : sums_) sum = hn::Zero(DW());
+  }
+  HWY_INLINE void Add(size_t index, VW v) { sums_[index] = hn::Add(sums_[index], v); }
+  HWY_INLINE void AddProduct(size_t index, VW a, VW b) { sums_[index] = hn::MulAdd(a, b, sums_[index]); }
+  HWY_INLINE double Total() {
+    HWY_UNROLL(8)
+    for (size_t width = kVectors / 2; width != 0; width /= 2) {
+      HWY_UNROLL(8)
+      for (size_t i = 0; i < width; ++i) sums_[i] = hn::Add(sums_[i], sums_[i + width]);
+    }
+    return SumOfHalves(DW(), sums_[0]);
+  }
+
+ private:
+  VW sums_[kVectors];
+};
+
+// Calls step(i, index, count) for the vectors of a row, `index` being the vector's place among the virtual lanes.
+template <class Step>
+HWY_INLINE void ForEachInRow(size_t n, const Step& step) {
+  const size_t lanes = hn::Lanes(DW());
+  size_t i = 0;
+  for (; i + RowSum::kLanes <= n; i += RowSum::kLanes) {
+    HWY_UNROLL(8)
+    for (size_t index = 0; index < RowSum::kVectors; ++index) step(i + index * lanes, index, lanes);
+  }
+  for (size_t index = 0; i < n; ++index, i += lanes) step(i, index, HWY_MIN(lanes, n - i));
+}
+
+template <class T>
+HWY_INLINE double RowMean(const T* x, size_t n) {
+  RowSum sum;
+  ForEachInRow(n, [&](size_t i, size_t index, size_t count) HWY_ATTR { sum.Add(index, LoadWide(x + i, count)); });
+  return sum.Total() / static_cast<double>(n);
+}
+
+template <class T>
+HWY_INLINE double RowVariance(const T* x, size_t n, double mean) {
+  const DW dw;
+  const VW v_mean = hn::Set(dw, mean);
+  RowSum sum;
+  ForEachInRow(n, [&](size_t i, size_t index, size_t count) HWY_ATTR {
+    VW t = hn::Sub(LoadWide(x + i, count), v_mean);
+    if (count != hn::Lanes(dw)) t = hn::IfThenElseZero(hn::FirstN(dw, count), t);
+    sum.AddProduct(index, t, t);
+  });
+  return sum.Total() / static_cast<double>(n);
+}
+
+template <class T>
+void LayerForward(const NormForward<T>& args) {
+  const size_t n = args.n;
+  const hn::ScalableTag<T> d;
+  const auto one = hn::Set(d, T(1));
+  ForEachRowRange(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
+    for (size_t row = begin; row < end; ++row) {
+      const T* x = args.x + row * n;
+      T* y = args.y + row * n;
+      const double mean = RowMean(x, n);
+      const double var = RowVariance(x, n, mean);
+      if (args.mean != nullptr) args.mean[row] = mean;
+      if (args.var != nullptr) args.var[row] = var;
+      const auto high = hn::Set(d, static_cast<T>(mean));
+      const auto low = hn::Set(d, LowPart<T>(mean));
+      const auto rstd = hn::Set(d, static_cast<T>(ReciprocalRoot(var, args.eps)));
+      ForEachColumns(d, n, [&](size_t i, size_t count) HWY_ATTR {
+        auto t = hn::Sub(LoadCount(d, x + i, count), high);
+        if constexpr (sizeof(T) == sizeof(float)) t = hn::Sub(t, low);
+        const auto weight = args.weight == nullptr ? one : LoadCount(d, args.weight + i, count);
+        const auto bias = args.bias == nullptr ? hn::Zero(d) : LoadCount(d, args.bias + i, count);
+        StoreCount(hn::MulAdd(hn::Mul(t, rstd), weight, bias), d, y + i, count);
+      });
+    }
+  });
+}
+
+template <class T>
+HWY_INLINE void RowBackward(const NormBackward<T>& args, size_t row, double rstd) {
+  const size_t n = args.n;
+  const DW dw;
+  const hn::ScalableTag<T> d;
+  const T* x = args.x + row * n;
+  const T* dy = args.dy + row * n;
+  T* dx = args.dx + row * n;
+  const double mean = args.mean[row];
+  const VW v_mean = hn::Set(dw, mean);
+  RowSum sum_g, sum_g_t;
+  ForEachInRow(n, [&](size_t i, size_t index, size_t count) HWY_ATTR {
+    VW g = LoadWide(dy + i, count);
+    if (args.weight != nullptr) g = hn::Mul(g, LoadWide(args.weight + i, count));
+    VW t = hn::Sub(LoadWide(x + i, count), v_mean);
+    if (count != hn::Lanes(dw)) t = hn::IfThenElseZero(hn::FirstN(dw, count), t);
+    sum_g.Add(index, g);
+    sum_g_t.AddProduct(index, g, t);
+  });
+  const double share = 1.0 / static_cast<double>(n);
+  const auto high = hn::Set(d, static_cast<T>(mean));
+  const auto low = hn::Set(d, LowPart<T>(mean));
+  const auto scale = hn::Set(d, static_cast<T>(rstd));
+  const auto mean_g = hn::Set(d, static_cast<T>(sum_g.Total() * share));
+  const auto slope = hn::Set(d, static_cast<T>(sum_g_t.Total() * share * rstd * rstd));
+  ForEachColumns(d, n, [&](size_t i, size_t count) HWY_ATTR {
+    auto t = hn::Sub(LoadCount(d, x + i, count), high);
+    if constexpr (sizeof(T) == sizeof(float)) t = hn::Sub(t, low);
+    auto g = LoadCount(d, dy + i, count);
+    if (args.weight != nullptr) g = hn::Mul(g, LoadCount(d, args.weight + i, count));
+    const auto rest = hn::NegMulAdd(t, slope, hn::Sub(g, mean_g));
+    StoreCount(hn::Mul(rest, scale), d, dx + i, count);
+  });
+}
+
+template <class T>
+void LayerBackward(const NormBackward<T>& args) {
+  const size_t n = args.n;
+  const Strips strips(args.rows);
+  const bool parameters = args.dweight != nullptr || args.dbias != nullptr;
+  auto& scratch = NormScratch<T>::Get(parameters ? 2 * n * HWY_MAX(strips.count, size_t{1}) : 0, 0);
+  double* const sums = scratch.sums.data();
+  ForEachStrip(strips, n, [&](size_t strip) HWY_ATTR {
+    double* to = sums + 2 * strip * n;
+    for (size_t row = strips.begin(strip); row < strips.end(strip); row += kBlockRows) {
+      // The block stays in the cache for what follows, which may overwrite it.
+      const size_t block = HWY_MIN(kBlockRows, strips.end(strip) - row);
+      double rstd[kBlockRows];
+      for (size_t r = 0; r < block; ++r) rstd[r] = ReciprocalRoot(args.var[row + r], args.eps);
+      if (parameters) {
+        BlockGradients(
+            args.x + row * n, args.dy + row * n, block, n, row == strips.begin(strip),
+            [&](size_t r, size_t, size_t) HWY_ATTR { return hn::Set(DW(), args.mean[row + r]); },
+            [&](size_t r) HWY_ATTR { return hn::Set(DW(), rstd[r]); }, to, to + n);
+      }
+      if (args.dx == nullptr) continue;
+      for (size_t r = 0; r < block; ++r) RowBackward(args, row + r, rstd[r]);
+    }
+  });
+  if (!parameters) return;
+  AddStrips(strips, n, sums);
+  for (size_t i = 0; i < n; ++i) {
+    if (args.dweight != nullptr) Put(sums[n + i], args.accumulate, args.dweight + i);
+    if (args.dbias != nullptr) Put(sums[i], args.accumulate, args.dbias + i);
+  }
+}
+
+const NormTable& Table() {
+  static constexpr NormTable table = {BatchForward<float>,   BatchForward<double>, BatchBackward<float>,
+                                      BatchBackward<double>, LayerForward<float>,  LayerForward<double>,
+                                      LayerBackward<float>,  LayerBackward<double>};
+  return table;
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace fuseprop
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fuseprop {
+FUSEPROP_EXPORT(Table);
+
+void BatchNorm(const NormForward<float>& args, bool training) { FUSEPROP_DISPATCH(Table)().batch_f32(args, training); }
+void BatchNorm(const NormForward<double>& args, bool training) { FUSEPROP_DISPATCH(Table)().batch_f64(args, training); }
+void BatchNormBackward(const NormBackward<float>& args) { FUSEPROP_DISPATCH(Table)().batch_backward_f32(args); }
+void BatchNormBackward(const NormBackward<double>& args) { FUSEPROP_DISPATCH(Table)().batch_backward_f64(args); }
+
+namespace {
+template <class T>
+void Update(const double* mean, const double* var, size_t rows, size_t n, double momentum, T* running_mean,
+            T* running_var) {
+  const auto count = static_cast<double>(rows);
+  for (size_t i = 0; i < n; ++i) {
+    const auto old_mean = static_cast<double>(running_mean[i]);
+    running_mean[i] = static_cast<T>(old_mean + momentum * (mean[i] - old_mean));
+    if (rows < 2) continue;
+    const auto old_var = static_cast<double>(running_var[i]);
+    running_var[i] = static_cast<T>(old_var + momentum * (var[i] * (count / (count - 1.0)) - old_var));
+  }
+}
+}  // namespace
+
+void UpdateRunning(const double* mean, const double* var, size_t rows, size_t n, double momentum, float* running_mean,
+                   float* running_var) {
+  Update(mean, var, rows, n, momentum, running_mean, running_var);
+}
+void UpdateRunning(const double* mean, const double* var, size_t rows, size_t n, double momentum, double* running_mean,
+                   double* running_var) {
+  Update(mean, var, rows, n, momentum, running_mean, running_var);
+}
+
+void LayerNorm(const NormForward<float>& args) { FUSEPROP_DISPATCH(Table)().layer_f32(args); }
+void LayerNorm(const NormForward<double>& args) { FUSEPROP_DISPATCH(Table)().layer_f64(args); }
+void LayerNormBackward(const NormBackward<float>& args) { FUSEPROP_DISPATCH(Table)().layer_backward_f32(args); }
+void LayerNormBackward(const NormBackward<double>& args) { FUSEPROP_DISPATCH(Table)().layer_backward_f64(args); }
+}  // namespace fuseprop
+#endif  // HWY_ONCE

@@ -1,0 +1,233 @@
+"""What accompanies a training run: callbacks, early stopping, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from fuseprop._checks import choice, flag, integer, real
+from fuseprop.nn.io import require_safetensors, save_checkpoint
+
+if TYPE_CHECKING:
+    from fuseprop._typing import FloatArray
+    from fuseprop.nn.sequential import Sequential
+    from fuseprop.optim import Optimizer
+
+#: Called after each epoch with (epoch counted from 0, the epoch's values, model); training stops if it returns True.
+EpochFunction: TypeAlias = "Callable[[int, Mapping[str, float], Sequential], bool | None]"
+
+
+class PlateauSchedule(Protocol):
+    """A schedule that follows a metric."""
+
+    def update(self, metric: float, /) -> float | None:
+        """Take the metric of an epoch; return the learning rate, or None if it has been set or stays."""
+
+
+#: The learning rate as a function of the steps taken so far, or one that follows the loss.
+Schedule: TypeAlias = "Callable[[int], float] | PlateauSchedule"
+
+
+@dataclass
+class Run:
+    """A training run, as callbacks see it."""
+
+    model: Sequential
+    optimizer: Optimizer
+    #: Passes over the data in all, and complete ones.
+    epochs: int
+    epoch: int = 0
+    #: Steps taken in this call of fit.
+    step: int = 0
+    #: The batch of the step: x, target, weights or None. Buffers that the next batch overwrites.
+    batch: tuple[Any, Any, Any] = (None, None, None)
+    #: The values of the last complete epoch, and of all.
+    logs: dict[str, float] = field(default_factory=dict)
+    history: dict[str, list[float]] = field(default_factory=dict)
+    #: What each epoch reports.
+    names: tuple[str, ...] = ()
+    #: Whether a callback has stopped the run.
+    stopped: bool = False
+    #: What a checkpoint keeps of the run.
+    state: Callable[[], dict[str, Any]] = dict
+
+
+class Callback:
+    """Base of objects that accompany a run; each method does nothing by default.
+
+    One with a `state_dict` other than {} is part of checkpoints, and goes on where it stood.
+    """
+
+    def begin(self, run: Run) -> None:
+        """Called before the first step, or the first after a checkpoint."""
+
+    def before_step(self, run: Run) -> None:
+        """Called before each step, with its batch in `run.batch`."""
+
+    def after_step(self, run: Run) -> None:
+        """Called after each step; the model's gradients are still those of the step."""
+
+    def after_epoch(self, run: Run) -> bool | None:
+        """Called after each epoch; training stops if one returns True."""
+        return None
+
+    def end(self, run: Run) -> None:
+        """Called at the end, but not if the run ended by an exception."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return arrays, numbers and strings from which `load_state_dict` brings it here again."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+
+
+class EpochCallback(Callback):
+    """A function of (epoch, logs, model) as a callback."""
+
+    def __init__(self, function: EpochFunction) -> None:
+        self.function = function
+
+    def after_epoch(self, run: Run) -> bool | None:
+        """Call the function."""
+        return self.function(run.epoch - 1, run.logs, run.model)
+
+
+class EarlyStopping(Callback):
+    """Ends a run when a value has not become better for some epochs, and brings back the best parameters.
+
+    Parameters
+    ----------
+    patience : int
+        Epochs without a better value after which the run ends.
+    monitor : str or None
+        The value: a name in the history. None: "val_loss" with validation data, "loss" without.
+    mode : {"min", "max"}
+        Whether less is better, or more.
+    min_delta : float
+        What a value must be better by to count, >= 0.
+    restore_best : bool
+        Whether the model has the parameters and buffers of the best epoch at the end of the run, also if all epochs
+        were run. After an exception or Ctrl-C it has the last ones; `restore` brings back the best.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range; in `fit`, if there is no such value.
+
+    Notes
+    -----
+    `best` and `best_epoch` (counted from 0) say when that was. NaN is never better. Each call of `fit` starts anew, but
+    for one that resumes from a checkpoint.
+    """
+
+    def __init__(
+        self,
+        patience: int = 10,
+        *,
+        monitor: str | None = None,
+        mode: str = "min",
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+    ) -> None:
+        self.patience = integer(patience, "patience", least=1)
+        if monitor is not None and not isinstance(monitor, str):
+            raise TypeError(f"monitor must be a name or None, found {type(monitor).__name__}")
+        self.monitor = monitor
+        self.mode = choice(mode, "mode", ("min", "max"))
+        self.min_delta = real(min_delta, "min_delta", least=0.0)
+        self.restore_best = flag(restore_best, "restore_best")
+        self._forget()
+
+    def _forget(self) -> None:
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.best_epoch: int | None = None
+        self._waited = 0
+        self._best_state: dict[str, FloatArray] = {}
+
+    def begin(self, run: Run) -> None:
+        """Start anew; refuse what is not reported."""
+        monitored(dict.fromkeys(run.names, 0.0), self.monitor, "early_stopping")
+        self._forget()
+
+    def after_epoch(self, run: Run) -> bool | None:
+        """Compare the epoch's value with the best one."""
+        value = monitored(run.logs, self.monitor, "early_stopping")
+        better = self.best - value if self.mode == "min" else value - self.best
+        if better > self.min_delta:
+            self.best, self.best_epoch, self._waited = value, run.epoch - 1, 0
+            if self.restore_best:
+                self._best_state = run.model.state_dict()
+            return False
+        self._waited += 1
+        return self._waited >= self.patience
+
+    def end(self, run: Run) -> None:
+        """Bring back the best parameters, if wanted."""
+        if self.restore_best:
+            self.restore(run.model)
+
+    def restore(self, model: Sequential) -> None:
+        """Give the model the best parameters and buffers so far."""
+        if self._best_state:
+            model.load_state_dict(self._best_state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value, when it was, the epochs since, and the best parameters."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "waited": self._waited, "state": self._best_state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.best, self.best_epoch, self._waited = state["best"], state["best_epoch"], state["waited"]
+        self._best_state = dict(state["state"])
+
+
+def monitored(logs: Mapping[str, float], name: str | None, who: str) -> float:
+    """Return the value of this name, by default the validation loss, else the loss."""
+    if name is None:
+        name = "val_loss" if "val_loss" in logs else "loss"
+    if name not in logs:
+        raise ValueError(f"{who} monitors {name!r}; reported are {', '.join(map(repr, logs))}")
+    return logs[name]
+
+
+class Checkpoint(Callback):
+    """Writes a checkpoint after each epoch, from which `fit(..., resume=path)` goes on bit for bit.
+
+    Parameters
+    ----------
+    path
+        The file; each checkpoint replaces the one before as a whole.
+    every : int
+        After how many epochs. The last epoch's is always written.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `every` is no integer >= 1.
+    ImportError
+        If safetensors is not installed, before the first step.
+
+    Notes
+    -----
+    A checkpoint holds the parameters and buffers, the optimizer's state, those of the generators, of the other
+    callbacks and of the schedule, if it has a `state_dict`, the number of epochs and the history. `fuseprop.nn.load`
+    takes it as a model.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, every: int = 1) -> None:
+        self.path = fspath(path)
+        self.every = integer(every, "every", least=1)
+
+    def begin(self, run: Run) -> None:
+        """Check that checkpoints can be written."""
+        require_safetensors()
+
+    def after_epoch(self, run: Run) -> bool | None:
+        """Write the checkpoint."""
+        if run.epoch % self.every == 0 or run.epoch == run.epochs or run.stopped:
+            save_checkpoint(self.path, run.model, run.optimizer, run.state())
+        return None

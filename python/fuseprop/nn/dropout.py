@@ -1,0 +1,81 @@
+"""Dropout: noise in training, nothing in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fuseprop._checks import real
+from fuseprop._memory import BatchBuffer
+from fuseprop.nn.layers import Layer, Shape
+
+if TYPE_CHECKING:
+    from fuseprop._typing import FloatArray
+
+
+class Dropout(Layer):
+    """Each element is 0 with probability p in training, and x / (1 - p) otherwise: y = x m, dx = dy m.
+
+    In evaluation y = x.
+
+    Parameters
+    ----------
+    p : float
+        The probability, 0 <= p < 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If p is not such a number.
+
+    Notes
+    -----
+    Source: Srivastava et al. 2014, scaled in training as in PyTorch. The mask is drawn from the model's generator, one
+    uniform number for each element in C order, by the calling thread: it does not depend on the number of threads.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = real(p, "p", least=0.0, below=1.0)
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.p:g})"
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """As the input's."""
+        return input_shape
+
+    def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
+        """Keep the generator; there are no parameters."""
+        del input_shape, dtype
+        self._rng = rng
+        return {}
+
+    def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
+        """Prepare the buffers."""
+        super().bind(parameters, gradients)
+        self._y_buffer, self._mask_buffer = BatchBuffer(), BatchBuffer()
+
+    def forward(self, x: FloatArray, training: bool) -> FloatArray:
+        """Return x m in training, x otherwise."""
+        if not training or self.p == 0.0:
+            return x
+        mask: Any = self._mask_buffer.like(x)
+        dtype: Any = x.dtype.type
+        self._rng.random(out=mask, dtype=dtype)
+        np.greater_equal(mask, self.p, out=mask)
+        np.multiply(mask, 1.0 / (1.0 - self.p), out=mask)
+        self._mask = mask
+        return np.multiply(x, mask, out=self._y_buffer.like(x))
+
+    def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
+        """Multiply dy by m, in place."""
+        del accumulate
+        if not need_dx or self.p == 0.0:
+            return dy
+        return np.multiply(dy, self._mask, out=dy)
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's argument."""
+        return {"p": self.p}
