@@ -185,7 +185,7 @@ def linear_backward(
     /,
 ) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]: ...
 
-# Rows (N, F); what one column shares: weight, bias (or None) of x's dtype, mean and var in float64, which training writes.
+# Rows (N, F). Of each column: weight and bias (or None) of x's dtype; mean and var in float64, which training writes.
 def batch_norm(
     x: ArrayLike,
     weight: FloatArray | None,

@@ -708,3 +708,37 @@ def large_margin_softmax(features: F64, weight: F64, target: F64, margin: int) -
     d_features = d_linear @ weight.T + by_x[:, np.newaxis] * features
     d_weight = features.T @ d_linear + weight * (target * by_w[:, np.newaxis]).sum(axis=0)
     return value, d_features, d_weight
+
+
+# --- normalisation: (y, vjp), where vjp(dy) gives (dx, dweight, dbias) ---------------------------------------
+
+
+def batch_norm(
+    x: F64, weight: F64, bias: F64, *, eps: float = 1e-5
+) -> tuple[F64, Callable[[F64], tuple[F64, F64, F64]]]:
+    """(x - mean) / sqrt(var + eps) weight + bias, mean and variance of each column."""
+    mean = x.mean(axis=0)
+    return _normalised(x - mean, (x - mean) ** 2, weight, bias, eps=eps, axis=0)
+
+
+def layer_norm(
+    x: F64, weight: F64, bias: F64, *, eps: float = 1e-5
+) -> tuple[F64, Callable[[F64], tuple[F64, F64, F64]]]:
+    """(x - mean) / sqrt(var + eps) weight + bias, mean and variance of each row."""
+    mean = x.mean(axis=1, keepdims=True)
+    return _normalised(x - mean, (x - mean) ** 2, weight, bias, eps=eps, axis=1)
+
+
+def _normalised(
+    t: F64, squares: F64, weight: F64, bias: F64, *, eps: float, axis: int
+) -> tuple[F64, Callable[[F64], tuple[F64, F64, F64]]]:
+    """Normalise the deviations from the mean along an axis."""
+    rstd = 1 / np.sqrt(squares.mean(axis=axis, keepdims=True) + eps)
+    xhat = t * rstd
+
+    def vjp(dy: F64) -> tuple[F64, F64, F64]:
+        g = dy * weight
+        mean_g, mean_gx = (v.mean(axis=axis, keepdims=True) for v in (g, g * xhat))
+        return rstd * (g - mean_g - xhat * mean_gx), (dy * xhat).sum(axis=0), dy.sum(axis=0)
+
+    return xhat * weight + bias, vjp

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fuseprop as fp
-from fuseprop import _registry
+from fuseprop import _core, _registry, reference
 from fuseprop._bench import peers as other
 from fuseprop._bench import steps
 from fuseprop._bench.problem import (
@@ -794,6 +794,79 @@ def _jax_optimizer(
     return Candidate("JAX", call(step), outputs=lambda found: [np.concatenate(as_arrays(found))])
 
 
+# --- normalisation ------------------------------------------------------------------------------------------
+
+NORMS = ("batch_norm", "layer_norm")
+NORM_SHAPES = ((128, 256), (256, 2048), (4096, 512), (16384, 1024))
+
+
+def _norm_arrays(shape: tuple[int, int]) -> list[Array]:
+    """Return x, weight, bias and dy."""
+    n = shape[1]
+    return [_normal(*shape) + 1, 1 + _normal(n, seed=1, scale=0.1), _normal(n, seed=2), _normal(*shape, seed=3)]
+
+
+def _torch_norm(peers: Peers, name: str) -> Callable[..., Any]:
+    functional = peers.torch.nn.functional
+    if name == "batch_norm":
+        return lambda x, w, b: functional.batch_norm(x, None, None, w, b, training=True)
+    return lambda x, w, b: functional.layer_norm(x, x.shape[1:], w, b)
+
+
+def _jax_norm(peers: Peers, name: str) -> Callable[..., Any]:
+    axis = 0 if name == "batch_norm" else 1
+    return lambda x, w, b: (x - x.mean(axis, keepdims=True)) / (x.var(axis, keepdims=True) + 1e-5) ** 0.5 * w + b
+
+
+def _norm_forward(name: str, shape: tuple[int, int], peers: Peers) -> Problem:
+    """Normalise in training, with the statistics kept for the backward pass."""
+    x, w, b, _ = _norm_arrays(shape)
+    layer = fp.nn.BatchNorm(shape[1]) if name == "batch_norm" else fp.nn.LayerNorm(shape[1])
+    model = fp.nn.Sequential([layer])
+    model.load_state_dict({**model.state_dict(), "0.weight": w, "0.bias": b})
+    candidates = [Candidate(OURS, call(layer.forward, x, True))]
+    formula = getattr(reference, name)
+    if peers.numpy:
+        candidates.append(_numpy(lambda: formula(x, w, b)[0], variant="reference"))
+    if peers.torch:
+        candidates.append(_torch(peers, _torch_norm(peers, name), *map(peers.torch.from_numpy, (x, w, b))))
+    if peers.jax:
+        candidates.append(_jax(peers, _jax_norm(peers, name), x, w, b))
+    value = formula(*(a.astype(np.float64) for a in (x, w, b)))[0]
+    return Problem(candidates, [expect(value, 4)], elements=x.size, num_bytes=8 * x.size)
+
+
+def _norm_backward(name: str, shape: tuple[int, int], peers: Peers) -> Problem:
+    """dx, dweight and dbias."""
+    x, w, b, dy = _norm_arrays(shape)
+    mean, var = x.astype(np.float64).mean(0), x.astype(np.float64).var(0)
+    if name == "layer_norm":
+        mean, var = x.astype(np.float64).mean(1), x.astype(np.float64).var(1)
+    kernel = getattr(_core, f"{name}_backward")
+    outputs = np.empty_like(x), np.empty_like(w), np.empty_like(w)
+    candidates = [Candidate(OURS, call(kernel, x, dy, w, 1e-5, mean, var, *outputs, False))]
+    formula = getattr(reference, name)
+    if peers.numpy:
+        vjp = formula(x, w, b)[1]
+        candidates.append(_numpy(vjp, dy, variant="reference"))
+    if peers.torch:
+        given = [peers.torch.from_numpy(a).requires_grad_() for a in (x, w, b)]
+        y, dy_t = _torch_norm(peers, name)(*given), peers.torch.from_numpy(dy)
+        candidates.append(Candidate("PyTorch", call(peers.torch.autograd.grad, y, given, dy_t, retain_graph=True)))
+    if peers.jax:
+        function = _jax_norm(peers, name)
+        candidates.append(_jax(peers, lambda dy, *given: peers.jax.vjp(function, *given)[1](dy), dy, x, w, b))
+    found = formula(*(a.astype(np.float64) for a in (x, w, b)))[1](dy.astype(np.float64))
+    return Problem(candidates, [expect(a, 16) for a in found], elements=x.size, num_bytes=12 * x.size)
+
+
+def _norms() -> Iterator[Case]:
+    for name in NORMS:
+        for shape in NORM_SHAPES:
+            for verb, build in (("forward", _norm_forward), ("backward", _norm_backward)):
+                yield Case(f"layer/{name}/{verb}/{shape[0]}x{shape[1]}", f"layer {name}", partial(build, name, shape))
+
+
 # --- training steps, import ---------------------------------------------------------------------------------
 
 TRAINING = (
@@ -861,7 +934,7 @@ def _import(peers: Peers) -> Problem:
 def all_cases(sizes: Sequence[str] = SIZES) -> list[Case]:
     """Return all cases; the elementwise ones at the given sizes."""
     elementwise = [*_activations(sizes), *_losses(sizes)]
-    return [*elementwise, *_ops(sizes), *_optimizers(), *_training_steps(), Case("import", "", _import)]
+    return [*elementwise, *_ops(sizes), *_optimizers(), *_norms(), *_training_steps(), Case("import", "", _import)]
 
 
 def _activations(sizes: Sequence[str]) -> Iterator[Case]:
@@ -952,6 +1025,7 @@ def without_case(cases: Iterable[Case]) -> list[str]:
         *(f"loss {name}" for name in fp.losses.names()),
         *(f"op {name}" for name in fp.ops.__all__),
         *(f"optimizer {name}" for name in fp.optim.names()),
+        *(f"layer {name}" for name in NORMS),
     ]
     covered = {case.entry for case in cases}
     return [entry for entry in offered if entry not in covered]

@@ -62,20 +62,20 @@ class Callback:
     """
 
     def begin(self, run: Run) -> None:
-        """Called before the first step, or the first after a checkpoint."""
+        """Do something before the first step, and before the state of a checkpoint is loaded."""
 
     def before_step(self, run: Run) -> None:
-        """Called before each step, with its batch in `run.batch`."""
+        """Do something before each step, whose batch is in `run.batch`."""
 
     def after_step(self, run: Run) -> None:
-        """Called after each step; the model's gradients are still those of the step."""
+        """Do something after each step; the model's gradients are still those of the step."""
 
     def after_epoch(self, run: Run) -> bool | None:
-        """Called after each epoch; training stops if one returns True."""
+        """Do something after each epoch; training stops if one returns True."""
         return None
 
     def end(self, run: Run) -> None:
-        """Called at the end, but not if the run ended by an exception."""
+        """Do something at the end, but not if the run ended by an exception."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return arrays, numbers and strings from which `load_state_dict` brings it here again."""

@@ -27,7 +27,7 @@ class Nestable(Protocol):
 Part: TypeAlias = "Layer | Nestable"
 
 
-class Misfit(ValueError):
+class MisfitError(ValueError):
     """A layer that does not take its input; knows the way to the layer, which grows on the way to the root."""
 
     def __init__(self, text: str, path: str, layer: Layer, at_input: bool) -> None:
@@ -124,11 +124,11 @@ class Chain(Container):
         for i, layer in enumerate(self._layers):
             try:
                 shape = layer.output_shape(shape)
-            except Misfit as error:
+            except MisfitError as error:
                 error.path, error.at_input = f"layers[{i}].{error.path}", error.at_input and i == 0
                 raise
             except ValueError as error:
-                raise Misfit(str(error), f"layers[{i}]", layer, i == 0) from None
+                raise MisfitError(str(error), f"layers[{i}]", layer, i == 0) from None
         return shape
 
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
@@ -192,7 +192,7 @@ class Residual(Container):
         """As the input, and as what the block gives."""
         try:
             shape = self._layer.output_shape(input_shape)
-        except Misfit as error:
+        except MisfitError as error:
             error.path = f"block.{error.path}"
             raise
         if input_shape is not None and shape is not None and shape != input_shape:
@@ -217,7 +217,8 @@ class Residual(Container):
         np.copyto(dx, dy)  # the block may overwrite dy
         inner = self._layer.backward(dy, accumulate, True)
         assert inner is not None
-        return np.add(dx, inner, out=dx)
+        dx += inner
+        return dx
 
     def trace(self, x: FloatArray, training: bool, path: str, visit: Visitor) -> FloatArray:
         """`forward` that shows the outputs of the block's layers, and the sum."""

@@ -67,14 +67,16 @@ class Dropout(Layer):
         np.greater_equal(mask, self.p, out=mask)
         np.multiply(mask, 1.0 / (1.0 - self.p), out=mask)
         self._mask = mask
-        return np.multiply(x, mask, out=self._y_buffer.like(x))
+        y: FloatArray = np.multiply(x, mask, out=self._y_buffer.like(x))
+        return y
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Multiply dy by m, in place."""
         del accumulate
         if not need_dx or self.p == 0.0:
             return dy
-        return np.multiply(dy, self._mask, out=dy)
+        dy *= self._mask
+        return dy
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's argument."""

@@ -128,13 +128,11 @@ def fit(
     model._set_loss(loss)
     model._set_optimizer(optimizer)
     named_metrics = _named_metrics(metrics)
-    data = _Batches(model, x, y, sample_weight, class_weight, loss)
+    data = _Batches(model, x, y, loss, sample_weight, class_weight=class_weight)
     _check_last_batch(model, data.size, batch_size)
     validation = None if validation_data is None else _Validation(model, validation_data, loss, named_metrics)
     rate, plateau = _as_schedule(schedule)
     companions = _as_callbacks(early_stopping, callbacks)
-    before_step = [c.before_step for c in companions if type(c).before_step is not Callback.before_step]
-    after_step = [c.after_step for c in companions if type(c).after_step is not Callback.after_step]
     generator = model.rng if rng is None else np.random.default_rng(rng)
     names = ["loss", *named_metrics]
     names += [] if validation is None else [f"val_{name}" for name in names]
@@ -146,55 +144,87 @@ def fit(
     if resume is not None:
         state.load(resume)
     model.history = run.history
+    steps = _Steps(run, data, loss, metrics=named_metrics, rate=rate, callbacks=companions)
     num_batches = -(-data.size // batch_size)
     with _progress_bar(progress, epochs * num_batches, run.epoch * num_batches) as bar:
         while run.epoch < epochs and not run.stopped:
             order = generator.permutation(data.size) if shuffle else np.arange(data.size)
-            sums = dict.fromkeys(("loss", *named_metrics), 0.0)
-            total = 0.0
-            for begin in range(0, data.size, batch_size):
-                rows = order[begin : begin + batch_size]
-                run.batch = xb, yb, wb = data.gather(rows)
-                if rate is not None:
-                    optimizer.lr = rate(optimizer.steps)
-                for hook in before_step:
-                    hook(run)
-                try:
-                    value = model._step(xb, yb, loss, optimizer, wb, True)
-                except NonFiniteLossError as error:
-                    where = f"step {begin // batch_size} of epoch {run.epoch}"
-                    text = f"the loss is {error.value} at {where}: {explain_loss(model, xb)}"
-                    raise NonFiniteLossError(error.value, text) from None
-                run.step += 1
-                for hook in after_step:
-                    hook(run)
-                share = float(len(rows)) if wb is None else float(wb.sum(dtype=np.float64))
-                sums["loss"] += share * value
-                for name, metric in named_metrics.items():
-                    sums[name] += share * metric(model._output, yb)
-                total += share
-                if bar is not None:
-                    bar.update()
-            logs = {name: value / total if total else 0.0 for name, value in sums.items()}
+            logs = steps.through(order, batch_size, bar)
             if validation is not None:
                 logs.update(validation())
-            if plateau is not None:
-                new_rate = plateau.update(monitored(logs, None, "schedule"))
-                if new_rate is not None:
-                    optimizer.lr = new_rate
+            if plateau is not None and (new_rate := plateau.update(monitored(logs, None, "schedule"))) is not None:
+                optimizer.lr = new_rate
             if schedule is not None:
                 logs["lr"] = optimizer.lr
-            for name, value in logs.items():
-                run.history.setdefault(name, []).append(value)
             if bar is not None:
                 bar.set_postfix({name: f"{value:.4g}" for name, value in logs.items()}, refresh=False)
-            run.epoch, run.logs = run.epoch + 1, logs
-            for companion in companions:
-                answer = companion.after_epoch(run)
-                run.stopped |= isinstance(answer, bool | np.bool_) and bool(answer)
+            _end_epoch(run, logs, companions)
     for companion in companions:
         companion.end(run)
     return run.history
+
+
+class _Steps:
+    """The steps of a run, epoch by epoch."""
+
+    def __init__(
+        self,
+        run: Run,
+        data: _Batches,
+        loss: LossLike,
+        *,
+        metrics: Mapping[str, Metric],
+        rate: Callable[[int], float] | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.run, self.data, self.loss, self.metrics, self.rate = run, data, loss, metrics, rate
+        # Most callbacks have nothing to do at a step.
+        self.before = [c.before_step for c in callbacks if type(c).before_step is not Callback.before_step]
+        self.after = [c.after_step for c in callbacks if type(c).after_step is not Callback.after_step]
+
+    def through(self, order: NDArray[np.intp], batch_size: int, bar: Any) -> dict[str, float]:
+        """Take the steps of one epoch; return the means of the loss and the metrics."""
+        sums = dict.fromkeys(("loss", *self.metrics), 0.0)
+        total = 0.0
+        for begin in range(0, len(order), batch_size):
+            rows = order[begin : begin + batch_size]
+            target, weight = self._step(rows, begin // batch_size)
+            share = float(len(rows)) if weight is None else float(weight.sum(dtype=np.float64))
+            sums["loss"] += share * self.value
+            for name, metric in self.metrics.items():
+                sums[name] += share * metric(self.run.model._output, target)
+            total += share
+            if bar is not None:
+                bar.update()
+        return {name: value / total if total else 0.0 for name, value in sums.items()}
+
+    def _step(self, rows: NDArray[np.intp], number: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Take a step with these samples, whose loss is then `value`; return targets and weights."""
+        run = self.run
+        run.batch = x, target, weight = self.data.gather(rows)
+        if self.rate is not None:
+            run.optimizer.lr = self.rate(run.optimizer.steps)
+        for hook in self.before:
+            hook(run)
+        try:
+            self.value = run.model._step(x, target, self.loss, run.optimizer, weight, finite=True)
+        except NonFiniteLossError as error:
+            where = f"step {number} of epoch {run.epoch}"
+            text = f"the loss is {error.value} at {where}: {explain_loss(run.model, x)}"
+            raise NonFiniteLossError(error.value, text) from None
+        run.step += 1
+        for hook in self.after:
+            hook(run)
+        return target, weight
+
+
+def _end_epoch(run: Run, logs: dict[str, float], callbacks: Sequence[Callback]) -> None:
+    for name, value in logs.items():
+        run.history.setdefault(name, []).append(value)
+    run.epoch, run.logs = run.epoch + 1, logs
+    for callback in callbacks:
+        answer = callback.after_epoch(run)
+        run.stopped |= isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def _as_callbacks(early_stopping: object, callbacks: Sequence[Callback | EpochFunction]) -> list[Callback]:
@@ -231,8 +261,8 @@ def _check_last_batch(model: Sequential, size: int, batch_size: int) -> None:
     smallest = min(size % batch_size or batch_size, size)
     if smallest < least:
         raise ValueError(
-            f"batch_size is {batch_size}, which leaves a batch of {smallest} of {size} samples; expected one that leaves "
-            f"batches of {least} or more, which BatchNorm needs"
+            f"batch_size is {batch_size}, which leaves a batch of {smallest} of {size} samples; expected one that "
+            f"leaves batches of {least} or more, which BatchNorm needs"
         )
 
 
@@ -312,9 +342,10 @@ class _Batches:
         model: Sequential,
         x: ArrayLike,
         y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        class_weight: Mapping[Any, float] | ArrayLike | None,
         loss: object,
+        sample_weight: ArrayLike | None,
+        *,
+        class_weight: Mapping[Any, float] | ArrayLike | None,
     ) -> None:
         xs = np.asarray(x)
         if not np.can_cast(xs.dtype, model.dtype, "same_kind"):
@@ -365,8 +396,8 @@ def _weights_of_classes(class_weight: Any, y: NDArray[Any]) -> NDArray[np.float6
         numbers = class_weights(class_weight, "class_weight")
         if y.dtype.kind not in "biu" or labels[0] < 0 or labels[-1] >= len(numbers):
             raise ValueError(
-                f"class_weight has {len(numbers)} numbers; expected one for each of the labels 0, 1, ... of y, which are "
-                f"from {labels[0]} to {labels[-1]}"
+                f"class_weight has {len(numbers)} numbers; expected one for each of the labels 0, 1, ... of y, which "
+                f"are from {labels[0]} to {labels[-1]}"
             )
         class_weight = dict(enumerate(numbers.tolist()))
     missing = [label for label in labels.tolist() if label not in class_weight]

@@ -26,10 +26,10 @@ _layer_norm_backward = _core.layer_norm_backward
 class BatchNorm(Layer):
     """Normalisation of each feature over the batch: y = (x - mean) / sqrt(var + eps) * weight + bias.
 
-    In training mean and (biased) var are those of the feature's values in the batch, and
-    dx = weight / sqrt(var + eps) (dy - mean(dy) - xhat mean(dy xhat)), xhat = (x - mean) / sqrt(var + eps). In evaluation
-    they are running statistics: after each step running = (1 - momentum) running + momentum batch, with the unbiased
-    variance of the batch.
+    In training mean and (biased) var are those of the feature's values in the batch, and with
+    xhat = (x - mean) / sqrt(var + eps), dx = weight / sqrt(var + eps) (dy - mean(dy) - xhat mean(dy xhat)). In
+    evaluation they are running statistics: after each step running = (1 - momentum) running + momentum batch, with the
+    unbiased variance of the batch.
 
     Parameters
     ----------
@@ -123,9 +123,7 @@ class BatchNorm(Layer):
 
     def commit(self) -> None:
         """Move the running statistics towards those of the batch."""
-        _batch_norm_update(
-            self._mean, self._var, len(self._x), self.momentum, self._running_mean, self._running_var
-        )
+        _batch_norm_update(self._mean, self._var, len(self._x), self.momentum, self._running_mean, self._running_var)
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -162,7 +160,7 @@ class LayerNorm(Layer):
         lengths = normalized_shape if isinstance(normalized_shape, tuple | list) else (normalized_shape,)
         if not lengths:
             raise ValueError("normalized_shape is empty; expected at least one length")
-        self.normalized_shape = tuple(integer(length, "normalized_shape", least=1) for length in lengths)  # type: ignore[arg-type]
+        self.normalized_shape = tuple(integer(length, "normalized_shape", least=1) for length in lengths)
         self.eps = real(eps, "eps", above=0.0)
         self.affine = flag(affine, "affine")
         self._size = math.prod(self.normalized_shape)

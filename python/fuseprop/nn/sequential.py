@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fuseprop import losses, optim
 from fuseprop._memory import RowBuffer, gradient_of, linked_zeros
-from fuseprop.nn.containers import Chain, Misfit, Part
+from fuseprop.nn.containers import Chain, MisfitError, Part
 from fuseprop.nn.layers import Layer, Shape
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Sequential:
         """Follow the shape of one sample through the layers."""
         try:
             return self._chain.output_shape(shape)
-        except Misfit as error:
+        except MisfitError as error:
             raise ValueError(error.describe(name)) from None
 
     def _lay_out(self, rng: np.random.Generator) -> None:
@@ -173,7 +173,7 @@ class Sequential:
         return self._flat_gradients
 
     def parameters(self) -> dict[str, FloatArray]:
-        """Return the parameters by name, "0.weight", "0.bias", "1.block.0.weight", ...: views into `flat_parameters`."""
+        """Return the parameters by name, "0.weight", "1.block.0.bias" ...: views into `flat_parameters`."""
         self._used = True
         return dict(self._chain.parameters)
 
@@ -354,6 +354,7 @@ class Sequential:
         loss: LossLike,
         optimizer: optim.Optimizer,
         sample_weight: ArrayLike | None,
+        *,
         finite: bool = False,
     ) -> float:
         """`train_step`; with `finite`, one that raises NonFiniteLossError before anything has changed."""
@@ -531,7 +532,7 @@ def _rebuild(
     state: Mapping[str, FloatArray],
 ) -> Sequential:
     model = Sequential(layers, rng=rng, dtype=dtype)
-    model.rng.bit_generator.state = rng_state  # type: ignore[assignment]
+    model.rng.bit_generator.state = rng_state
     model.load_state_dict(state)
     return model
 
