@@ -22,6 +22,7 @@ PYBIND11_MODULE(_core, m) {
     fuseprop::bind::RegisterSoftmaxCrossEntropy(m.ptr());
     fuseprop::bind::RegisterLinearCrossEntropy(m.ptr());
     fuseprop::bind::RegisterSoftmax(m.ptr());
+    fuseprop::bind::RegisterDropout(m.ptr());
     fuseprop::bind::RegisterElementary(m.ptr());
     fuseprop::bind::RegisterNorms(m.ptr());
     fuseprop::bind::RegisterOps(m.ptr());

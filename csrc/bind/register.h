@@ -15,6 +15,7 @@ void RegisterLabelLosses(PyObject* module);
 void RegisterSoftmaxCrossEntropy(PyObject* module);
 void RegisterLinearCrossEntropy(PyObject* module);
 void RegisterSoftmax(PyObject* module);
+void RegisterDropout(PyObject* module);
 void RegisterElementary(PyObject* module);
 void RegisterNorms(PyObject* module);
 void RegisterOps(PyObject* module);

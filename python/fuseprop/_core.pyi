@@ -185,6 +185,9 @@ def linear_backward(
     /,
 ) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]: ...
 
+# 0 with probability p, else x / (1 - p); who is 0 depends on the key (64 bits) and the element's place alone.
+def dropout(x: ArrayLike, p: float, key: int, out: FloatArray | None, /) -> FloatArray: ...
+
 # Rows (N, F). Of each column: weight and bias (or None) of x's dtype; mean and var in float64, which training writes.
 def batch_norm(
     x: ArrayLike,

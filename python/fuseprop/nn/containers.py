@@ -183,7 +183,10 @@ class Residual(Container):
         self.block = block
         self._layer = as_layer(block, "block")
         self.children = {"block": self._layer}
-        self.output_shape(self._layer.output_shape(None))
+        try:
+            self.output_shape(self._layer.output_shape(None))
+        except MisfitError as error:
+            raise ValueError(error.describe("x")) from None
 
     def __repr__(self) -> str:
         return f"Residual({self.block!r})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fuseprop import _core
 from fuseprop._checks import real
 from fuseprop._memory import BatchBuffer
 from fuseprop.nn.layers import Layer, Shape
@@ -32,8 +33,9 @@ class Dropout(Layer):
 
     Notes
     -----
-    Source: Srivastava et al. 2014, scaled in training as in PyTorch. The mask is drawn from the model's generator, one
-    uniform number for each element in C order, by the calling thread: it does not depend on the number of threads.
+    Source: Srivastava et al. 2014, scaled in training as in PyTorch. Each forward pass draws one key from the model's
+    generator; whether an element is 0 is a hash of the key and of its place in the batch. So the mask does not depend
+    on the number of threads, and is computed again in the backward pass instead of being stored.
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -53,30 +55,23 @@ class Dropout(Layer):
         return {}
 
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
-        """Prepare the buffers."""
+        """Prepare the buffer of the output."""
         super().bind(parameters, gradients)
-        self._y_buffer, self._mask_buffer = BatchBuffer(), BatchBuffer()
+        self._y_buffer = BatchBuffer()
 
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Return x m in training, x otherwise."""
         if not training or self.p == 0.0:
             return x
-        mask: Any = self._mask_buffer.like(x)
-        dtype: Any = x.dtype.type
-        self._rng.random(out=mask, dtype=dtype)
-        np.greater_equal(mask, self.p, out=mask)
-        np.multiply(mask, 1.0 / (1.0 - self.p), out=mask)
-        self._mask = mask
-        y: FloatArray = np.multiply(x, mask, out=self._y_buffer.like(x))
-        return y
+        self._key = int(self._rng.integers(1 << 63))
+        return _core.dropout(x, self.p, self._key, self._y_buffer.like(x))
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Multiply dy by m, in place."""
         del accumulate
         if not need_dx or self.p == 0.0:
             return dy
-        dy *= self._mask
-        return dy
+        return _core.dropout(dy, self.p, self._key, dy)
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's argument."""

@@ -16,13 +16,15 @@ from fuseprop._checks import class_weights, integer, real
 from fuseprop._memory import RowBuffer
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCallback, Run, monitored
 from fuseprop.nn.health import explain_loss
-from fuseprop.nn.io import load_checkpoint
+from fuseprop.nn.io import open_checkpoint, restore_checkpoint
+from fuseprop.nn.norm import BatchNorm
 from fuseprop.nn.sequential import LossLike, NonFiniteLossError, Sequential
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
     from fuseprop.init import Rng
     from fuseprop.nn.callbacks import EpochFunction, Schedule
+    from fuseprop.nn.layers import Layer
 
 #: A function of (pred, target) that returns a number to be reported.
 Metric: TypeAlias = "Callable[[FloatArray, NDArray[Any]], float]"
@@ -129,7 +131,7 @@ def fit(
     model._set_optimizer(optimizer)
     named_metrics = _named_metrics(metrics)
     data = _Batches(model, x, y, loss, sample_weight, class_weight=class_weight)
-    _check_last_batch(model, data.size, batch_size)
+    _check_last_batch(model, data, batch_size)
     validation = None if validation_data is None else _Validation(model, validation_data, loss, named_metrics)
     rate, plateau = _as_schedule(schedule)
     companions = _as_callbacks(early_stopping, callbacks)
@@ -256,14 +258,19 @@ def _as_schedule(schedule: object) -> tuple[Callable[[int], float] | None, Any]:
     return schedule, None
 
 
-def _check_last_batch(model: Sequential, size: int, batch_size: int) -> None:
-    least = max((getattr(layer, "least_rows", 1) for _, layer in model._chain.leaves()), default=1)
-    smallest = min(size % batch_size or batch_size, size)
-    if smallest < least:
-        raise ValueError(
-            f"batch_size is {batch_size}, which leaves a batch of {smallest} of {size} samples; expected one that "
-            f"leaves batches of {least} or more, which BatchNorm needs"
-        )
+def _check_last_batch(model: Sequential, data: _Batches, batch_size: int) -> None:
+    """Refuse a batch of one sample beforehand, if a BatchNorm would find no variance in it."""
+    if min(data.size % batch_size or batch_size, data.size) > 1:
+        return
+
+    def visit(path: str, layer: Layer, y: FloatArray) -> None:
+        if isinstance(layer, BatchNorm) and y.size < 2 * layer.num_features:
+            raise ValueError(
+                f"batch_size is {batch_size}, which leaves a batch of 1 of {data.size} samples; expected one that "
+                f"leaves 2 or more, which layer {path}, {layer!r}, needs"
+            )
+
+    model._chain.trace(data.gather(np.zeros(1, np.intp))[0], False, "", visit)
 
 
 class _RunState:
@@ -284,7 +291,8 @@ class _RunState:
         }
 
     def load(self, path: str | PathLike[str]) -> None:
-        state = load_checkpoint(path, self.run.model, self.run.optimizer)
+        parts = open_checkpoint(path)
+        state = parts["state"]
         if "order_rng" not in state:
             raise ValueError(f"resume is {path!s}, a checkpoint of no run of fit; expected one that Checkpoint wrote")
         names = [type(callback).__name__ for callback in self.callbacks]
@@ -293,6 +301,7 @@ class _RunState:
                 f"resume is {path!s}, a run with the callbacks {[name for name, _ in state['callbacks']]}; expected "
                 f"those of this one, {names}"
             )
+        restore_checkpoint(path, parts, self.run.model, self.run.optimizer)
         self.generator.bit_generator.state = state["order_rng"]
         for callback, (_, saved) in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)

@@ -48,7 +48,8 @@ class GradientHealth(Callback):
     limit : float
         > 1. With r the root mean square of a layer's gradient and r_out that of the last layer with parameters, whose
         gradient has not gone through other layers: "vanishing" is r < r_out / limit; "exploding" is r > limit r_out, or
-        a gradient norm that has grown by more than `limit` since the first step, or is not finite.
+        a gradient whose norm is more than `limit` times that of the layer's parameters, has grown by more than that
+        since the first step, or is not finite.
 
     Raises
     ------
@@ -72,6 +73,7 @@ class GradientHealth(Callback):
         self.update_ratios: dict[str, list[float]] = {}
         self.dead_units: dict[str, list[float]] = {}
         self.first_nonfinite: str | None = None
+        self._parameter_norms: dict[str, list[float]] = {}
         self._sizes: dict[str, int] = {}
         self._names: dict[str, str] = {}
         self._looks = False
@@ -85,7 +87,7 @@ class GradientHealth(Callback):
             size = sum(array.size for array in layer.parameters.values())
             if size:
                 self._sizes[path] = size
-                self.gradient_norms[path], self.update_ratios[path] = [], []
+                self.gradient_norms[path], self.update_ratios[path], self._parameter_norms[path] = [], [], []
 
     def before_step(self, run: Run) -> None:
         """Keep the parameters, and look at the units."""
@@ -114,6 +116,7 @@ class GradientHealth(Callback):
             size = _norm(self._before[f"{path}.{name}"] for name in layer.parameters)
             change = _norm(changes)
             self.gradient_norms[path].append(gradient)
+            self._parameter_norms[path].append(size)
             self.update_ratios[path].append(change / size if size else math.inf if change else 0.0)
             if self.first_nonfinite is None and not math.isfinite(gradient):
                 self.first_nonfinite = f"step {run.step - 1}: the gradient of layer {path}, {self._names[path]}"
@@ -130,7 +133,7 @@ class GradientHealth(Callback):
                 continue
             norms = self.gradient_norms.get(path, [])
             verdict = ""
-            if norms and self._has_exploded(norms, rms[path], at_output):
+            if norms and self._has_exploded(path, rms[path], at_output):
                 verdict = "exploding"
             elif norms and rms[path] < at_output / self.limit:
                 verdict = "vanishing"
@@ -138,9 +141,15 @@ class GradientHealth(Callback):
             found.append(LayerHealth(path, name, _median(norms), ratio, dead, verdict))
         return found
 
-    def _has_exploded(self, norms: list[float], rms: float, at_output: float) -> bool:
-        largest = max(norms, key=lambda norm: norm if math.isfinite(norm) else math.inf)
-        return not math.isfinite(largest) or rms > self.limit * at_output or largest > self.limit * norms[0] > 0
+    def _has_exploded(self, path: str, rms: float, at_output: float) -> bool:
+        norms, size = self.gradient_norms[path], _median(self._parameter_norms[path])
+        largest = max(norm if math.isfinite(norm) else math.inf for norm in norms)
+        return (
+            largest == math.inf
+            or rms > self.limit * at_output
+            or _median(norms) > self.limit * size > 0
+            or largest > self.limit * norms[0] > 0
+        )
 
     def verdicts(self) -> list[str]:
         """Return the verdicts in words, each with its layer: [] if nothing is wrong."""

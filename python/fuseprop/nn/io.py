@@ -197,23 +197,37 @@ def load_checkpoint(path: str | PathLike[str], model: Sequential, optimizer: Opt
     ValueError, TypeError
         If it is no checkpoint, or one of another model or optimizer. Nothing has changed then.
     """
+    parts = open_checkpoint(path)
+    restore_checkpoint(path, parts, model, optimizer)
+    state: dict[str, Any] = parts["state"]
+    return state
+
+
+def open_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """Return what a checkpoint holds: "model", "optimizer", "rng" and "state"."""
     metadata, arrays = _read(require_safetensors(), path)
     if "checkpoint" not in metadata:
         raise ValueError(f"{fspath(path)} is a model without a checkpoint; expected what save_checkpoint writes")
-    parts = _unpack(json.loads(metadata["checkpoint"]), arrays)
+    parts: dict[str, Any] = _unpack(json.loads(metadata["checkpoint"]), arrays)
+    parts["model"] = {name: array for name, array in arrays.items() if not name.startswith(_CHECKPOINT)}
+    return parts
+
+
+def restore_checkpoint(
+    path: str | PathLike[str], parts: Mapping[str, Any], model: Sequential, optimizer: Optimizer
+) -> None:
+    """Bring model and optimizer to where they were; all or nothing."""
     found, expected = parts["rng"]["bit_generator"], model.rng.bit_generator.state["bit_generator"]
     if found != expected:
         raise ValueError(f"{fspath(path)} has the state of a generator {found}; expected the model's, {expected}")
     before = model.state_dict()
-    model.load_state_dict({name: array for name, array in arrays.items() if not name.startswith(_CHECKPOINT)})
+    model.load_state_dict(parts["model"])
     try:
         optimizer.load_state_dict(parts["optimizer"])
     except BaseException:
         model.load_state_dict(before)
         raise
     model.rng.bit_generator.state = parts["rng"]
-    state: dict[str, Any] = parts["state"]
-    return state
 
 
 def _pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:

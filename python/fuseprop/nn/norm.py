@@ -60,8 +60,6 @@ class BatchNorm(Layer):
         self.eps = real(eps, "eps", above=0.0)
         self.momentum = real(momentum, "momentum", least=0.0, most=1.0)
         self.affine = flag(affine, "affine")
-        #: Samples that a batch in training must have.
-        self.least_rows = 2
 
     def __repr__(self) -> str:
         options = "" if self.eps == 1e-5 else f", eps={self.eps:g}"
@@ -76,8 +74,7 @@ class BatchNorm(Layer):
 
     def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
         """Return weight 1 and bias 0; the running mean is 0, the running variance 1."""
-        del rng
-        self.least_rows = 1 if input_shape is not None and math.prod(input_shape[:-1]) > 1 else 2
+        del input_shape, rng
         shape = (self.num_features,)
         self.buffers = {"running_mean": aligned_zeros(shape, dtype), "running_var": aligned_zeros(shape, dtype)}
         self.buffers["running_var"].fill(1)

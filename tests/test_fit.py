@@ -1,0 +1,675 @@
+"""What accompanies training: weights of classes, schedules, early stopping, checkpoints, gradient health."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits, check_output, each_dtype, seeded
+from test_layers import everything
+from test_nn import small
+
+import fuseprop as fp
+from fuseprop import nn
+
+Array = Any
+
+rng = np.random.default_rng(0)
+X, LABELS = rng.standard_normal((40, 5)), rng.integers(0, 3, 40)
+VALIDATION = rng.standard_normal((20, 5)), rng.integers(0, 3, 20)
+
+
+def fitted(model: nn.Sequential, x: Any = X, y: Any = LABELS, **options: Any) -> dict[str, list[float]]:
+    options = {"loss": "softmax_cross_entropy", "epochs": 3, "batch_size": 16, "progress": False} | options
+    return model.fit(x, y, **options)
+
+
+# --- batches ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 39, 40, 1000])
+def test_batch_sizes(batch_size: int) -> None:
+    model = small()
+    optimizer = fp.optim.SGD(model, lr=0.01)
+    fitted(model, batch_size=batch_size, optimizer=optimizer, epochs=2)
+    assert optimizer.steps == 2 * math.ceil(40 / batch_size)
+
+
+def test_a_last_batch_of_one_is_refused_beforehand() -> None:
+    model = nn.Sequential([nn.Dense(5, 3), nn.BatchNorm(3)], rng=0)
+    for batch_size, size in ((13, 40), (1, 40), (40, 1)):
+        with pytest.raises(
+            ValueError, match=f"batch_size is {batch_size}, which leaves a batch of 1 of {size} samples"
+        ):
+            fitted(model, X[:size], LABELS[:size], batch_size=batch_size)
+    fitted(model, batch_size=19)
+    # Each sample has several values of each feature.
+    several = nn.Sequential([nn.LayerNorm((4, 5)), nn.BatchNorm(5), nn.Flatten(), nn.Dense(20, 3)], rng=0)
+    fitted(several, np.zeros((3, 4, 5)), LABELS[:3], batch_size=1)
+
+
+def test_memory_mapped_samples_of_more_than_memory_is_used(tmp_path: Path) -> None:
+    """A file of 1 GiB with holes, of which batches are read: the process grows by far less."""
+    script = f"""
+import resource, numpy as np
+from fuseprop import nn
+x = np.lib.format.open_memmap({str(tmp_path / "x.npy")!r}, "w+", np.float32, (262144, 1024))
+y = np.zeros(262144, int)
+model = nn.Sequential([nn.Dense(1024, 2)], rng=0)
+limit = resource.getrlimit(resource.RLIMIT_DATA)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+resource.setrlimit(resource.RLIMIT_DATA, (700 << 20, limit[1]))  # private memory, below the size of the data
+
+def stop(epoch, logs, model):
+    return True
+
+steps = []
+class Enough(nn.Callback):
+    def after_step(self, run):
+        steps.append(run.step)
+        if run.step == 20:
+            raise KeyboardInterrupt
+try:
+    model.fit(x, y, loss="softmax_cross_entropy", batch_size=64, epochs=1, callbacks=[Enough()], progress=False)
+except KeyboardInterrupt:
+    print(len(steps))
+"""
+    assert check_output(script) == "20"
+
+
+# --- weights ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "class_weight",
+    [{0: 0.5, 1: 2.0, 2: 1.5, 7: 3.0}, np.array([0.5, 2.0, 1.5]), [0.5, 2.0, 1.5]],
+    ids=["dict", "array", "list"],
+)
+def test_class_weight(class_weight: Any) -> None:
+    expected = np.array([0.5, 2.0, 1.5])[LABELS]
+    more = seeded("weights").random(40)
+    for sample_weight in (None, more):
+        a, b = small(), small()
+        found = fitted(a, class_weight=class_weight, sample_weight=sample_weight)
+        assert found == fitted(b, sample_weight=expected if sample_weight is None else expected * more)
+        assert_same_bits(a.flat_parameters, b.flat_parameters)
+
+
+def test_balanced_class_weight() -> None:
+    y = np.array([0] * 30 + [1] * 6 + [2] * 4)
+    a, b = small(), small()
+    weight = 40 / (3 * np.array([30, 6, 4]))
+    assert fitted(a, y=y, class_weight="balanced") == fitted(b, y=y, sample_weight=weight[y])
+    signs = np.where(LABELS > 0, 1.0, -1.0)
+    models = [nn.Sequential([nn.Dense(5, 1)], rng=0) for _ in range(2)]
+    histories = [
+        fitted(models[0], y=signs, loss="hinge", class_weight={-1: 2.0, 1: 0.5}),
+        fitted(models[1], y=signs, loss="hinge", sample_weight=np.where(signs > 0, 0.5, 2.0)),
+    ]
+    assert histories[0] == histories[1]
+
+
+# --- schedules ----------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_of_the_step() -> None:
+    seen: list[int] = []
+
+    def schedule(step: int) -> float:
+        seen.append(step)
+        return 0.1 / (1 + step)
+
+    model, by_hand = small(), small()
+    optimizer = fp.optim.SGD(model, lr=5.0)
+    history = fitted(model, optimizer=optimizer, schedule=schedule, shuffle=False)
+    assert seen == list(range(9))
+    assert history["lr"] == [0.1 / 3, 0.1 / 6, 0.1 / 9]
+    other = fp.optim.SGD(by_hand)
+    for step in range(9):
+        other.lr = 0.1 / (1 + step)
+        rows = slice(16 * (step % 3), 16 * (step % 3) + 16)
+        by_hand.train_step(X[rows], LABELS[rows], fp.losses.SoftmaxCrossEntropy(), other)
+    assert_same_bits(model.flat_parameters, by_hand.flat_parameters)
+    fitted(model, optimizer=optimizer, schedule=schedule, epochs=1)
+    assert seen[9:] == [9, 10, 11]  # it goes on with the optimizer's steps
+
+
+class HalvesOnPlateau:
+    """The example of a schedule that follows a metric."""
+
+    def __init__(self, lr: float) -> None:
+        self.lr, self.best, self.metrics = lr, math.inf, 0
+
+    def update(self, metric: float) -> float:
+        self.metrics += 1
+        if metric > self.best * 0.999:
+            self.lr /= 2
+        self.best = min(self.best, metric)
+        return self.lr
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
+
+@pytest.mark.parametrize("validation", [None, VALIDATION], ids=["loss", "val_loss"])
+def test_a_schedule_that_follows_the_loss(validation: Any) -> None:
+    model = small()
+    schedule = HalvesOnPlateau(0.5)
+    optimizer = fp.optim.SGD(model, lr=0.5)
+    history = fitted(model, optimizer=optimizer, schedule=schedule, epochs=12, validation_data=validation)
+    followed = history["loss" if validation is None else "val_loss"]
+    again = HalvesOnPlateau(0.5)
+    assert history["lr"] == [again.update(value) for value in followed]
+    assert optimizer.lr == history["lr"][-1] < 0.5
+
+
+# --- early stopping -----------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A metric with a given course over the epochs of validation."""
+
+    __name__ = "scripted"
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = iter([values[0], *values])  # one call before training
+
+    def __call__(self, pred: Array, target: Array) -> float:
+        return next(self.values) if len(pred) != 16 and len(pred) != 8 else 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "best", "epochs"),
+    [
+        ({}, [5, 4, 3, 3, 3.5, 1, 1], 2, 5),
+        ({"patience": 3}, [5, 4, 3, 3, 3.5, 1, 2, 2, 2, 0], 5, 9),
+        ({"mode": "max"}, [5, 4, 3, 6], 0, 3),
+        ({"min_delta": 0.5}, [5, 4.6, 4.4, 4.3, 4.2, 1], 2, 5),
+        ({}, [5, math.nan, math.nan, 1], 0, 3),
+        ({"patience": 9}, [5, 4, 3, 4], 2, 4),
+    ],
+)
+def test_early_stopping(options: dict[str, Any], values: list[float], best: int, epochs: int) -> None:
+    model = everything(np.float64, p=0.2)
+    states: list[dict[str, Array]] = []
+    stopping = nn.EarlyStopping(**({"patience": 2, "monitor": "val_scripted"} | options))
+    x = seeded("early").standard_normal((40, 2, 3))
+    history = fitted(
+        model,
+        x,
+        epochs=len(values),
+        early_stopping=stopping,
+        metrics=[Scripted(values)],
+        validation_data=(x[:20], LABELS[:20]),
+        callbacks=[lambda epoch, logs, m: states.append(m.state_dict())],  # type: ignore[func-returns-value]
+    )
+    assert len(history["loss"]) == epochs
+    assert (stopping.best_epoch, stopping.best) == (best, values[best])
+    np.testing.assert_equal(model.state_dict(), states[best])
+
+
+def test_early_stopping_by_its_patience() -> None:
+    model = small()
+    optimizer = fp.optim.SGD(model, lr=0.0)
+    history = fitted(model, optimizer=optimizer, epochs=50, early_stopping=4, validation_data=VALIDATION)
+    assert len(history["val_loss"]) == 5
+    keeps = nn.EarlyStopping(2, mode="max", restore_best=False)
+    states: list[Array] = []
+    fitted(
+        model,
+        epochs=50,
+        early_stopping=keeps,
+        callbacks=[lambda epoch, logs, m: states.append(m.flat_parameters.copy())],  # type: ignore[func-returns-value]
+    )
+    assert (keeps.best_epoch, len(states)) == (0, 3)
+    assert_same_bits(model.flat_parameters, states[-1])
+    keeps.restore(model)  # has kept nothing
+    assert_same_bits(model.flat_parameters, states[-1])
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m, x: x.__setitem__((3, 1), np.nan), "x has 1 of 200 elements that are not finite, first in sample "),
+        (
+            lambda m, x: m.parameters()["3.block.0.bias"].__setitem__(1, np.inf),
+            "parameter 'bias' has 1 of 4 elements that are not finite, in layer 3.block.0, Dense(4, 4)",
+        ),
+        (
+            lambda m, x: m.parameters()["1.weight"].fill(1e200),
+            "the output has 160 of 160 elements that are not finite, first behind layer 2, Activation(Own())",
+        ),
+    ],
+    ids=["x", "parameter", "layer"],
+)
+def test_a_loss_that_is_not_finite(spoil: Any, message: str) -> None:
+    class Own(nn.Layer):
+        """Overflows."""
+
+        def output_shape(self, input_shape: Any) -> Any:
+            return input_shape
+
+        def forward(self, x: Array, training: bool) -> Array:
+            with np.errstate(over="ignore"):
+                return x * x
+
+        def backward(self, dy: Array, accumulate: bool = False, need_dx: bool = True) -> Array:
+            return dy
+
+        def __repr__(self) -> str:
+            return "Activation(Own())"
+
+    layers = [nn.BatchNorm(5, affine=False), nn.Dense(5, 4), Own(), nn.Residual([nn.Dense(4, 4)]), nn.Dense(4, 3)]
+    model = nn.Sequential(layers, rng=0, dtype=np.float64)
+    optimizer = fp.optim.Adam(model)
+    x = X.copy()
+    fitted(model, x, optimizer=optimizer, batch_size=40)
+    spoil(model, x)
+    before, state = model.state_dict(), optimizer.state_dict()
+    with pytest.raises(
+        nn.NonFiniteLossError, match=r"the loss is (nan|inf) at step 0 of epoch 0: " + re.escape(message)
+    ):
+        fitted(model, x, optimizer=optimizer, batch_size=40, shuffle=False)
+    np.testing.assert_equal(model.state_dict(), before)
+    np.testing.assert_equal(optimizer.state_dict(), state)
+    assert issubclass(nn.NonFiniteLossError, FloatingPointError)
+
+
+def test_a_loss_that_is_infinite_by_itself() -> None:
+    model = nn.Sequential([nn.Dense(5, 1, "sigmoid")], rng=0)
+    model.load_state_dict({"0.weight": np.zeros((5, 1), np.float32), "0.bias": np.full(1, -200, np.float32)})
+    with pytest.raises(nn.NonFiniteLossError, match=r"the loss is inf at step 0 .*it arises in the loss itself"):
+        fitted(model, y=np.ones(40), loss="binary_cross_entropy")
+
+
+def test_history_stays() -> None:
+    model = small()
+
+    def interrupt(epoch: int, logs: Mapping[str, float], m: nn.Sequential) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(model, epochs=9, callbacks=[interrupt])
+    assert len(model.history["loss"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"schedule": 0.1}, TypeError, "schedule must be a function of the step, or an object with a method update"),
+        ({"early_stopping": 0}, ValueError, "early_stopping is 0"),
+        ({"early_stopping": "soon"}, TypeError, "early_stopping must be an integer, found str"),
+        ({"early_stopping": nn.EarlyStopping(monitor="val_loss")}, ValueError, "early_stopping monitors 'val_loss'; r"),
+        ({"callbacks": [3]}, TypeError, "callbacks[0] must be a Callback or a function, found int"),
+        ({"class_weight": {0: 1.0, 1: 1.0}}, ValueError, "class_weight has no number for the label 2 of y"),
+        ({"class_weight": [1.0, 1.0]}, ValueError, "class_weight has 2 numbers; expected one for each of the labels"),
+        ({"class_weight": "equal"}, ValueError, "class_weight is 'equal'"),
+        ({"class_weight": {0: -1.0, 1: 1.0, 2: 1.0}}, ValueError, "class_weight[0] is -1.0"),
+        ({"class_weight": [1.0] * 3, "y": np.eye(3)[LABELS]}, ValueError, "class_weight needs labels (N,)"),
+    ],
+)
+def test_errors(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    model = small()
+    before = model.flat_parameters.copy()
+    with pytest.raises(error, match=re.escape(message)):
+        fitted(model, **change)
+    assert_same_bits(model.flat_parameters, before)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: nn.EarlyStopping(0), ValueError, "patience is 0"),
+        (lambda: nn.EarlyStopping(mode="least"), ValueError, "mode is 'least'"),
+        (lambda: nn.EarlyStopping(monitor=3), TypeError, "monitor must be a name or None, found int"),
+        (lambda: nn.EarlyStopping(min_delta=-1.0), ValueError, "min_delta is -1.0"),
+        (lambda: nn.EarlyStopping(restore_best="yes"), TypeError, "restore_best must be a bool"),
+        (lambda: nn.Checkpoint("x", every=0), ValueError, "every is 0"),
+        (lambda: nn.GradientHealth(0), ValueError, "every is 0"),
+        (lambda: nn.GradientHealth(limit=1.0), ValueError, "limit is 1.0"),
+    ],
+)
+def test_construction_errors(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        make()
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------
+
+RESUMED = """
+import sys, numpy as np, fuseprop as fp
+from fuseprop import nn
+sys.path.insert(0, {tests!r})
+from test_fit import a_run
+model, history = a_run({path!r}, epochs=10, resume={resume!r}, dtype=np.{dtype}, orders={orders!r})
+np.savez({out!r}, history=[*history.values()], **model.state_dict())
+"""
+
+
+def a_run(
+    path: str | None, *, epochs: int, resume: str | None, dtype: Any, orders: int | None, stop: int | None = None
+) -> tuple[nn.Sequential, dict[str, list[float]]]:
+    """Train a network that draws, with moments, a schedule and early stopping."""
+    block = [nn.Dense(8, 8), nn.Activation("rrelu"), nn.Dropout(0.2)]
+    layers = [nn.Dense(5, 8, "relu"), nn.BatchNorm(8), nn.Residual(block), nn.Dense(8, 3)]
+    model = nn.Sequential(layers, rng=7, dtype=dtype)
+    history = fitted(
+        model,
+        optimizer=fp.optim.Adam(model, lr=0.01, max_norm=1.0),
+        schedule=HalvesOnPlateau(0.01),
+        early_stopping=nn.EarlyStopping(8),
+        validation_data=VALIDATION,
+        epochs=epochs,
+        callbacks=[] if path is None else [nn.Checkpoint(path)],
+        resume=resume,
+        rng=orders,
+    )
+    return model, history
+
+
+@each_dtype
+@pytest.mark.parametrize("orders", [None, 3])
+def test_resuming_is_going_on_bit_for_bit(orders: int | None, dtype: Any, tmp_path: Path) -> None:
+    """Ten epochs are five, and five more in a new process."""
+    pytest.importorskip("safetensors")
+    model, history = a_run(None, epochs=10, resume=None, dtype=dtype, orders=orders)
+    path, out = str(tmp_path / "run"), str(tmp_path / "result.npz")
+    a_run(path, epochs=5, resume=None, dtype=dtype, orders=orders)
+    tests = str(Path(__file__).parent)
+    check_output(
+        RESUMED.format(tests=tests, path=path, resume=path, out=out, dtype=np.dtype(dtype).name, orders=orders)
+    )
+    with np.load(out) as result:
+        assert_same_bits(result["history"], np.array([*history.values()]))
+        for name, array in model.state_dict().items():
+            assert_same_bits(result[name], array, name)
+    # A finished run goes on with more epochs, or stays as it is.
+    again, found = a_run(None, epochs=10, resume=path, dtype=dtype, orders=orders)
+    assert found == history
+    np.testing.assert_equal(again.state_dict(), model.state_dict())
+    assert nn.load(path)(X).shape == (40, 3)
+
+
+def test_a_stopped_run_stays_stopped(tmp_path: Path) -> None:
+    def run(**options: Any) -> tuple[nn.Sequential, dict[str, list[float]]]:
+        model = small()
+        optimizer = fp.optim.SGD(model, lr=0.0)
+        return model, fitted(model, optimizer=optimizer, epochs=50, early_stopping=2, shuffle=False, **options)
+
+    model, history = run(callbacks=[nn.Checkpoint(tmp_path / "run", every=7)])
+    assert len(history["loss"]) == 3
+    again, found = run(resume=tmp_path / "run")
+    assert found == history
+    assert_same_bits(again.flat_parameters, model.flat_parameters)
+
+
+def test_checkpoints_by_hand(tmp_path: Path) -> None:
+    """For a loop of one's own."""
+    a, b = everything(p=0.2), everything(p=0.2, rng=5)
+    optimizers = fp.optim.Adam(a, lr=0.01), fp.optim.Adam(b)
+    x = seeded("hand").standard_normal((12, 2, 3))
+    loss = fp.losses.SoftmaxCrossEntropy()
+    for _ in range(3):
+        a.train_step(x, LABELS[:12], loss, optimizers[0])
+    state = {
+        "epoch": 3,
+        "note": "three",
+        "nested": [1.5, {"seen": np.arange(4)}, None, True, math.inf],
+        "n": np.int64(2),
+    }
+    nn.save_checkpoint(tmp_path / "run", a, optimizers[0], state)
+    found = nn.load_checkpoint(tmp_path / "run", b, optimizers[1])
+    assert found["nested"][1]["seen"].tolist() == [0, 1, 2, 3]
+    assert (found["epoch"], found["note"], found["nested"][0], found["nested"][2:], found["n"]) == (
+        3, "three", 1.5, [None, True, math.inf], 2,
+    )  # fmt: skip
+    assert optimizers[1].lr == 0.01
+    for _ in range(3):
+        assert a.train_step(x, LABELS[:12], loss, optimizers[0]) == b.train_step(x, LABELS[:12], loss, optimizers[1])
+    np.testing.assert_equal(a.state_dict(), b.state_dict())
+    assert not (tmp_path / "run.tmp").exists()
+    with pytest.raises(TypeError, match=re.escape("checkpoint.state.what is of type object")):
+        nn.save_checkpoint(tmp_path / "run", a, optimizers[0], {"what": object()})
+
+
+@pytest.mark.parametrize("seed", [np.random.MT19937, np.random.Philox, np.random.SFC64])
+def test_checkpoints_of_other_generators(seed: Any, tmp_path: Path) -> None:
+    models = [small(rng=np.random.Generator(seed(i))) for i in (1, 2)]
+    optimizers = [fp.optim.SGD(model) for model in models]
+    models[0].rng.random(5, np.float32)
+    nn.save_checkpoint(tmp_path / "run", models[0], optimizers[0])
+    nn.load_checkpoint(tmp_path / "run", models[1], optimizers[1])
+    assert_same_bits(models[0].rng.random(9), models[1].rng.random(9))
+    with pytest.raises(ValueError, match="has the state of a generator"):
+        nn.load_checkpoint(tmp_path / "run", other := small(), fp.optim.SGD(other))
+
+
+def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
+    model = small()
+    optimizer = fp.optim.Adam(model)
+    path = tmp_path / "run"
+    fitted(model, optimizer=optimizer, callbacks=[nn.Checkpoint(path)])
+    other = small(rng=3)
+    before = other.state_dict()
+    cases: list[tuple[Any, str]] = [
+        (
+            lambda: fitted(other, optimizer=fp.optim.SGD(other), resume=path),
+            "state is one of Adam; expected one of SGD",
+        ),
+        (lambda: fitted(other, resume=path, early_stopping=3), "expected those of this one, ['EarlyStopping']"),
+        (lambda: fitted(other, resume=tmp_path / "model"), "is a model without a checkpoint"),
+        (lambda: fitted(other, resume=tmp_path / "by hand"), "a checkpoint of no run of fit"),
+    ]
+    model.save(tmp_path / "model")
+    nn.save_checkpoint(tmp_path / "by hand", model, optimizer)
+    for call, message in cases:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()
+        np.testing.assert_equal(other.state_dict(), before)
+    with pytest.raises(FileNotFoundError):
+        fitted(other, resume=tmp_path / "nothing")
+    wrong = nn.Sequential([nn.Dense(5, 3)])
+    with pytest.raises(ValueError, match="state does not fit"):
+        fitted(wrong, resume=path)
+
+
+def test_ctrl_c_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    """Interrupted in the sixth epoch, the run goes on from the fifth as if nothing had happened."""
+    path = tmp_path / "run"
+    whole = small()
+    expected = fitted(whole, epochs=8)
+
+    class Interrupts(nn.Callback):
+        def before_step(self, run: nn.Run) -> None:
+            if run.epoch == 5 and run.step == 16:
+                raise KeyboardInterrupt
+
+    model = small()
+    with pytest.raises(KeyboardInterrupt):
+        fitted(model, epochs=8, callbacks=[nn.Checkpoint(path), Interrupts()])
+    again = small()
+    names = [nn.Checkpoint(path), nn.Callback()]
+    with pytest.raises(ValueError, match="expected those of this one, \\['Callback'\\]"):
+        fitted(again, epochs=8, callbacks=names, resume=path)
+    again = small()
+    assert fitted(again, epochs=8, callbacks=[type("Interrupts", (nn.Callback,), {})()], resume=path) == expected
+    assert_same_bits(again.flat_parameters, whole.flat_parameters)
+
+
+# --- callbacks ----------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_calls() -> None:
+    calls: list[str] = []
+
+    class Notes(nn.Callback):
+        def begin(self, run: nn.Run) -> None:
+            calls.append(f"begin {run.epoch}/{run.epochs}")
+
+        def before_step(self, run: nn.Run) -> None:
+            assert run.batch[0].shape[1:] == (5,)
+            calls.append(f"before {run.step}")
+
+        def after_step(self, run: nn.Run) -> None:
+            assert run.model.flat_gradients.any()
+            calls.append(f"after {run.step} {run.optimizer.steps}")
+
+        def after_epoch(self, run: nn.Run) -> bool:
+            assert run.history["loss"][-1] == run.logs["loss"]
+            calls.append(f"epoch {run.epoch}")
+            return run.epoch == 2
+
+        def end(self, run: nn.Run) -> None:
+            calls.append(f"end {run.stopped}")
+
+    fitted(small(), batch_size=40, epochs=5, callbacks=[Notes()])
+    steps = ["before 0", "after 1 1", "epoch 1", "before 1", "after 2 2", "epoch 2"]
+    assert calls == ["begin 0/5", *steps, "end True"]
+
+
+# --- gradient health ----------------------------------------------------------------------------------------
+
+
+def deep(activation: str, init: str, depth: int = 12, scale: float = 1.0) -> nn.Sequential:
+    def drawn(shape: tuple[int, int], *, rng: Any, dtype: Any) -> Array:
+        return fp.init.get(init)(shape, rng=rng, dtype=dtype) * dtype.type(scale)
+
+    hidden = [nn.Dense(20, 20, activation, init=drawn) for _ in range(depth)]
+    return nn.Sequential([nn.Dense(5, 20), *hidden, nn.Dense(20, 3)], rng=0, dtype=np.float64)
+
+
+def test_health_of_a_good_network() -> None:
+    health = nn.GradientHealth(every=2)
+    model = deep("tanh", "glorot_normal", depth=4)
+    before = deep("tanh", "glorot_normal", depth=4)
+    optimizer = fp.optim.SGD(model, lr=0.1)
+    fitted(model, optimizer=optimizer, callbacks=[health], epochs=2)
+    other = fp.optim.SGD(before, lr=0.1)
+    fitted(before, optimizer=other, epochs=2)
+    assert_same_bits(model.flat_parameters, before.flat_parameters)  # looking changes nothing
+    assert health.verdicts() == []
+    assert health.steps == [0, 2, 4]
+    assert list(health.gradient_norms) == ["0", "1", "2", "3", "4", "5"]
+    assert list(health.dead_units) == ["1", "2", "3", "4"]
+    assert len(str(health).splitlines()) == 7
+
+
+def test_health_measures() -> None:
+    model = small()
+    health = nn.GradientHealth(every=1)
+    steps: list[tuple[Array, Array, Array]] = []
+
+    class Copies(nn.Callback):
+        def before_step(self, run: nn.Run) -> None:
+            self.before = model.flat_parameters.copy()
+
+        def after_step(self, run: nn.Run) -> None:
+            steps.append((self.before, model.flat_gradients.copy(), model.flat_parameters.copy()))
+
+    fitted(model, callbacks=[health, Copies()], epochs=1)
+    begin = 0
+    for path in health.gradient_norms:
+        size = sum(a.size for name, a in model.parameters().items() if name.startswith(f"{path}."))
+        part = slice(begin, begin + size)
+        begin += size
+        for i, (before, gradient, after) in enumerate(steps):
+            assert health.gradient_norms[path][i] == pytest.approx(np.linalg.norm(gradient[part]), rel=1e-12)
+            ratio = np.linalg.norm((after - before)[part]) / np.linalg.norm(before[part])
+            assert health.update_ratios[path][i] == pytest.approx(ratio, rel=1e-12)
+
+
+def test_vanishing_gradients() -> None:
+    health = nn.GradientHealth()
+    fitted(deep("sigmoid", "glorot_normal"), callbacks=[health])
+    verdicts = health.verdicts()
+    assert verdicts[0] == "vanishing: layer 0, Dense(5, 20)"
+    assert not any("exploding" in verdict for verdict in verdicts)
+    assert health.report()[-1].verdict == ""
+    assert "vanishing" in str(health)
+
+
+def test_exploding_gradients() -> None:
+    health = nn.GradientHealth()
+    model = deep("identity", "glorot_normal", scale=4.0)
+    fitted(model, callbacks=[health], optimizer=fp.optim.SGD(model, lr=0.0), epochs=1)
+    assert health.verdicts()[0] == "exploding: layer 0, Dense(5, 20)"
+    assert not any("vanishing" in verdict for verdict in health.verdicts())
+
+
+def test_gradients_that_grow() -> None:
+    health = nn.GradientHealth(every=1)
+    model = nn.Sequential([nn.Dense(5, 1)], rng=0, dtype=np.float64)
+    y = X.sum(axis=1)
+    fitted(model, y=y, loss="squared_error", callbacks=[health], optimizer=fp.optim.SGD(model, lr=20.0), epochs=2)
+    assert health.verdicts() == ["exploding: layer 0, Dense(5, 1)"]
+
+
+def test_dead_units() -> None:
+    health = nn.GradientHealth(every=1)
+    model = nn.Sequential(
+        [nn.Dense(5, 8, "relu"), nn.Residual([nn.Dense(8, 4, "relu"), nn.Dense(4, 8)]), nn.Dense(8, 3)]
+    )
+    model.parameters()["0.bias"][:2] = -1e6
+    model.parameters()["1.block.0.bias"][:] = -1e6
+    before = model.state_dict()
+    fitted(model, callbacks=[health], epochs=1, batch_size=40)
+    alive = (X @ before["0.weight"] + before["0.bias"] > 0).any(axis=0)
+    assert health.dead_units["0"] == [np.mean(~alive)]
+    assert np.mean(~alive) >= 0.25
+    assert health.dead_units["1.block.0"] == [1.0]
+    assert "dead: layer 1.block.0, Dense(8, 4, activation=ReLU())" in health.verdicts()
+
+
+def test_the_first_gradient_that_is_not_finite() -> None:
+    class Breaks(nn.Layer):
+        steps = 0
+
+        def output_shape(self, input_shape: Any) -> Any:
+            return input_shape
+
+        def forward(self, x: Array, training: bool) -> Array:
+            return x
+
+        def backward(self, dy: Array, accumulate: bool = False, need_dx: bool = True) -> Array:
+            self.steps += 1
+            return dy if self.steps < 3 else dy * np.nan
+
+    model = nn.Sequential([nn.Dense(5, 4), Breaks(), nn.Dense(4, 3)], rng=0)
+    health = nn.GradientHealth(every=1)
+    with pytest.raises(nn.NonFiniteLossError, match=re.escape("parameter 'weight' has 20 of 20 elements")):
+        fitted(model, callbacks=[health])
+    assert health.first_nonfinite == "step 2: the gradient of layer 0, Dense(5, 4)"
+    assert "exploding: layer 0, Dense(5, 4)" in health.verdicts()
+
+
+# --- real data ----------------------------------------------------------------------------------------------
+
+
+def test_digits() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    data = datasets.load_digits()
+    x, y = (data.data / 16).astype(np.float32), data.target
+    order = np.random.default_rng(0).permutation(len(x))
+    train, test = order[:1347], order[1347:]
+    layers = [nn.Dense(64, 128), nn.BatchNorm(128), nn.Activation("relu"), nn.Dropout(0.2), nn.Dense(128, 10)]
+    model = nn.Sequential(layers, rng=0)
+    begin = time.perf_counter()
+    history = model.fit(
+        x[train], y[train], loss="softmax_cross_entropy", epochs=20, batch_size=64, metrics=["accuracy"], progress=False
+    )
+    print(f"{time.perf_counter() - begin:.3f} s")
+    assert history["accuracy"][-1] > 0.97
+    assert nn.accuracy(model.predict(x[test]), y[test]) >= 0.97
