@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, check_output, each_dtype, seeded
+from helpers import SANITIZER, assert_same_bits, check_output, each_dtype, seeded
 from test_layers import everything
 from test_nn import small
 
@@ -54,33 +54,28 @@ def test_a_last_batch_of_one_is_refused_beforehand() -> None:
     fitted(several, np.zeros((3, 4, 5)), LABELS[:3], batch_size=1)
 
 
-def test_memory_mapped_samples_of_more_than_memory_is_used(tmp_path: Path) -> None:
-    """A file of 1 GiB with holes, of which batches are read: the process grows by far less."""
+@pytest.mark.skipif(SANITIZER != "", reason="sanitizers need private memory of their own")
+def test_memory_mapped_samples_of_more_than_the_memory(tmp_path: Path) -> None:
+    """A file of 1 GiB with holes, of which batches are read by a process that may have 700 MiB."""
     script = f"""
 import resource, numpy as np
 from fuseprop import nn
 x = np.lib.format.open_memmap({str(tmp_path / "x.npy")!r}, "w+", np.float32, (262144, 1024))
 y = np.zeros(262144, int)
 model = nn.Sequential([nn.Dense(1024, 2)], rng=0)
-limit = resource.getrlimit(resource.RLIMIT_DATA)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-resource.setrlimit(resource.RLIMIT_DATA, (700 << 20, limit[1]))  # private memory, below the size of the data
+resource.setrlimit(resource.RLIMIT_DATA, (700 << 20, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
-def stop(epoch, logs, model):
-    return True
-
-steps = []
 class Enough(nn.Callback):
     def after_step(self, run):
-        steps.append(run.step)
         if run.step == 20:
             raise KeyboardInterrupt
+
 try:
     model.fit(x, y, loss="softmax_cross_entropy", batch_size=64, epochs=1, callbacks=[Enough()], progress=False)
 except KeyboardInterrupt:
-    print(len(steps))
+    print("enough")
 """
-    assert check_output(script) == "20"
+    assert check_output(script) == "enough"
 
 
 # --- weights ------------------------------------------------------------------------------------------------

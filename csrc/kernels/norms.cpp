@@ -151,30 +151,37 @@ HWY_INLINE hn::Vec<D> LoadCount(D d, const T* from, size_t count) {
 }
 
 template <class D, class T = hn::TFromD<D>>
-HWY_INLINE void StoreCount(hn::Vec<D> v, D d, T* to, size_t count) {
-  if (count == hn::Lanes(d)) {
+HWY_INLINE void StoreCount(hn::Vec<D> v, D d, T* to, size_t count, bool stream) {
+  if (stream) {
+    hn::Stream(v, d, to);
+  } else if (count == hn::Lanes(d)) {
     hn::StoreU(v, d, to);
   } else {
     StorePartial(v, d, to, count);
   }
 }
 
-// term(row) summed over `rows` rows of a block in a fixed tree.
-template <class Term>
-HWY_INLINE VW SumOverRows(size_t rows, const Term& term) {
-  constexpr size_t kSums = 4;
-  static_assert(kBlockRows == 2 * kSums, "two terms for each sum");
-  VW sums[kSums];
-  if (rows == kBlockRows) {
-    HWY_UNROLL(4)
-    for (size_t r = 0; r < kSums; ++r) sums[r] = hn::Add(term(r), term(r + kSums));
-  } else {
-    for (size_t r = 0; r < kSums; ++r) {
-      sums[r] = r < rows ? term(r) : hn::Zero(DW());
-      if (r + kSums < rows) sums[r] = hn::Add(sums[r], term(r + kSums));
-    }
-  }
-  return hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+// Whether an output goes around the caches: if it is large (its inputs are as large, and read twice), and all of its
+// vectors are whole and aligned.
+template <class T>
+HWY_INLINE bool StreamsTo(const T* to, size_t rows, size_t n) {
+  const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
+  return rows * n * sizeof(T) >= 2 * kStreamBytes && n % lanes == 0 &&
+         ElementsToAlignment(hn::ScalableTag<T>(), to) == 0;
+}
+template <class T>
+HWY_INLINE bool Streams(const NormForward<T>& args) {
+  return args.y != args.x && StreamsTo(args.y, args.rows, args.n);
+}
+template <class T>
+HWY_INLINE bool Streams(const NormBackward<T>& args) {
+  return args.dx != nullptr && args.dx != args.x && args.dx != args.dy && StreamsTo(args.dx, args.rows, args.n);
+}
+
+// The sum of a block's terms in a fixed tree.
+HWY_INLINE VW TreeOfRows(const VW (&v)[kBlockRows]) {
+  static_assert(kBlockRows == 8, "the tree has eight leaves");
+  return hn::Add(hn::Add(hn::Add(v[0], v[4]), hn::Add(v[1], v[5])), hn::Add(hn::Add(v[2], v[6]), hn::Add(v[3], v[7])));
 }
 
 // Merges mean and sum of squared deviations of `more` rows into those of `rows` rows (Chan, Golub & LeVeque 1979).
@@ -195,13 +202,19 @@ HWY_INLINE void StripMoments(const T* x, size_t rows, size_t n, double* mean, do
     const size_t block = HWY_MIN(kBlockRows, rows - done);
     const T* from = x + done * n;
     const VW share = hn::Set(dw, 1.0 / static_cast<double>(block));
-    ForEachColumns(dw, n, [&](size_t i, size_t count) HWY_ATTR {
-      const VW sum = SumOverRows(block, [&](size_t r) HWY_ATTR { return LoadWide(from + r * n + i, count); });
-      VW block_mean = hn::Mul(sum, share);
-      VW block_squares = SumOverRows(block, [&](size_t r) HWY_ATTR {
-        const VW t = hn::Sub(LoadWide(from + r * n + i, count), block_mean);
-        return hn::Mul(t, t);
-      });
+    const auto add = [&](auto full, size_t i, size_t count) HWY_ATTR {
+      VW v[kBlockRows];
+      HWY_UNROLL(8)
+      for (size_t r = 0; r < kBlockRows; ++r) {
+        v[r] = full || r < block ? LoadWide(from + r * n + i, count) : hn::Zero(dw);
+      }
+      VW block_mean = hn::Mul(TreeOfRows(v), share);
+      HWY_UNROLL(8)
+      for (size_t r = 0; r < kBlockRows; ++r) {
+        const VW t = hn::Sub(v[r], block_mean);
+        v[r] = full || r < block ? hn::Mul(t, t) : hn::Zero(dw);
+      }
+      VW block_squares = TreeOfRows(v);
       if (done != 0) {
         VW all_mean = LoadWide(mean + i, count);
         VW all_squares = LoadWide(squares + i, count);
@@ -211,7 +224,12 @@ HWY_INLINE void StripMoments(const T* x, size_t rows, size_t n, double* mean, do
       }
       StoreWide(block_mean, mean + i, count);
       StoreWide(block_squares, squares + i, count);
-    });
+    };
+    if (block == kBlockRows) {
+      ForEachColumns(dw, n, [&](size_t i, size_t count) HWY_ATTR { add(std::true_type(), i, count); });
+    } else {
+      ForEachColumns(dw, n, [&](size_t i, size_t count) HWY_ATTR { add(std::false_type(), i, count); });
+    }
   }
 }
 
@@ -257,6 +275,7 @@ void BatchForward(const NormForward<T>& args, bool training) {
     scale[i] = static_cast<T>(weight * ReciprocalRoot(args.var[i], args.eps));
     bias[i] = args.bias == nullptr ? T(0) : args.bias[i];
   }
+  const bool stream = Streams(args);
   ForEachRowRange(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
     for (size_t row = begin; row < end; ++row) {
       const T* x = args.x + row * n;
@@ -264,30 +283,46 @@ void BatchForward(const NormForward<T>& args, bool training) {
       ForEachColumns(d, n, [&](size_t i, size_t count) HWY_ATTR {
         auto t = hn::Sub(LoadCount(d, x + i, count), LoadCount(d, high + i, count));
         if constexpr (sizeof(T) == sizeof(float)) t = hn::Sub(t, LoadCount(d, low + i, count));
-        StoreCount(hn::MulAdd(t, LoadCount(d, scale + i, count), LoadCount(d, bias + i, count)), d, y + i, count);
+        StoreCount(hn::MulAdd(t, LoadCount(d, scale + i, count), LoadCount(d, bias + i, count)), d, y + i, count,
+                   stream);
       });
     }
+    if (stream) hwy::FlushStream();
   });
 }
 
-// Adds to `sum_dy` and `sum_dy_t`, or with `first` starts, the sums over a block's rows of dy and of dy t factor, for
-// each column; mean(r, i, count) and factor(r) are vectors.
-template <class T, class Mean, class Factor>
-HWY_INLINE void BlockGradients(const T* x, const T* dy, size_t rows, size_t n, bool first, const Mean& mean,
-                               const Factor& factor, double* sum_dy, double* sum_dy_t) {
-  ForEachColumns(DW(), n, [&](size_t i, size_t count) HWY_ATTR {
-    VW s1 = SumOverRows(rows, [&](size_t r) HWY_ATTR { return LoadWide(dy + r * n + i, count); });
-    VW s2 = SumOverRows(rows, [&](size_t r) HWY_ATTR {
-      const VW t = hn::Sub(LoadWide(x + r * n + i, count), mean(r, i, count));
-      return hn::Mul(LoadWide(dy + r * n + i, count), hn::Mul(t, factor(r)));
+// The sums over a strip's rows of dy and of dy t, for each column.
+template <class T>
+HWY_INLINE void StripGradients(const NormBackward<T>& args, size_t begin, size_t end, double* sum_dy,
+                               double* sum_dy_t) {
+  constexpr size_t kRows = 4;  // added while the sums are in registers
+  const size_t n = args.n;
+  const double* const means = args.mean;
+  std::fill_n(sum_dy, n, 0.0);
+  std::fill_n(sum_dy_t, n, 0.0);
+  for (size_t row = begin; row < end; row += kRows) {
+    const size_t block = HWY_MIN(kRows, end - row);
+    const T* const x = args.x + row * n;
+    const T* const dy = args.dy + row * n;
+    ForEachColumns(DW(), n, [&](size_t i, size_t count) HWY_ATTR {
+      const VW mean = LoadWide(means + i, count);
+      VW s1 = LoadWide(sum_dy + i, count);
+      VW s2 = LoadWide(sum_dy_t + i, count);
+      const auto add = [&](size_t r) HWY_ATTR {
+        const VW v = LoadWide(dy + r * n + i, count);
+        s1 = hn::Add(s1, v);
+        s2 = hn::MulAdd(v, hn::Sub(LoadWide(x + r * n + i, count), mean), s2);
+      };
+      if (block == kRows) {
+        HWY_UNROLL(4)
+        for (size_t r = 0; r < kRows; ++r) add(r);
+      } else {
+        for (size_t r = 0; r < block; ++r) add(r);
+      }
+      StoreWide(s1, sum_dy + i, count);
+      StoreWide(s2, sum_dy_t + i, count);
     });
-    if (!first) {
-      s1 = hn::Add(s1, LoadWide(sum_dy + i, count));
-      s2 = hn::Add(s2, LoadWide(sum_dy_t + i, count));
-    }
-    StoreWide(s1, sum_dy + i, count);
-    StoreWide(s2, sum_dy_t + i, count);
-  });
+  }
 }
 
 // Adds the strips' sums, 2 n of each, into those of the first.
@@ -305,19 +340,12 @@ template <class T>
 void BatchBackward(const NormBackward<T>& args) {
   const size_t n = args.n;
   const hn::ScalableTag<T> d;
-  const VW one = hn::Set(DW(), 1.0);
   const Strips strips(args.rows);
   auto& scratch = NormScratch<T>::Get(2 * n * HWY_MAX(strips.count, size_t{1}), 5 * n);
   double* const sums = scratch.sums.data();
   ForEachStrip(strips, n, [&](size_t strip) HWY_ATTR {
     double* to = sums + 2 * strip * n;
-    for (size_t row = strips.begin(strip); row < strips.end(strip); row += kBlockRows) {
-      BlockGradients(
-          args.x + row * n, args.dy + row * n, HWY_MIN(kBlockRows, strips.end(strip) - row), n,
-          row == strips.begin(strip),
-          [&](size_t, size_t i, size_t count) HWY_ATTR { return LoadWide(args.mean + i, count); },
-          [&](size_t) HWY_ATTR { return one; }, to, to + n);
-    }
+    StripGradients(args, strips.begin(strip), strips.end(strip), to, to + n);
   });
   AddStrips(strips, n, sums);
   const double share = 1.0 / static_cast<double>(HWY_MAX(args.rows, size_t{1}));
@@ -338,6 +366,7 @@ void BatchBackward(const NormBackward<T>& args) {
     if (args.dbias != nullptr) Put(sums[i], args.accumulate, args.dbias + i);
   }
   if (args.dx == nullptr) return;
+  const bool stream = Streams(args);
   ForEachRowRange(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
     for (size_t row = begin; row < end; ++row) {
       const T* x = args.x + row * n;
@@ -348,9 +377,10 @@ void BatchBackward(const NormBackward<T>& args) {
         if constexpr (sizeof(T) == sizeof(float)) t = hn::Sub(t, LoadCount(d, low + i, count));
         const auto centred = hn::Sub(LoadCount(d, dy + i, count), LoadCount(d, mean_dy + i, count));
         const auto rest = hn::NegMulAdd(t, LoadCount(d, slope + i, count), centred);
-        StoreCount(hn::Mul(rest, LoadCount(d, scale + i, count)), d, dx + i, count);
+        StoreCount(hn::Mul(rest, LoadCount(d, scale + i, count)), d, dx + i, count, stream);
       });
     }
+    if (stream) hwy::FlushStream();
   });
 }
 
@@ -418,6 +448,9 @@ void LayerForward(const NormForward<T>& args) {
   const size_t n = args.n;
   const hn::ScalableTag<T> d;
   const auto one = hn::Set(d, T(1));
+  const T* const weight = args.weight;
+  const T* const bias = args.bias;
+  const bool stream = Streams(args);
   ForEachRowRange(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
     for (size_t row = begin; row < end; ++row) {
       const T* x = args.x + row * n;
@@ -432,46 +465,55 @@ void LayerForward(const NormForward<T>& args) {
       ForEachColumns(d, n, [&](size_t i, size_t count) HWY_ATTR {
         auto t = hn::Sub(LoadCount(d, x + i, count), high);
         if constexpr (sizeof(T) == sizeof(float)) t = hn::Sub(t, low);
-        const auto weight = args.weight == nullptr ? one : LoadCount(d, args.weight + i, count);
-        const auto bias = args.bias == nullptr ? hn::Zero(d) : LoadCount(d, args.bias + i, count);
-        StoreCount(hn::MulAdd(hn::Mul(t, rstd), weight, bias), d, y + i, count);
+        const auto factor = weight == nullptr ? one : LoadCount(d, weight + i, count);
+        const auto addend = bias == nullptr ? hn::Zero(d) : LoadCount(d, bias + i, count);
+        StoreCount(hn::MulAdd(hn::Mul(t, rstd), factor, addend), d, y + i, count, stream);
       });
     }
+    if (stream) hwy::FlushStream();
   });
 }
 
+// dx of one row; dy and dy xhat are added to `sum_dy` and `sum_dy_xhat` unless these are null.
 template <class T>
-HWY_INLINE void RowBackward(const NormBackward<T>& args, size_t row, double rstd) {
+HWY_INLINE void RowBackward(const NormBackward<T>& args, size_t row, bool stream, double* sum_dy, double* sum_dy_xhat) {
   const size_t n = args.n;
   const DW dw;
   const hn::ScalableTag<T> d;
-  const T* x = args.x + row * n;
-  const T* dy = args.dy + row * n;
-  T* dx = args.dx + row * n;
+  const T* const x = args.x + row * n;
+  const T* const dy = args.dy + row * n;
+  const T* const weight = args.weight;
   const double mean = args.mean[row];
+  const double rstd = ReciprocalRoot(args.var[row], args.eps);
   const VW v_mean = hn::Set(dw, mean);
-  RowSum sum_g, sum_g_t;
+  const VW v_rstd = hn::Set(dw, rstd);
+  RowSum sum_g, sum_g_xhat;
   ForEachInRow(n, [&](size_t i, size_t index, size_t count) HWY_ATTR {
-    VW g = LoadWide(dy + i, count);
-    if (args.weight != nullptr) g = hn::Mul(g, LoadWide(args.weight + i, count));
-    VW t = hn::Sub(LoadWide(x + i, count), v_mean);
-    if (count != hn::Lanes(dw)) t = hn::IfThenElseZero(hn::FirstN(dw, count), t);
+    const VW v_dy = LoadWide(dy + i, count);
+    VW xhat = hn::Mul(hn::Sub(LoadWide(x + i, count), v_mean), v_rstd);
+    if (count != hn::Lanes(dw)) xhat = hn::IfThenElseZero(hn::FirstN(dw, count), xhat);
+    const VW g = weight == nullptr ? v_dy : hn::Mul(v_dy, LoadWide(weight + i, count));
     sum_g.Add(index, g);
-    sum_g_t.AddProduct(index, g, t);
+    sum_g_xhat.AddProduct(index, g, xhat);
+    if (sum_dy == nullptr) return;
+    StoreWide(hn::Add(LoadWide(sum_dy + i, count), v_dy), sum_dy + i, count);
+    StoreWide(hn::MulAdd(v_dy, xhat, LoadWide(sum_dy_xhat + i, count)), sum_dy_xhat + i, count);
   });
+  if (args.dx == nullptr) return;
+  T* dx = args.dx + row * n;
   const double share = 1.0 / static_cast<double>(n);
   const auto high = hn::Set(d, static_cast<T>(mean));
   const auto low = hn::Set(d, LowPart<T>(mean));
   const auto scale = hn::Set(d, static_cast<T>(rstd));
   const auto mean_g = hn::Set(d, static_cast<T>(sum_g.Total() * share));
-  const auto slope = hn::Set(d, static_cast<T>(sum_g_t.Total() * share * rstd * rstd));
+  const auto slope = hn::Set(d, static_cast<T>(sum_g_xhat.Total() * share * rstd));
   ForEachColumns(d, n, [&](size_t i, size_t count) HWY_ATTR {
     auto t = hn::Sub(LoadCount(d, x + i, count), high);
     if constexpr (sizeof(T) == sizeof(float)) t = hn::Sub(t, low);
     auto g = LoadCount(d, dy + i, count);
-    if (args.weight != nullptr) g = hn::Mul(g, LoadCount(d, args.weight + i, count));
+    if (weight != nullptr) g = hn::Mul(g, LoadCount(d, weight + i, count));
     const auto rest = hn::NegMulAdd(t, slope, hn::Sub(g, mean_g));
-    StoreCount(hn::Mul(rest, scale), d, dx + i, count);
+    StoreCount(hn::Mul(rest, scale), d, dx + i, count, stream);
   });
 }
 
@@ -482,22 +524,14 @@ void LayerBackward(const NormBackward<T>& args) {
   const bool parameters = args.dweight != nullptr || args.dbias != nullptr;
   auto& scratch = NormScratch<T>::Get(parameters ? 2 * n * HWY_MAX(strips.count, size_t{1}) : 0, 0);
   double* const sums = scratch.sums.data();
+  const bool stream = Streams(args);
   ForEachStrip(strips, n, [&](size_t strip) HWY_ATTR {
-    double* to = sums + 2 * strip * n;
-    for (size_t row = strips.begin(strip); row < strips.end(strip); row += kBlockRows) {
-      // The block stays in the cache for what follows, which may overwrite it.
-      const size_t block = HWY_MIN(kBlockRows, strips.end(strip) - row);
-      double rstd[kBlockRows];
-      for (size_t r = 0; r < block; ++r) rstd[r] = ReciprocalRoot(args.var[row + r], args.eps);
-      if (parameters) {
-        BlockGradients(
-            args.x + row * n, args.dy + row * n, block, n, row == strips.begin(strip),
-            [&](size_t r, size_t, size_t) HWY_ATTR { return hn::Set(DW(), args.mean[row + r]); },
-            [&](size_t r) HWY_ATTR { return hn::Set(DW(), rstd[r]); }, to, to + n);
-      }
-      if (args.dx == nullptr) continue;
-      for (size_t r = 0; r < block; ++r) RowBackward(args, row + r, rstd[r]);
+    double* to = parameters ? sums + 2 * strip * n : nullptr;
+    if (parameters) std::fill_n(to, 2 * n, 0.0);
+    for (size_t row = strips.begin(strip); row < strips.end(strip); ++row) {
+      RowBackward(args, row, stream, to, parameters ? to + n : nullptr);
     }
+    if (stream) hwy::FlushStream();
   });
   if (!parameters) return;
   AddStrips(strips, n, sums);
