@@ -11,7 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import SANITIZER, assert_same_bits, check_output, each_dtype, seeded
+from helpers import (
+    CLASS_LOSSES,
+    LOSSES,
+    ROOTS,
+    ROW_LOSSES,
+    SANITIZER,
+    assert_same_bits,
+    check_output,
+    each_dtype,
+    row_targets,
+    seeded,
+    targets_for,
+)
 from test_layers import everything
 from test_nn import small
 
@@ -165,6 +177,47 @@ def test_a_schedule_that_follows_the_loss(validation: Any) -> None:
     again = HalvesOnPlateau(0.5)
     assert history["lr"] == [again.update(value) for value in followed]
     assert optimizer.lr == history["lr"][-1] < 0.5
+
+
+def test_a_schedule_that_is_both() -> None:
+    """As fuseprop.optim's for plateaus: its rate holds from the first step."""
+
+    class Both(HalvesOnPlateau):
+        def __call__(self, step: int) -> float:
+            return self.lr
+
+    a, b = small(), small()
+    optimizer = fp.optim.SGD(a, lr=123.0)
+    history = fitted(a, optimizer=optimizer, schedule=Both(0.5), epochs=12)
+    other = fp.optim.SGD(b, lr=0.5)
+    assert history == fitted(b, optimizer=other, schedule=HalvesOnPlateau(0.5), epochs=12)
+    assert_same_bits(a.flat_parameters, b.flat_parameters)
+
+
+# --- losses -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [*LOSSES, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES], ids=lambda spec: spec.name)
+def test_every_loss_trains(spec: Any) -> None:
+    """Full batches, so that the loss falls whatever it is."""
+    generator = seeded(spec.name, "trains")
+    over_classes = spec in CLASS_LOSSES or spec in ROW_LOSSES
+    layers: list[nn.Layer] = [nn.Dense(5, 16, "tanh"), nn.Dense(16, 3)]
+    if over_classes:
+        target = row_targets(spec, {}, (40, 3), np.float64, generator) if spec in ROW_LOSSES else LABELS
+        if spec.pred_domain == "unit":
+            layers.append(nn.Activation("softmax"))
+        elif spec.name == "negative_log_likelihood":
+            layers.append(nn.Activation("log_softmax"))
+    else:
+        target = targets_for(spec, (40, 3), np.float64, generator)
+        if spec.pred_domain == "unit":
+            layers.append(nn.Activation("sigmoid"))
+    model = nn.Sequential(layers, rng=0, dtype=np.float64)
+    weight = generator.uniform(0.5, 2, 40)
+    history = fitted(model, y=target, loss=spec.name, sample_weight=weight, batch_size=40, epochs=25)
+    assert np.isfinite(history["loss"]).all()
+    assert min(history["loss"]) < history["loss"][0]
 
 
 # --- early stopping -----------------------------------------------------------------------------------------

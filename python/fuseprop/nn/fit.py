@@ -82,7 +82,7 @@ def fit(
     schedule
         The learning rate: a function of the number of steps that the optimizer has taken, called before each step; or
         an object with a method update(metric), called after each epoch with the validation loss (without validation
-        data the loss), which returns the new rate, or None. See `fuseprop.optim`.
+        data the loss), which returns the new rate, or None; or both in one. See `fuseprop.optim`.
     metrics
         Names ("accuracy") or functions of (pred, target); reported along with the loss.
     callbacks
@@ -244,18 +244,15 @@ def _as_callbacks(early_stopping: object, callbacks: Sequence[Callback | EpochFu
     return sorted(found, key=lambda callback: isinstance(callback, Checkpoint))
 
 
-def _as_schedule(schedule: object) -> tuple[Callable[[int], float] | None, Any]:
-    """Return the function of the step, and the object that follows a metric; at most one of them."""
-    if schedule is None:
-        return None, None
-    if hasattr(schedule, "update"):
-        return None, schedule
-    if not callable(schedule):
+def _as_schedule(schedule: Any) -> tuple[Callable[[int], float] | None, Any]:
+    """Return the function of the step, if it is one, and the object that follows a metric, if it does."""
+    follows = hasattr(schedule, "update")
+    if schedule is not None and not (follows or callable(schedule)):
         raise TypeError(
             "schedule must be a function of the step, or an object with a method update(metric), "
             f"found {type(schedule).__name__}"
         )
-    return schedule, None
+    return schedule if callable(schedule) else None, schedule if follows else None
 
 
 def _check_last_batch(model: Sequential, data: _Batches, batch_size: int) -> None:
