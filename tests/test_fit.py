@@ -359,6 +359,11 @@ def test_history_stays() -> None:
     [
         ({"schedule": 0.1}, TypeError, "schedule must be a function of the step, or an object with a method update"),
         ({"early_stopping": 0}, ValueError, "early_stopping is 0"),
+        (
+            {"early_stopping": True},
+            TypeError,
+            "early_stopping must be an EarlyStopping, its patience, or None, found bo",
+        ),
         ({"early_stopping": "soon"}, TypeError, "early_stopping must be an integer, found str"),
         ({"early_stopping": nn.EarlyStopping(monitor="val_loss")}, ValueError, "early_stopping monitors 'val_loss'; r"),
         ({"callbacks": [3]}, TypeError, "callbacks[0] must be a Callback or a function, found int"),

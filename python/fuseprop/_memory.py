@@ -34,16 +34,6 @@ class RowBuffer:
         self._memory = aligned_zeros((0, *sample_shape), dtype)
         self._current: NDArray[Any] = self._memory
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one row."""
-        return self._memory.shape[1:]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The elements' dtype."""
-        return self._memory.dtype
-
     def rows(self, n: int) -> NDArray[Any]:
         """Return the array with `n` rows; the same object again if `n` has not changed."""
         if len(self._current) != n:
@@ -56,9 +46,10 @@ class RowBuffer:
 class BatchBuffer:
     """An array that follows the shape of batches: `RowBuffer` for samples whose shape is seen when they come."""
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_current", "_rows")
 
     def __init__(self) -> None:
+        self._current: NDArray[Any] = np.empty(0, np.uint8)
         self._rows: RowBuffer | None = None
 
     def like(self, batch: NDArray[Any]) -> NDArray[Any]:
@@ -67,10 +58,13 @@ class BatchBuffer:
 
     def of(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return the array with this shape and dtype."""
-        rows = self._rows
-        if rows is None or rows.sample_shape != shape[1:] or rows.dtype != dtype:
-            rows = self._rows = RowBuffer(shape[1:], dtype)
-        return rows.rows(shape[0])
+        current = self._current
+        if current.shape == shape and current.dtype == dtype:
+            return current
+        if self._rows is None or current.shape[1:] != shape[1:] or current.dtype != dtype:
+            self._rows = RowBuffer(shape[1:], dtype)
+        self._current = self._rows.rows(shape[0])
+        return self._current
 
 
 class _LinkedMemory(np.ndarray[Any, np.dtype[Any]]):

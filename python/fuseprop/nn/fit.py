@@ -231,6 +231,8 @@ def _end_epoch(run: Run, logs: dict[str, float], callbacks: Sequence[Callback]) 
 
 def _as_callbacks(early_stopping: object, callbacks: Sequence[Callback | EpochFunction]) -> list[Callback]:
     """Return all as objects: early stopping first, checkpoints, which keep the others' states, last."""
+    if isinstance(early_stopping, bool):
+        raise TypeError("early_stopping must be an EarlyStopping, its patience, or None, found bool")
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         early_stopping = EarlyStopping(integer(early_stopping, "early_stopping", least=1))  # type: ignore[arg-type]
     found: list[Callback] = [] if early_stopping is None else [early_stopping]
