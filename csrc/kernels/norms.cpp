@@ -97,11 +97,6 @@ T LowPart(double value) {
   return static_cast<T>(value - static_cast<double>(static_cast<T>(value)));
 }
 
-template <class T>
-void Put(double value, bool accumulate, T* to) {
-  *to = static_cast<T>(accumulate ? static_cast<double>(*to) + value : value);
-}
-
 }  // namespace
 }  // namespace fuseprop
 #endif  // FUSEPROP_KERNELS_NORMS_ONCE
@@ -134,6 +129,47 @@ HWY_INLINE void StoreWide(VW v, double* to, size_t count) {
   } else {
     StorePartial(v, dw, to, count);
   }
+}
+
+// Stores doubles as T, rounded.
+template <class T>
+HWY_INLINE void StoreAs(VW v, T* to, size_t count) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    StoreWide(v, to, count);
+  } else {
+    const hn::Rebind<float, DW> d;
+    const auto narrow = hn::DemoteTo(d, v);
+    if (count == hn::Lanes(d)) {
+      hn::StoreU(narrow, d, to);
+    } else {
+      StorePartial(narrow, d, to, count);
+    }
+  }
+}
+
+// Stores doubles as a sum of two T.
+template <class T>
+HWY_INLINE void StoreInParts(VW v, T* high, T* low, size_t count) {
+  StoreAs(v, high, count);
+  StoreAs(hn::Sub(v, LoadWide(high, count)), low, count);
+}
+
+// Writes, or adds, doubles to `to` unless it is null.
+template <class T>
+HWY_INLINE void Put(VW v, bool accumulate, T* to, size_t i, size_t count) {
+  if (to == nullptr) return;
+  StoreAs(accumulate ? hn::Add(LoadWide(to + i, count), v) : v, to + i, count);
+}
+
+HWY_INLINE VW ReciprocalRoots(const double* var, double eps, size_t count) {
+  const DW dw;
+  return hn::Div(hn::Set(dw, 1.0), hn::Sqrt(hn::Add(LoadWide(var, count), hn::Set(dw, eps))));
+}
+
+// The weights of columns, 1 without any.
+template <class T>
+HWY_INLINE VW Weights(const T* weight, size_t i, size_t count) {
+  return weight == nullptr ? hn::Set(DW(), 1.0) : LoadWide(weight + i, count);
 }
 
 // Calls step(i, count) for the vectors of [0, n); count < Lanes(d) for the last one alone.
@@ -268,13 +304,12 @@ void BatchForward(const NormForward<T>& args, bool training) {
   T* const low = high + n;
   T* const scale = low + n;
   T* const bias = scale + n;
-  for (size_t i = 0; i < n; ++i) {
-    const double weight = args.weight == nullptr ? 1.0 : static_cast<double>(args.weight[i]);
-    high[i] = static_cast<T>(args.mean[i]);
-    low[i] = LowPart<T>(args.mean[i]);
-    scale[i] = static_cast<T>(weight * ReciprocalRoot(args.var[i], args.eps));
-    bias[i] = args.bias == nullptr ? T(0) : args.bias[i];
-  }
+  ForEachColumns(DW(), n, [&](size_t i, size_t count) HWY_ATTR {
+    StoreInParts(LoadWide(args.mean + i, count), high + i, low + i, count);
+    const VW factor = hn::Mul(Weights(args.weight, i, count), ReciprocalRoots(args.var + i, args.eps, count));
+    StoreAs(factor, scale + i, count);
+    StoreAs(args.bias == nullptr ? hn::Zero(DW()) : LoadWide(args.bias + i, count), bias + i, count);
+  });
   const bool stream = Streams(args);
   ForEachRowRange(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
     for (size_t row = begin; row < end; ++row) {
@@ -348,23 +383,23 @@ void BatchBackward(const NormBackward<T>& args) {
     StripGradients(args, strips.begin(strip), strips.end(strip), to, to + n);
   });
   AddStrips(strips, n, sums);
-  const double share = 1.0 / static_cast<double>(HWY_MAX(args.rows, size_t{1}));
+  const VW share = hn::Set(DW(), 1.0 / static_cast<double>(HWY_MAX(args.rows, size_t{1})));
   T* const high = scratch.columns.data();
   T* const low = high + n;
   T* const scale = low + n;
   T* const mean_dy = scale + n;
   T* const slope = mean_dy + n;
-  for (size_t i = 0; i < n; ++i) {
-    const double weight = args.weight == nullptr ? 1.0 : static_cast<double>(args.weight[i]);
-    const double rstd = ReciprocalRoot(args.var[i], args.eps);
-    high[i] = static_cast<T>(args.mean[i]);
-    low[i] = LowPart<T>(args.mean[i]);
-    scale[i] = static_cast<T>(weight * rstd);
-    mean_dy[i] = static_cast<T>(sums[i] * share);
-    slope[i] = static_cast<T>(sums[n + i] * share * rstd * rstd);
-    if (args.dweight != nullptr) Put(sums[n + i] * rstd, args.accumulate, args.dweight + i);
-    if (args.dbias != nullptr) Put(sums[i], args.accumulate, args.dbias + i);
-  }
+  ForEachColumns(DW(), n, [&](size_t i, size_t count) HWY_ATTR {
+    const VW rstd = ReciprocalRoots(args.var + i, args.eps, count);
+    const VW sum_dy = LoadWide(sums + i, count);
+    const VW sum_dy_xhat = hn::Mul(LoadWide(sums + n + i, count), rstd);
+    StoreInParts(LoadWide(args.mean + i, count), high + i, low + i, count);
+    StoreAs(hn::Mul(Weights(args.weight, i, count), rstd), scale + i, count);
+    StoreAs(hn::Mul(sum_dy, share), mean_dy + i, count);
+    StoreAs(hn::Mul(hn::Mul(sum_dy_xhat, share), rstd), slope + i, count);
+    Put(sum_dy_xhat, args.accumulate, args.dweight, i, count);
+    Put(sum_dy, args.accumulate, args.dbias, i, count);
+  });
   if (args.dx == nullptr) return;
   const bool stream = Streams(args);
   ForEachRowRange(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
@@ -535,10 +570,10 @@ void LayerBackward(const NormBackward<T>& args) {
   });
   if (!parameters) return;
   AddStrips(strips, n, sums);
-  for (size_t i = 0; i < n; ++i) {
-    if (args.dweight != nullptr) Put(sums[n + i], args.accumulate, args.dweight + i);
-    if (args.dbias != nullptr) Put(sums[i], args.accumulate, args.dbias + i);
-  }
+  ForEachColumns(DW(), n, [&](size_t i, size_t count) HWY_ATTR {
+    Put(LoadWide(sums + n + i, count), args.accumulate, args.dweight, i, count);
+    Put(LoadWide(sums + i, count), args.accumulate, args.dbias, i, count);
+  });
 }
 
 const NormTable& Table() {
