@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, each_dtype, seeded
+from helpers import FMA_TARGETS, assert_same_bits, each_dtype, seeded
 from test_nn import Scale, numeric_gradient
 
 import fuseprop as fp
@@ -535,20 +536,56 @@ def test_a_steady_step_allocates_nothing() -> None:
     assert peak < 4096  # Python objects; the smallest array of a batch, the output, has 2560 bytes, all others 16 KiB
 
 
+def deep(dtype: Any) -> nn.Sequential:
+    block = [nn.Dense(300, 300), nn.BatchNorm(300), nn.Activation("rrelu"), nn.Dropout(0.2)]
+    layers = [nn.Dense(120, 300), nn.Residual(block), nn.LayerNorm(300), nn.Maxout(300, 80), nn.Dense(80, 10)]
+    return nn.Sequential(layers, rng=0, dtype=dtype)
+
+
+def whole_run(dtype: Any) -> tuple[Array, ...]:
+    """All that a run leaves behind: parameters, running statistics, history."""
+    generator = seeded("threads")
+    x, y = generator.standard_normal((600, 120)), generator.integers(0, 10, 600)
+    model = deep(dtype)
+    history = model.fit(
+        x, y, loss="softmax_cross_entropy", batch_size=256, epochs=2, validation_data=(x, y), progress=False
+    )
+    return (*model.state_dict().values(), np.array([*history["loss"], *history["val_loss"]]))
+
+
 @each_dtype
 def test_threads_give_the_same_bits(dtype: Any) -> None:
-    """A whole run, with the layers and the losses of a deep network."""
-    rng = seeded("threads")
-    x, y = rng.standard_normal((600, 120)), rng.integers(0, 10, 600)
     results = []
     for threads in (1, 2, 5):
         with fp.num_threads(threads):
-            block = [nn.Dense(300, 300), nn.BatchNorm(300), nn.Activation("rrelu"), nn.Dropout(0.2)]
-            layers = [nn.Dense(120, 300), nn.Residual(block), nn.LayerNorm(300), nn.Maxout(300, 80), nn.Dense(80, 10)]
-            model = nn.Sequential(layers, rng=0, dtype=dtype)
-            history = model.fit(
-                x, y, loss="softmax_cross_entropy", batch_size=256, epochs=2, validation_data=(x, y), progress=False
-            )
-            results.append((*model.state_dict().values(), np.array([*history["loss"], *history["val_loss"]])))
+            results.append(whole_run(dtype))
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[2], results[0])
+
+
+@pytest.mark.skipif(len(FMA_TARGETS) < 2, reason="this machine has one target with fused multiply-add at most")
+@each_dtype
+def test_targets_give_the_same_bits(dtype: Any) -> None:
+    results = []
+    for name in FMA_TARGETS:
+        with fp.simd_target(name):
+            results.append(whole_run(dtype))
+    for result in results[1:]:
+        assert_same_bits(result, results[0])
+
+
+def test_evaluation_in_several_threads() -> None:
+    model = deep(np.float32)
+    data = [seeded(i).standard_normal((50 + i, 120)) for i in range(6)]
+    expected = [model(x) for x in data]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        wrong.extend(i for _ in range(20) if not np.array_equal(model(data[i]), expected[i]))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -794,7 +794,7 @@ def _jax_optimizer(
     return Candidate("JAX", call(step), outputs=lambda found: [np.concatenate(as_arrays(found))])
 
 
-# --- normalisation ------------------------------------------------------------------------------------------
+# --- layers with kernels of their own -----------------------------------------------------------------------
 
 NORMS = ("batch_norm", "layer_norm")
 NORM_SHAPES = ((128, 256), (256, 2048), (4096, 512), (16384, 1024))
@@ -860,7 +860,24 @@ def _norm_backward(name: str, shape: tuple[int, int], peers: Peers) -> Problem:
     return Problem(candidates, [expect(a, 16) for a in found], elements=x.size, num_bytes=12 * x.size)
 
 
-def _norms() -> Iterator[Case]:
+def _dropout(shape: tuple[int, int], peers: Peers) -> Problem:
+    """Draw a mask and multiply with it, as in training; everybody draws another one."""
+    x, p = _normal(*shape), 0.1
+    layer = fp.nn.Dropout(p)
+    fp.nn.Sequential([layer])
+    candidates = [Candidate(OURS, call(layer.forward, x, True), outputs=None)]
+    if peers.numpy:
+        rng, scale = np.random.default_rng(0), np.float32(1 / (1 - p))
+        candidates.append(_numpy(lambda: x * ((rng.random(shape, np.float32) >= p) * scale), outputs=None))
+    if peers.torch:
+        found = _torch(peers, peers.torch.nn.functional.dropout, peers.torch.from_numpy(x), p, training=True)
+        candidates.append(replace(found, outputs=None))
+    return Problem(candidates, elements=x.size, num_bytes=8 * x.size)
+
+
+def _layers() -> Iterator[Case]:
+    for shape in NORM_SHAPES:
+        yield Case(f"layer/dropout/forward/{shape[0]}x{shape[1]}", "layer dropout", partial(_dropout, shape))
     for name in NORMS:
         for shape in NORM_SHAPES:
             for verb, build in (("forward", _norm_forward), ("backward", _norm_backward)):
@@ -934,7 +951,7 @@ def _import(peers: Peers) -> Problem:
 def all_cases(sizes: Sequence[str] = SIZES) -> list[Case]:
     """Return all cases; the elementwise ones at the given sizes."""
     elementwise = [*_activations(sizes), *_losses(sizes)]
-    return [*elementwise, *_ops(sizes), *_optimizers(), *_norms(), *_training_steps(), Case("import", "", _import)]
+    return [*elementwise, *_ops(sizes), *_optimizers(), *_layers(), *_training_steps(), Case("import", "", _import)]
 
 
 def _activations(sizes: Sequence[str]) -> Iterator[Case]:
@@ -1025,7 +1042,7 @@ def without_case(cases: Iterable[Case]) -> list[str]:
         *(f"loss {name}" for name in fp.losses.names()),
         *(f"op {name}" for name in fp.ops.__all__),
         *(f"optimizer {name}" for name in fp.optim.names()),
-        *(f"layer {name}" for name in NORMS),
+        *(f"layer {name}" for name in ("dropout", *NORMS)),
     ]
     covered = {case.entry for case in cases}
     return [entry for entry in offered if entry not in covered]
