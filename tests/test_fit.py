@@ -13,6 +13,7 @@ import pytest
 from helpers import (
     CLASS_LOSSES,
     LOSSES,
+    MARGIN_LOSSES,
     ROOTS,
     ROW_LOSSES,
     SANITIZER,
@@ -379,6 +380,12 @@ def test_errors(change: dict[str, Any], error: type[Exception], message: str) ->
     with pytest.raises(error, match=re.escape(message)):
         fitted(model, **change)
     assert_same_bits(model.flat_parameters, before)
+
+
+@pytest.mark.parametrize("spec", MARGIN_LOSSES, ids=lambda spec: spec.name)
+def test_losses_with_weights_of_their_own_are_refused(spec: Any) -> None:
+    with pytest.raises(TypeError, match=rf"loss is {spec.cls.__name__}\(.*; expected one of \(pred, target\)"):
+        fitted(small(), loss=spec.name)
 
 
 @pytest.mark.parametrize(

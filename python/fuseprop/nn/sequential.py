@@ -402,6 +402,11 @@ class Sequential:
     def _set_loss(self, loss: LossLike) -> None:
         found: Any = losses.get(loss) if isinstance(loss, str) else loss
         if isinstance(found, losses.Loss):
+            if found.spec.inputs != ("pred", "target"):
+                raise TypeError(
+                    f"loss is {found!r}, of {', '.join(found.spec.inputs)}; expected one of (pred, target): the "
+                    "weights are those of the model's last layer"
+                )
             self._value_and_grad: _ValueAndGrad = found._value_and_grad
         elif callable(found):
             self._value_and_grad = _UserLoss(found)
