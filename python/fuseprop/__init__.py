@@ -4,12 +4,19 @@ The training half of machine learning on a CPU: each formula with its derivative
 float32 and float64, the same bits on any number of threads. Needs NumPy alone.
 
 `losses`, `activations`, `ops`, `optim`, `init` and `nn` are the parts; `reference` holds the formulas in plain NumPy.
+`plot` is imported when it is first used.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fuseprop import _core, _settings, activations, init, losses, nn, ops, optim
 from fuseprop._settings import build_info, get_num_threads, num_threads, set_num_threads, simd_target
+
+if TYPE_CHECKING:
+    from fuseprop import plot
 
 __version__: str = _core.build_info()["version"]
 
@@ -24,8 +31,22 @@ __all__ = [
     "num_threads",
     "ops",
     "optim",
+    "plot",
     "set_num_threads",
     "simd_target",
 ]
 
 _settings.set_target_from_environment()
+
+# Not needed to train: they cost nothing until they are used.
+_LAZY = ("plot",)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return import_module(f"fuseprop.{name}")
+    raise AttributeError(f"module 'fuseprop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

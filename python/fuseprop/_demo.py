@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fuseprop import losses, nn, optim
+from fuseprop import losses, nn, optim, plot
 
 BATCH_SIZE = 64
 SIZES = (64, 128, 10)
@@ -217,14 +217,8 @@ def draw(result: Result, times: dict[str, float], path: Path) -> None:
     figure = Figure(figsize=(13 if times else 9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3 if times else 2)
-    epochs = np.arange(1, len(result.history["loss"]) + 1)
-    for axis, name, title in ((axes[0], "loss", "softmax cross-entropy"), (axes[1], "accuracy", "accuracy")):
-        axis.plot(epochs, result.history[name], label="training")
-        axis.plot(epochs, result.history[f"val_{name}"], label="test")
-        axis.set(xlabel="epoch", title=title)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    axes[0].set_yscale("log")
+    for axis, metric, title in ((axes[0], "loss", "softmax cross-entropy"), (axes[1], "accuracy", "accuracy")):
+        plot.training_history(result.history, metric=metric, labels=("training", "test"), ax=axis).set_title(title)
     axes[1].axhline(0.97, color="gray", linestyle=":", linewidth=1)
     if times:
         names, values = list(times), [1e6 * seconds for seconds in times.values()]
