@@ -1,31 +1,47 @@
 """Initial values of parameters, drawn by NumPy Generators.
 
-A weight has shape `(fan_in, fan_out)`. Each initialiser keeps the variance of what flows through a layer:
+A weight has shape `(fan_in, fan_out)`. The first seven keep the variance of what flows through a layer:
 
-=================  =============================================  ==========================================
-name               distribution                                   keeps
-=================  =============================================  ==========================================
-``he_normal``      N(0, 2 / fan_in)                               activations, behind ReLU-like functions
-``he_uniform``     U(-a, a), a = sqrt(6 / fan_in)                 the same
-``glorot_normal``  N(0, 2 / (fan_in + fan_out))                   activations and gradients, linear or tanh
-``glorot_uniform`` U(-a, a), a = sqrt(6 / (fan_in + fan_out))     the same
-``lecun_normal``   N(0, 1 / fan_in)                               activations, linear or SELU
-``zeros``          0                                              for biases
-=================  =============================================  ==========================================
+=================== ============================================== =======================================
+name                distribution, at gain 1                        keeps
+=================== ============================================== =======================================
+``he_normal``       N(0, 2 / fan_in)                               activations, behind ReLU-like functions
+``he_uniform``      U(-a, a), a = sqrt(6 / fan_in)                 the same
+``glorot_normal``   N(0, 2 / (fan_in + fan_out))                   activations and gradients, linear or tanh
+``glorot_uniform``  U(-a, a), a = sqrt(6 / (fan_in + fan_out))     the same
+``lecun_normal``    N(0, 1 / fan_in)                               activations, linear or SELU
+``lecun_uniform``   U(-a, a), a = sqrt(3 / fan_in)                 the same
+``orthogonal``      rows or columns of a random orthogonal matrix  lengths, if fan_in = fan_out
+``normal``          N(mean, std^2)
+``uniform``         U(low, high)
+``constant``        a number
+``zeros``           0                                              for biases
+=================== ============================================== =======================================
 
-Sources: He et al. 2015 (arXiv:1502.01852); Glorot and Bengio 2010; LeCun et al. 1998. As in PyTorch the
-normal distributions are not truncated (Keras truncates them at two standard deviations); unlike PyTorch,
-where a weight is `(out, in)`, fan_in is the first axis.
+`xavier_normal`, `xavier_uniform`, `kaiming_normal` and `kaiming_uniform` are PyTorch's names of Glorot's and He's.
+`gain` multiplies the standard deviation; `calculate_gain` says how much an activation needs. A layer takes an
+initialiser with options so: ``Dense(64, 64, "tanh", init=fp.init.get("orthogonal", gain=1.6))``.
+
+Sources: He et al. 2015 (arXiv:1502.01852); Glorot and Bengio 2010; LeCun et al. 1998; Saxe et al. 2014
+(arXiv:1312.6120). As in PyTorch the normal distributions are not truncated (Keras truncates them at two standard
+deviations); unlike PyTorch, where a weight is `(out, in)`, fan_in is the first axis.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import math
+import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+from fuseprop import activations
+from fuseprop._checks import choice, real
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -33,13 +49,23 @@ if TYPE_CHECKING:
     Rng: TypeAlias = np.random.Generator | np.random.SeedSequence | int | None
 
 __all__ = [
+    "calculate_gain",
+    "constant",
     "get",
     "glorot_normal",
     "glorot_uniform",
     "he_normal",
     "he_uniform",
+    "kaiming_normal",
+    "kaiming_uniform",
     "lecun_normal",
+    "lecun_uniform",
     "names",
+    "normal",
+    "orthogonal",
+    "uniform",
+    "xavier_normal",
+    "xavier_uniform",
     "zeros",
 ]
 
@@ -74,13 +100,33 @@ def _uniform(shape: Sequence[int], bound: float, rng: Rng, dtype: DTypeLike) -> 
     return values
 
 
-def he_normal(shape: Sequence[int], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> FloatArray:
-    """Draw from N(0, 2 / fan_in).
+def _std(squared: float, fans: float, gain: float) -> float:
+    """Return the standard deviation gain * sqrt(squared / fans)."""
+    return real(gain, "gain", least=0.0) * math.sqrt(squared / fans)
+
+
+def _fan(shape: Sequence[int], mode: str) -> int:
+    return _fans(shape)[("fan_in", "fan_out").index(choice(mode, "mode", ("fan_in", "fan_out")))]
+
+
+Mode: TypeAlias = Literal["fan_in", "fan_out"]
+
+
+def he_normal(
+    shape: Sequence[int], *, gain: float = 1.0, mode: Mode = "fan_in", rng: Rng = None, dtype: DTypeLike = np.float32
+) -> FloatArray:
+    """Draw from N(0, gain^2 2 / fan).
 
     Parameters
     ----------
     shape : (int, int)
         (fan_in, fan_out).
+    gain : float
+        What the standard deviation is multiplied by, >= 0. For LeakyReLU with slope a: 1 / sqrt(1 + a^2). Unlike
+        PyTorch's, the factor 2 for ReLU is not part of it.
+    mode : "fan_in" or "fan_out"
+        Which fan: the first keeps the activations' variance on the way forward, the second the gradients' on the way
+        back.
     rng : numpy.random.Generator, SeedSequence, int or None
         Where the numbers come from: a generator is advanced, anything else seeds a new one.
     dtype : float32 or float64
@@ -89,60 +135,255 @@ def he_normal(shape: Sequence[int], *, rng: Rng = None, dtype: DTypeLike = np.fl
     Raises
     ------
     ValueError
-        If `shape` is not a pair of positive integers.
+        If `shape` is not a pair of positive integers, `gain` is negative or not finite, or `mode` is another one.
     TypeError
         If `dtype` is neither float32 nor float64.
     """
-    return _normal(shape, math.sqrt(2 / _fans(shape)[0]), rng, dtype)
+    return _normal(shape, _std(2, _fan(shape, mode), gain), rng, dtype)
 
 
-def he_uniform(shape: Sequence[int], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> FloatArray:
-    """Draw from U(-a, a), a = sqrt(6 / fan_in). Arguments and errors as for `he_normal`."""
-    return _uniform(shape, math.sqrt(6 / _fans(shape)[0]), rng, dtype)
+def he_uniform(
+    shape: Sequence[int], *, gain: float = 1.0, mode: Mode = "fan_in", rng: Rng = None, dtype: DTypeLike = np.float32
+) -> FloatArray:
+    """Draw from U(-a, a), a = gain sqrt(6 / fan). Arguments and errors as for `he_normal`."""
+    return _uniform(shape, _std(6, _fan(shape, mode), gain), rng, dtype)
 
 
-def glorot_normal(shape: Sequence[int], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> FloatArray:
-    """Draw from N(0, 2 / (fan_in + fan_out)). Arguments and errors as for `he_normal`."""
-    return _normal(shape, math.sqrt(2 / sum(_fans(shape))), rng, dtype)
+def glorot_normal(
+    shape: Sequence[int], *, gain: float = 1.0, rng: Rng = None, dtype: DTypeLike = np.float32
+) -> FloatArray:
+    """Draw from N(0, gain^2 2 / (fan_in + fan_out)). Arguments and errors as for `he_normal`."""
+    return _normal(shape, _std(2, sum(_fans(shape)), gain), rng, dtype)
 
 
-def glorot_uniform(shape: Sequence[int], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> FloatArray:
-    """Draw from U(-a, a), a = sqrt(6 / (fan_in + fan_out)). Arguments and errors as for `he_normal`."""
-    return _uniform(shape, math.sqrt(6 / sum(_fans(shape))), rng, dtype)
+def glorot_uniform(
+    shape: Sequence[int], *, gain: float = 1.0, rng: Rng = None, dtype: DTypeLike = np.float32
+) -> FloatArray:
+    """Draw from U(-a, a), a = gain sqrt(6 / (fan_in + fan_out)). Arguments and errors as for `he_normal`."""
+    return _uniform(shape, _std(6, sum(_fans(shape)), gain), rng, dtype)
 
 
-def lecun_normal(shape: Sequence[int], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> FloatArray:
-    """Draw from N(0, 1 / fan_in). Arguments and errors as for `he_normal`."""
-    return _normal(shape, math.sqrt(1 / _fans(shape)[0]), rng, dtype)
+def lecun_normal(
+    shape: Sequence[int], *, gain: float = 1.0, rng: Rng = None, dtype: DTypeLike = np.float32
+) -> FloatArray:
+    """Draw from N(0, gain^2 / fan_in). Arguments and errors as for `he_normal`."""
+    return _normal(shape, _std(1, _fans(shape)[0], gain), rng, dtype)
 
 
-def zeros(shape: Sequence[int], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> FloatArray:
-    """Zeros of any shape; `rng` is accepted and not used, so that all initialisers are called alike."""
-    del rng
-    values: FloatArray = np.zeros(tuple(shape), _float_dtype(dtype))
+def lecun_uniform(
+    shape: Sequence[int], *, gain: float = 1.0, rng: Rng = None, dtype: DTypeLike = np.float32
+) -> FloatArray:
+    """Draw from U(-a, a), a = gain sqrt(3 / fan_in). Arguments and errors as for `he_normal`."""
+    return _uniform(shape, _std(3, _fans(shape)[0], gain), rng, dtype)
+
+
+def orthogonal(
+    shape: Sequence[int], *, gain: float = 1.0, rng: Rng = None, dtype: DTypeLike = np.float32
+) -> FloatArray:
+    """Draw `gain` times a matrix whose rows, or columns, whichever are fewer, are orthonormal: uniformly among these.
+
+    The Q of the QR decomposition of normal numbers, with the signs that make R's diagonal positive; in float64, by
+    NumPy's LAPACK, whose last bits may differ between machines. Arguments and errors as for `he_normal`.
+    """
+    fan_in, fan_out = _fans(shape)
+    gain, found = real(gain, "gain", least=0.0), _float_dtype(dtype)
+    numbers = np.random.default_rng(rng).standard_normal((max(fan_in, fan_out), min(fan_in, fan_out)))
+    q, r = np.linalg.qr(numbers)
+    q *= gain * np.where(np.diag(r) < 0, -1.0, 1.0)
+    values: FloatArray = np.ascontiguousarray(q if fan_in >= fan_out else q.T, dtype=found)
     return values
 
 
+def normal(
+    shape: Sequence[int], *, mean: float = 0.0, std: float = 0.05, rng: Rng = None, dtype: DTypeLike = np.float32
+) -> FloatArray:
+    """Draw an array of any shape from N(mean, std^2).
+
+    The defaults are Keras's (PyTorch's: mean 0, std 1): in a deep network the variance dies out or explodes with them.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Any.
+    mean, std : float
+        The mean, and the standard deviation, >= 0.
+    rng, dtype
+        As for `he_normal`.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or `std` negative.
+    TypeError
+        If `dtype` is neither float32 nor float64.
+    """
+    values = _normal(shape, real(std, "std", least=0.0), rng, dtype)
+    values += real(mean, "mean")
+    return values
+
+
+def uniform(
+    shape: Sequence[int], *, low: float = -0.05, high: float = 0.05, rng: Rng = None, dtype: DTypeLike = np.float32
+) -> FloatArray:
+    """Draw an array of any shape from U(low, high).
+
+    The defaults are Keras's (PyTorch's: 0 and 1): in a deep network the variance dies out or explodes with them.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Any.
+    low, high : float
+        The ends of the interval, low <= high.
+    rng, dtype
+        As for `he_normal`.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or `high` < `low`.
+    TypeError
+        If `dtype` is neither float32 nor float64.
+    """
+    low = real(low, "low")
+    high = real(high, "high", least=low)
+    values = _uniform(shape, 0.5 * (high - low), rng, dtype)
+    values += 0.5 * (low + high)
+    return values
+
+
+def constant(shape: Sequence[int], *, value: float = 0.0, rng: Rng = None, dtype: DTypeLike = np.float32) -> FloatArray:
+    """Return an array of any shape, filled with `value`.
+
+    A weight matrix is allowed, with a warning: all units of the layer compute the same and get the same gradients. In a
+    hidden layer they stay equal, however long the training (symmetry). In an output layer it does no harm.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Any.
+    value : float
+        The number.
+    rng
+        Accepted and not used, so that all initialisers are called alike.
+    dtype : float32 or float64
+        Of the array returned.
+
+    Raises
+    ------
+    ValueError
+        If `value` is not finite in the dtype.
+    TypeError
+        If `dtype` is neither float32 nor float64.
+
+    Warns
+    -----
+    UserWarning
+        If the array is a matrix of more than one column.
+    """
+    del rng
+    found, shape = _float_dtype(dtype), tuple(shape)
+    largest = float(np.finfo(found).max)
+    value = real(value, "value", least=-largest, most=largest)
+    if len(shape) == 2 and shape[1] > 1:
+        warnings.warn(
+            f"weights of shape {shape} are all {value:g}: the units of a hidden layer then stay equal (symmetry); "
+            "draw them at random",
+            stacklevel=2,
+        )
+    values: FloatArray = np.full(shape, value, found)
+    return values
+
+
+def zeros(shape: Sequence[int], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> FloatArray:
+    """Return zeros of any shape: `constant` with value 0, its warning for a matrix included."""
+    return constant(shape, rng=rng, dtype=dtype)
+
+
+xavier_normal, xavier_uniform = glorot_normal, glorot_uniform
+kaiming_normal, kaiming_uniform = he_normal, he_uniform
+
 _BY_NAME: dict[str, Any] = {
     function.__name__: function
-    for function in (he_normal, he_uniform, glorot_normal, glorot_uniform, lecun_normal, zeros)
+    for function in (
+        he_normal,
+        he_uniform,
+        glorot_normal,
+        glorot_uniform,
+        lecun_normal,
+        lecun_uniform,
+        orthogonal,
+        normal,
+        uniform,
+        constant,
+        zeros,
+    )
+}
+_ALIASES: dict[str, Any] = {
+    "kaiming_normal": he_normal,
+    "kaiming_uniform": he_uniform,
+    "xavier_normal": glorot_normal,
+    "xavier_uniform": glorot_uniform,
 }
 
 
 def names() -> list[str]:
-    """Return the names that `get` knows."""
+    """Return the names that `get` knows, without PyTorch's for the same."""
     return list(_BY_NAME)
 
 
-def get(name: str) -> Initializer:
-    """Return the initialiser called `name`.
+def get(name: str, **options: Any) -> Initializer:
+    """Return the initialiser called `name`, with these options bound to it: ``get("normal", std=0.1)``.
 
     Raises
     ------
     ValueError
         If there is none of that name.
+    TypeError
+        If it does not take an option; its values are checked when it is called.
     """
-    if name not in _BY_NAME:
-        raise ValueError(f"unknown initialiser {name!r}; known: {', '.join(_BY_NAME)}")
-    function: Initializer = _BY_NAME[name]
-    return function
+    known = _BY_NAME | _ALIASES
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(_BY_NAME)}"
+        raise ValueError(f"unknown initialiser {name!r}; {hint}")
+    function: Initializer = known[name]
+    takes = [option for option in inspect.signature(function).parameters if option not in ("shape", "rng", "dtype")]
+    for option in options:
+        if option not in takes:
+            raise TypeError(f"{name} has no option {option!r}; expected {' or '.join(map(repr, takes)) or 'none'}")
+    return functools.partial(function, **options) if options else function
+
+
+def calculate_gain(activation: str | activations.Activation) -> float:
+    """Return the gain with which `lecun_normal` keeps the mean square of what flows through layers of an activation.
+
+    1 / sqrt(E f(z)^2) for z of the distribution N(0, 1): 1 for Identity, sqrt(2) for ReLU, sqrt(2 / (1 + a^2)) for
+    LeakyReLU with the slope a, 1.5925 for Tanh, 1 for SELU. PyTorch has another one for tanh, 5/3, and for SELU, 3/4.
+    (`he_normal` has ReLU's in it: its gain is this one divided by sqrt(2).)
+
+    Parameters
+    ----------
+    activation : str or Activation
+        One of numbers, not along an axis. PReLU has its initial slope, RReLU the mean one.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known, the activation works along an axis, or it is 0 throughout.
+    """
+    act = activations.get(activation) if isinstance(activation, str) else activation
+    if not isinstance(act, activations.Activation):
+        raise TypeError(f"activation must be an Activation or a name, found {type(activation).__name__}")
+    if act.spec.structure == "axis":
+        raise ValueError(f"activation is {act!r}, which works along an axis; expected one of numbers")
+    # Gauss-Legendre quadrature between the joints that activations have at default parameters.
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    joints = np.array([-12.0, -6.0, -3.0, -1.0, 0.0, 1.0, 3.0, 6.0, 12.0])
+    half, middle = np.diff(joints)[:, np.newaxis] / 2, (joints[1:] + joints[:-1])[:, np.newaxis] / 2
+    z = middle + half * nodes
+    f = act(z, params=act.init_params(np.float64) or None)
+    mean_square = float(np.sum(half * weights * f * f * np.exp(-0.5 * z * z))) / math.sqrt(2 * math.pi)
+    if not mean_square > 0:
+        raise ValueError(f"activation is {act!r}, which is 0 throughout: no gain helps")
+    return 1 / math.sqrt(mean_square)
