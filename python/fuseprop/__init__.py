@@ -4,7 +4,7 @@ The training half of machine learning on a CPU: each formula with its derivative
 float32 and float64, the same bits on any number of threads. Needs NumPy alone.
 
 `losses`, `activations`, `ops`, `optim`, `init` and `nn` are the parts; `reference` holds the formulas in plain NumPy.
-`plot` is imported when it is first used.
+`plot` and `boosting` are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from fuseprop import _core, _settings, activations, init, losses, nn, ops, optim
 from fuseprop._settings import build_info, get_num_threads, num_threads, set_num_threads, simd_target
 
 if TYPE_CHECKING:
-    from fuseprop import plot
+    from fuseprop import boosting, plot
 
 __version__: str = _core.build_info()["version"]
 
 __all__ = [
     "__version__",
     "activations",
+    "boosting",
     "build_info",
     "get_num_threads",
     "init",
@@ -39,7 +40,7 @@ __all__ = [
 _settings.set_target_from_environment()
 
 # Not needed to train: they cost nothing until they are used.
-_LAZY = ("plot",)
+_LAZY = ("boosting", "plot")
 
 
 def __getattr__(name: str) -> Any:
