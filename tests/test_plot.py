@@ -66,6 +66,8 @@ def test_several_activations() -> None:
     assert len({line.get_color() for line in ax.lines[::2]}) == 5
     assert [line.get_color() for line in ax.lines[0:8:2]] == [line.get_color() for line in ax.lines[1:8:2]]
     saved(ax)
+    many = plot.activation_curves(fp.activations.names()[:10], derivative=False)  # more than there are colours
+    assert len({(line.get_color(), line.get_linestyle()) for line in many.lines}) == 10
     alone = plot.activation_curves("relu", derivative=False)
     assert len(alone.lines) == 1
     assert alone.get_ylabel() == "f(x)"

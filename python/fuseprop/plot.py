@@ -62,7 +62,7 @@ Limits: TypeAlias = tuple[float, float]
 # Okabe and Ito's palette without its yellow, which is faint on paper.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Beyond the colours there are, the lines differ.
+# Not as many as there are colours: with both, the first 42 curves differ.
 _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (7, 2, 1, 2, 1, 2)), (0, (2, 2)))
 
 
@@ -99,7 +99,7 @@ def _finish(ax: Axes, *, title: str | None = None, legend: bool = True, **labels
 
 def _style(i: int) -> dict[str, Any]:
     """Return colour and line of the i-th curve."""
-    return {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)]}
+    return {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _LINES[i % len(_LINES)]}
 
 
 def _log_scale(ax: Axes, values: Iterable[ArrayLike], log: bool | None) -> None:
@@ -170,12 +170,14 @@ def _label(formula: _activations.Activation | _losses.Loss) -> str:
 # --- formulas -----------------------------------------------------------------------------------------------
 
 
-def _plot_curves(ax: Axes, x: F64, curves: Sequence[tuple[str, Any, Any]], lines: Sequence[Any]) -> bool:
+def _plot_curves(ax: Axes, x: F64, curves: Sequence[tuple[str, Any, Any]]) -> bool:
     """Draw (label, values, derivative or None) each in its colour; return whether there are derivatives."""
     slopes = sum(slope is not None for _, _, slope in curves)
     for i, (label, values, slope) in enumerate(curves):
         colour = _COLOURS[i % len(_COLOURS)]
-        ax.plot(x, values, color=colour, linestyle=lines[i % len(lines)], label=label)
+        # Dashes are the derivatives', if there are any.
+        line = ("-", "-.", ":")[i // len(_COLOURS) % 3] if slopes else _LINES[i % len(_LINES)]
+        ax.plot(x, values, color=colour, linestyle=line, label=label)
         if slope is not None:
             ax.plot(x, slope, color=colour, linestyle="--", linewidth=1.1, label="derivative" if slopes == 1 else None)
     if slopes > 1:
@@ -225,7 +227,7 @@ def activation_curves(
         slope = act.derivative(x, params=params) if derivative else None
         curves.append((_label(act), act(x, params=params), slope))
     ax = _axes(ax)
-    _plot_curves(ax, x, curves, _LINES[:1])
+    _plot_curves(ax, x, curves)
     return _finish(ax, xlabel="x", ylabel="f(x), f'(x)" if derivative else "f(x)")
 
 
@@ -315,7 +317,7 @@ def loss_curves(
         slope = loss.gradient(pred, target, reduction="sum") if with_slope else None
         curves.append((_label(loss), loss(pred, target, reduction="none"), slope))
     ax = _axes(ax)
-    with_slopes = _plot_curves(ax, x, curves, _LINES[:1] if derivative else _LINES)
+    with_slopes = _plot_curves(ax, x, curves)
     return _finish(ax, xlabel=_ABSCISSAE[against[0]], ylabel="loss, derivative" if with_slopes else "loss")
 
 
@@ -346,6 +348,11 @@ def _path(path: ArrayLike | None) -> F64 | None:
     if found.shape[1] != 2:
         raise ValueError(f"path has shape {found.shape}; expected (steps, 2), the points of a descent")
     return found
+
+
+def _dot_size(path: F64) -> float:
+    """Points of a long path would run together."""
+    return 3.5 if len(path) <= 50 else 1.5
 
 
 def loss_contours(
@@ -408,8 +415,9 @@ def loss_contours(
     locator = ticker.LogLocator() if log else ticker.MaxNLocator(8)
     ax.figure.colorbar(filled, ax=ax, label=f"f({first}, {second})", ticks=locator)
     if way is not None:
+        dots = _dot_size(way)
         ax.plot(*way.T, color="white", linewidth=2.6)
-        ax.plot(*way.T, color="black", marker="o", markersize=3.5, linewidth=1.0, label="descent")
+        ax.plot(*way.T, color="black", marker="o", markersize=dots, linewidth=1.0, label="descent")
         ax.plot(*way[0], color="white", markeredgecolor="black", marker="s", markersize=7, linestyle="", label="start")
         ax.plot(
             *way[-1], color=_COLOURS[1], markeredgecolor="black", marker="*", markersize=12, linestyle="", label="end"
@@ -470,7 +478,10 @@ def loss_surface(
     z = np.where(np.isfinite(z), z, np.nan)
     solid.plot_surface(columns, rows, z, cmap="viridis", alpha=0.85, rcount=points, ccount=points, linewidth=0)
     if way is not None:
-        solid.plot(*way.T, height, color="black", marker="o", markersize=3.5, linewidth=1.4, label="descent", zorder=10)
+        dots = _dot_size(way)
+        solid.plot(
+            *way.T, height, color="black", marker="o", markersize=dots, linewidth=1.4, label="descent", zorder=10
+        )
         solid.legend()
     solid.set(xlabel=first, ylabel=second, zlabel=f"f({first}, {second})")
     return cast("Axes", solid)
@@ -523,7 +534,7 @@ def loss_slices(
     at_centre = _value(function, *map(float, centre))
     ax = _axes(ax)
     for i, (label, values) in enumerate(zip(labels, curves, strict=True)):
-        ax.plot(offsets, values, **_style(i) | {"linestyle": _LINES[i % len(_LINES)]}, label=label)
+        ax.plot(offsets, values, **_style(i), label=label)
     ax.plot([0.0], [at_centre], color="black", marker="o", markersize=5, linestyle="", zorder=3, label="the point")
     return _finish(ax, xlabel="distance from the point, along one parameter", ylabel="f")
 
@@ -692,6 +703,8 @@ def gradient_flow(
     )  # fmt: skip
     if shown.any():
         ax.set_yscale("log")
+    if not shown.all():
+        ax.margins(y=0.15)  # room for the texts
     for at in np.flatnonzero(~shown):
         text = "0" if largest[at] == 0 else str(largest[at])
         ax.annotate(text, (at, 0.02 + 0.05 * i), xycoords=("data", "axes fraction"), color=colour, ha="center")
