@@ -703,11 +703,9 @@ def gradient_flow(
     )  # fmt: skip
     if shown.any():
         ax.set_yscale("log")
-    if not shown.all():
-        ax.margins(y=0.15)  # room for the texts
     for at in np.flatnonzero(~shown):
         text = "0" if largest[at] == 0 else str(largest[at])
-        ax.annotate(text, (at, 0.02 + 0.05 * i), xycoords=("data", "axes fraction"), color=colour, ha="center")
+        ax.annotate(text, (at, 1.01 + 0.05 * i), xycoords=("data", "axes fraction"), color=colour, ha="center")
     ax.set_xticks(x, list(layers))
     return _finish(ax, xlabel="layer, from input to output", ylabel="size of the gradient")
 
