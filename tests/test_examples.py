@@ -139,9 +139,9 @@ def test_restarts_find_what_one_start_misses(capsys: pytest.CaptureFixture[str])
 def test_annealing_trains_what_gradients_cannot(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("scipy", "1.15")
     descended, annealed = example("annealing").main(["--iterations", "200"])
-    # A linear output on what the hidden units happen to be cannot be right everywhere, or it would be luck.
-    assert descended > 0.5
-    assert annealed < 0.1
+    # A point on the wrong side has a squared hinge of 1 at least, of which the mean is 1/4.
+    assert descended > 0.25
+    assert annealed < 0.25
     out = capsys.readouterr().out
     assert "hidden weights moved: no" in out
     for a in (0, 1):
