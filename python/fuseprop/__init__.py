@@ -4,7 +4,7 @@ The training half of machine learning on a CPU: each formula with its derivative
 float32 and float64, the same bits on any number of threads. Needs NumPy alone.
 
 `losses`, `activations`, `ops`, `optim`, `init` and `nn` are the parts; `reference` holds the formulas in plain NumPy.
-`plot` and `boosting` are imported when they are first used.
+`boosting`, `plot` and `sklearn` are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fuseprop._settings import build_info, get_num_threads, num_threads, set_num
 
 if TYPE_CHECKING:
     from fuseprop import boosting, plot
+    from fuseprop import sklearn as sklearn
 
 __version__: str = _core.build_info()["version"]
 
@@ -39,8 +40,8 @@ __all__ = [
 
 _settings.set_target_from_environment()
 
-# Not needed to train: they cost nothing until they are used.
-_LAZY = ("boosting", "plot")
+# Not needed to train: they cost nothing until they are used. `sklearn` is not in __all__, as importing it may fail.
+_LAZY = ("boosting", "plot", "sklearn")
 
 
 def __getattr__(name: str) -> Any:
