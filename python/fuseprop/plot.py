@@ -658,7 +658,7 @@ def gradient_flow(
     """Draw the size of the gradients, layer by layer: the root of the mean square, and up to the largest.
 
     A gradient that shrinks from the last layer to the first is vanishing, one that grows is exploding. A layer
-    whose gradient is 0 throughout, or not finite, has no point on the logarithmic scale: a text names it.
+    whose gradient is 0 throughout, or not finite, has no point on the logarithmic scale: it is named above the picture.
 
     Parameters
     ----------
