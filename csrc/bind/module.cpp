@@ -27,6 +27,7 @@ PYBIND11_MODULE(_core, m) {
     fuseprop::bind::RegisterNorms(m.ptr());
     fuseprop::bind::RegisterOps(m.ptr());
     fuseprop::bind::RegisterOptimizers(m.ptr());
+    fuseprop::bind::RegisterDense(m.ptr());
     fuseprop::bind::RegisterMachine(m.ptr());
   } catch (const fuseprop::bind::PythonError&) {
     throw py::error_already_set();

@@ -20,6 +20,7 @@ void RegisterElementary(PyObject* module);
 void RegisterNorms(PyObject* module);
 void RegisterOps(PyObject* module);
 void RegisterOptimizers(PyObject* module);
+void RegisterDense(PyObject* module);
 void RegisterMachine(PyObject* module);
 
 }  // namespace bind

@@ -1,0 +1,42 @@
+// Dense layers in a row, forward and backward: the matrix products of a network without a call from outside for each.
+
+#ifndef FUSEPROP_KERNELS_DENSE_H_
+#define FUSEPROP_KERNELS_DENSE_H_
+
+#include <cstddef>
+
+namespace fuseprop {
+
+// y = f(u), u = x W + b, with W (in, out), and back. Everything but x is contiguous.
+template <class T>
+struct DenseLayer {
+  static constexpr size_t kIdentity = static_cast<size_t>(-1);
+
+  size_t in = 0, out = 0;
+  const T* weight = nullptr;
+  const T* bias = nullptr;  // or null
+  T* dweight = nullptr;
+  T* dbias = nullptr;                  // null if there is no bias
+  size_t activation = kIdentity;       // f: a row of Activations()
+  const double* parameters = nullptr;  // of f
+  // Of one batch.
+  T* y = nullptr;
+  T* u = nullptr;  // null if y is all that f' needs
+  T* dx = nullptr;
+
+  const T* From() const { return u != nullptr ? u : y; }
+};
+
+// x[rows, layers[0].in] with a row stride in elements; the result is in the last layer's y.
+template <class T>
+void DenseForward(const DenseLayer<T>* layers, size_t count, const T* x, size_t x_stride, size_t rows);
+
+// From dy[rows, out of the last layer], which is overwritten: dweight and dbias of all layers, and the first one's dx
+// if it is wanted. With `accumulate` they are added to.
+template <class T>
+void DenseBackward(const DenseLayer<T>* layers, size_t count, const T* x, size_t x_stride, size_t rows, T* dy,
+                   bool accumulate, bool want_dx);
+
+}  // namespace fuseprop
+
+#endif  // FUSEPROP_KERNELS_DENSE_H_
