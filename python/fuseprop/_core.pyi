@@ -272,6 +272,23 @@ def sum_over_axis(
 ) -> FloatArray: ...
 def self_information(p: ArrayLike, out: FloatArray | None, /) -> FloatArray: ...
 
+# --- dense layers -------------------------------------------------------------------------------------------
+
+@final
+class DenseStack:
+    """Dense layers in a row, bound to their arrays: (weight, bias, dweight, dbias, activation) of each."""
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[FloatArray, FloatArray | None, FloatArray, FloatArray | None, Activation | None]],
+    ) -> None: ...
+    # For batches of so many rows: (y, u, dx) of each layer; u None where y tells f' too, the first dx if not wanted.
+    def bind(
+        self, rows: int, buffers: Sequence[tuple[FloatArray, FloatArray | None, FloatArray | None]], /
+    ) -> None: ...
+    def forward(self, x: FloatArray, /) -> FloatArray: ...  # the last y
+    def backward(self, dy: FloatArray, accumulate: bool, want_dx: bool, /) -> FloatArray | None: ...  # overwrites dy
+
 # --- optimizers ---------------------------------------------------------------------------------------------
 
 @final

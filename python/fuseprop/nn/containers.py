@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from fuseprop._memory import BatchBuffer
-from fuseprop.nn.layers import Layer, Shape, Visitor
+from fuseprop.nn.layers import Layer, Shape, Visitor, in_runs
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -112,7 +112,6 @@ class Chain(Container):
         layers = tuple(as_layer(part, f"layers[{i}]", self.parts[:i]) for i, part in enumerate(self.parts))
         self.children = {str(i): layer for i, layer in enumerate(layers)}
         self._layers = layers
-        self._backwards = layers[:0:-1]
 
     def __repr__(self) -> str:
         lines = "".join(textwrap.indent(f"{part!r},\n", "    ") for part in self.parts)
@@ -131,18 +130,23 @@ class Chain(Container):
                 raise MisfitError(str(error), f"layers[{i}]", layer, i == 0) from None
         return shape
 
+    def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
+        """Hand the places on, and put together what training goes through."""
+        super().bind(parameters, gradients)
+        self.runs = in_runs(self._layers)
+
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Go through the layers."""
-        for layer in self._layers:
+        for layer in self.runs if training else self._layers:
             x = layer.forward(x, training)
         return x
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Go back through the layers."""
         dx: Any = dy
-        for layer in self._backwards:
+        for layer in self.runs[:0:-1]:
             dx = layer.backward(dx, accumulate, True)
-        return self._layers[0].backward(dx, accumulate, need_dx)
+        return self.runs[0].backward(dx, accumulate, need_dx)
 
     def trace(self, x: FloatArray, training: bool, path: str, visit: Visitor) -> FloatArray:
         """`forward` that shows the output of each layer."""

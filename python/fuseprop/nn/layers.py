@@ -29,7 +29,8 @@ are changed in `commit`, which is called when a step is complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -51,7 +52,6 @@ Shape: TypeAlias = "tuple[int, ...] | None"
 Visitor: TypeAlias = "Callable[[str, Layer, FloatArray], None]"
 
 _linear = _core.linear
-_linear_backward = _core.linear_backward
 
 
 class Layer:
@@ -237,38 +237,23 @@ class Dense(Layer):
         super().bind(parameters, gradients)
         self.weight = parameters["weight"]
         self.bias = parameters.get("bias")
-        self._dweight = gradients["weight"]
-        self._dbias: FloatArray | bool = gradients.get("bias", False)
-        # The identity needs no kernel, and where the output tells f' as well, u is not kept.
+        # The identity needs no kernel.
         self._f = None if isinstance(self.activation, activations.Identity) else self.activation
-        keep_u = self._f is not None and not _has_sign_of_input(self._f)
-        dtype = self.weight.dtype
-        self._y_buffer = RowBuffer((self.out_features,), dtype)
-        self._u_buffer = RowBuffer((self.out_features,), dtype) if keep_u else None
-        self._dx_buffer = RowBuffer((self.in_features,), dtype)
-        self._set_rows(0)
-
-    def _set_rows(self, rows: int) -> None:
-        self._rows = rows
-        self._y = self._y_buffer.rows(rows)
-        self._u = None if self._u_buffer is None else self._u_buffer.rows(rows)
-        self._from = self._y if self._u is None else self._u
+        self._run: DenseRun | None = None
 
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Return f(x W + b)."""
         if not training:
             return _linear(x, self.weight, self.bias, self._f, None, None)
-        if len(x) != self._rows:
-            self._set_rows(len(x))
-        self._x = x
-        return _linear(x, self.weight, self.bias, self._f, self._u, self._y)
+        if self._run is None:
+            self._run = DenseRun((self,))
+        return self._run.forward(x, True)
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Turn dy into du = dy f'(u), write dW = x^T du and db = sum of du's rows, return dx = du W^T."""
-        if self._f is not None:
-            self._f._backward(self._from, dy, dy)
-        dx = self._dx_buffer.rows(self._rows) if need_dx else False
-        return _linear_backward(self._x, self.weight, dy, dx, self._dweight, self._dbias, accumulate)[0]
+        if self._run is None:
+            raise RuntimeError("backward needs a forward pass in training before it")
+        return self._run.backward(dy, accumulate, need_dx)
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments, without the initialiser."""
@@ -278,6 +263,59 @@ class Dense(Layer):
             "activation": _activation_config(self.activation),
             "use_bias": self.use_bias,
         }
+
+
+class DenseRun:
+    """Dense layers in a row, in training: one call of the core for all of them.
+
+    A call for each would check its arguments again; for small networks that takes longer than the arithmetic.
+    """
+
+    def __init__(self, layers: Sequence[Dense]) -> None:
+        dtype = layers[0].weight.dtype
+        bound = [(x.weight, x.bias, x.gradients["weight"], x.gradients.get("bias"), x._f) for x in layers]
+        self._stack = _core.DenseStack(bound)
+        # The output of each layer; u, unless the output tells f'(u) as well; and the gradient of the input.
+        self._buffers = [
+            (
+                RowBuffer((layer.out_features,), dtype),
+                None if layer._f is None or _has_sign_of_input(layer._f) else RowBuffer((layer.out_features,), dtype),
+                RowBuffer((layer.in_features,), dtype),
+            )
+            for layer in layers
+        ]
+        self._rows = -1
+        self._has_dx = False
+
+    def _bind(self, rows: int, has_dx: bool) -> None:
+        arrays = [
+            (y.rows(rows), None if u is None else u.rows(rows), dx.rows(rows) if i or has_dx else None)
+            for i, (y, u, dx) in enumerate(self._buffers)
+        ]
+        self._stack.bind(rows, arrays)
+        self._rows, self._has_dx = rows, has_dx
+
+    def forward(self, x: FloatArray, training: bool) -> FloatArray:
+        """Return the last layer's output, an array that the next call overwrites."""
+        del training
+        if len(x) != self._rows:
+            self._bind(len(x), self._has_dx)
+        return self._stack.forward(x)
+
+    def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
+        """Write the gradients of all layers, and return the first one's dL/dx."""
+        if need_dx and not self._has_dx:
+            self._bind(self._rows, True)
+        return self._stack.backward(dy, accumulate, need_dx)
+
+
+def in_runs(layers: Sequence[Layer]) -> tuple[Layer | DenseRun, ...]:
+    """Return the layers as training goes through them: dense ones that follow each other as one."""
+    found: list[Layer | DenseRun] = []
+    for dense, group in itertools.groupby(layers, lambda layer: type(layer) is Dense):
+        members = list(group)
+        found += [DenseRun(members)] if dense else members  # type: ignore[arg-type]  # Dense, all of them
+    return tuple(found)
 
 
 class Activation(Layer):

@@ -73,10 +73,10 @@ class Sequential:
         self._nested = self._used = False
         self._lay_out(np.random.default_rng(rng))
         # What train_step goes through, and what it has checked and prepared already.
-        children = tuple(self._chain.children.values())
-        self._forwards = tuple(layer.forward for layer in children)
-        self._backwards = tuple(layer.backward for layer in children[:0:-1])
-        self._first_backward = children[0].backward
+        runs = self._chain.runs
+        self._forwards = tuple(run.forward for run in runs)
+        self._backwards = tuple(run.backward for run in runs[:0:-1])
+        self._first_backward = runs[0].backward
         self._commits = tuple(layer.commit for _, layer in self._chain.leaves() if type(layer).commit != Layer.commit)
         self._trained_shape: tuple[int, ...] | None = None
         self._loss: object = None
