@@ -44,24 +44,43 @@ struct Tile {
   size_t to_row;
   const T* bias;    // for these columns, or null
   bool accumulate;  // adds what `to` holds, last
+  // What to bring nearer meanwhile, a row of B's shape for each step of k; or null.
+  const T* fetch;
+  size_t fetch_k;
 };
 
-// Whether vector v of a tile's row is to be accessed in parts. On AVX-512 every last one is, as masks cost
-// nothing.
-template <size_t kVectors, class D>
-HWY_INLINE bool IsPartial(D d, size_t v, size_t last) {
-  return v + 1 == kVectors && (HWY_TARGET == HWY_AVX3 || last != hn::Lanes(d));
-}
+constexpr size_t kLineBytes = 64;
 
-// Vector v of kVectors of a row of C or of the bias.
-template <size_t kVectors, class D, class T = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> LoadInRow(D d, const T* row, size_t v, size_t last) {
-  const T* from = row + v * hn::Lanes(d);
-  return IsPartial<kVectors>(d, v, last) ? LoadPartial(d, from, last) : hn::LoadU(d, from);
-}
+// The vectors of a row of a tile, the last of which may be partial. On AVX-512 it is accessed under a mask always, as
+// masks cost nothing.
+template <size_t kVectors, class D>
+class TileRow {
+ public:
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+  HWY_INLINE TileRow(D d, size_t last) : first_(d, last), whole_(HWY_TARGET != HWY_AVX3 && last == hn::Lanes(d)) {}
+
+  HWY_INLINE V Load(D d, const T* row, size_t v) const {
+    const T* from = row + v * hn::Lanes(d);
+    return v + 1 < kVectors || whole_ ? hn::LoadU(d, from) : first_.Load(d, from);
+  }
+  HWY_INLINE void Store(V value, D d, T* row, size_t v) const {
+    T* to = row + v * hn::Lanes(d);
+    if (v + 1 < kVectors || whole_) {
+      hn::StoreU(value, d, to);
+    } else {
+      first_.Store(value, d, to);
+    }
+  }
+
+ private:
+  FirstLanes<D> first_;
+  bool whole_;
+};
 
 template <size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
-HWY_INLINE void StartTile(D d, const Tile<T>& tile, hn::Vec<D> (&acc)[kRows][kVectors]) {
+HWY_INLINE void StartTile(D d, const Tile<T>& tile, const TileRow<kVectors, D>& in_row,
+                          hn::Vec<D> (&acc)[kRows][kVectors]) {
   if (tile.from == nullptr) {
     HWY_UNROLL(16)
     for (size_t r = 0; r < kRows; ++r) {
@@ -69,47 +88,39 @@ HWY_INLINE void StartTile(D d, const Tile<T>& tile, hn::Vec<D> (&acc)[kRows][kVe
       for (size_t v = 0; v < kVectors; ++v) acc[r][v] = hn::Zero(d);
     }
   } else {
+    const T* row = tile.from;
     HWY_UNROLL(16)
-    for (size_t r = 0; r < kRows; ++r) {
-      const T* row = tile.from + r * tile.from_row;
+    for (size_t r = 0; r < kRows; ++r, row += tile.from_row) {
       HWY_UNROLL(16)
-      for (size_t v = 0; v < kVectors; ++v) acc[r][v] = LoadInRow<kVectors>(d, row, v, tile.last);
+      for (size_t v = 0; v < kVectors; ++v) acc[r][v] = in_row.Load(d, row, v);
     }
   }
 }
 
 template <size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
-HWY_INLINE void FinishTile(D d, const Tile<T>& tile, hn::Vec<D> (&acc)[kRows][kVectors]) {
-  const size_t lanes = hn::Lanes(d);
+HWY_INLINE void FinishTile(D d, const Tile<T>& tile, const TileRow<kVectors, D>& in_row,
+                           hn::Vec<D> (&acc)[kRows][kVectors]) {
   if (tile.bias != nullptr) {
     HWY_UNROLL(16)
     for (size_t v = 0; v < kVectors; ++v) {
-      const auto bias = LoadInRow<kVectors>(d, tile.bias, v, tile.last);
+      const auto bias = in_row.Load(d, tile.bias, v);
       HWY_UNROLL(16)
       for (size_t r = 0; r < kRows; ++r) acc[r][v] = hn::Add(acc[r][v], bias);
     }
   }
   if (tile.accumulate) {
+    const T* row = tile.to;
     HWY_UNROLL(16)
-    for (size_t r = 0; r < kRows; ++r) {
-      const T* row = tile.to + r * tile.to_row;
+    for (size_t r = 0; r < kRows; ++r, row += tile.to_row) {
       HWY_UNROLL(16)
-      for (size_t v = 0; v < kVectors; ++v) {
-        acc[r][v] = hn::Add(acc[r][v], LoadInRow<kVectors>(d, row, v, tile.last));
-      }
+      for (size_t v = 0; v < kVectors; ++v) acc[r][v] = hn::Add(acc[r][v], in_row.Load(d, row, v));
     }
   }
+  T* row = tile.to;
   HWY_UNROLL(16)
-  for (size_t r = 0; r < kRows; ++r) {
-    T* row = tile.to + r * tile.to_row;
+  for (size_t r = 0; r < kRows; ++r, row += tile.to_row) {
     HWY_UNROLL(16)
-    for (size_t v = 0; v < kVectors; ++v) {
-      if (IsPartial<kVectors>(d, v, tile.last)) {
-        StorePartial(acc[r][v], d, row + v * lanes, tile.last);
-      } else {
-        hn::StoreU(acc[r][v], d, row + v * lanes);
-      }
-    }
+    for (size_t v = 0; v < kVectors; ++v) in_row.Store(acc[r][v], d, row, v);
   }
 }
 
@@ -119,8 +130,9 @@ void MultiplyTile(const Tile<T>& tile) {
   using V = hn::Vec<D>;
   const D d;
   const size_t lanes = hn::Lanes(d);
+  const TileRow<kVectors, D> in_row(d, tile.last);
   V acc[kRows][kVectors];
-  StartTile(d, tile, acc);
+  StartTile(d, tile, in_row, acc);
 
   // Two pointers and three strides in bytes reach 14 rows as base + scale * index: few enough for registers.
   const size_t stride = tile.a_row * sizeof(T);
@@ -136,7 +148,16 @@ void MultiplyTile(const Tile<T>& tile) {
   };
   const T* HWY_RESTRICT b = tile.b;
   const size_t b_step = tile.b_k;
+  const T* fetch = tile.fetch;
+  const size_t fetch_step = tile.fetch_k;
   for (size_t k = tile.k; k != 0; --k) {
+    if (kVectors >= kTileVectors && fetch != nullptr) {
+      // A wide tile's B is used at once, another panel's later: that waits in the second cache.
+      constexpr int kNearness = kVectors > kTileVectors ? 3 : 2;
+      HWY_UNROLL(16)
+      for (size_t v = 0; v < kVectors * lanes; v += kLineBytes / sizeof(T)) __builtin_prefetch(fetch + v, 0, kNearness);
+      fetch += fetch_step;
+    }
     V b_row[kVectors];
     HWY_UNROLL(16)
     for (size_t v = 0; v < kVectors; ++v) b_row[v] = hn::LoadU(d, b + v * lanes);
@@ -151,7 +172,7 @@ void MultiplyTile(const Tile<T>& tile) {
     b += b_step;
   }
 
-  FinishTile(d, tile, acc);
+  FinishTile(d, tile, in_row, acc);
 }
 
 // Copies a (rows, cols) matrix. The rows of `to` are aligned, and filled with zeros up to whole vectors.
@@ -163,26 +184,6 @@ void CopyRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to, s
     size_t c = 0;
     for (; c + lanes <= cols; c += lanes) hn::Store(hn::LoadU(d, from + c), d, to + c);
     if (c != cols) hn::Store(LoadPartial(d, from + c, cols - c), d, to + c);
-  }
-}
-
-// Copies a (rows, cols) matrix to panels of `width` columns, which are whole vectors, `panel_size` elements apart.
-// Reads row by row, as processors fetch ahead along rows.
-template <class T>
-void CopyPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t width, size_t panel_size) {
-  const hn::ScalableTag<T> d;
-  const size_t lanes = hn::Lanes(d);
-  constexpr size_t kRowsAhead = 8;
-  for (size_t r = 0; r < rows; ++r, from += from_row, to += width) {
-    const T* ahead = from + HWY_MIN(kRowsAhead, rows - 1 - r) * from_row;
-    T* panel = to;
-    for (size_t begin = 0; begin < cols; begin += width, panel += panel_size) {
-      const size_t end = HWY_MIN(cols, begin + width);
-      for (size_t c = begin; c < end; c += lanes) {
-        __builtin_prefetch(ahead + c);
-        hn::Store(end - c < lanes ? LoadPartial(d, from + c, end - c) : hn::LoadU(d, from + c), d, panel + (c - begin));
-      }
-    }
   }
 }
 
@@ -250,8 +251,55 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) hn::Store(square[i], d, to + (c + i) * to_row + r);
     }
-    for (; c < cols; ++c) {
-      for (size_t i = 0; i < kLanes; ++i) to[c * to_row + r + i] = row[i][c];
+    if (c == cols) continue;
+    const FirstLanes<decltype(d)> rest(d, cols - c);
+    HWY_UNROLL(16)
+    for (size_t i = 0; i < kLanes; ++i) square[i] = rest.Load(d, row[i] + c);
+    TransposeSquare(d, square);
+    HWY_UNROLL(16)
+    for (size_t i = 0; i < kLanes; ++i) {
+      if (c + i == cols) break;
+      hn::Store(square[i], d, to + (c + i) * to_row + r);
+    }
+  }
+}
+
+// to = the transpose of a (rows, cols) matrix [+ bias] [+ to]; bias has `rows` elements. The rows of `from` are
+// padded to whole vectors.
+template <class T>
+void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, const T* bias, bool accumulate, T* to,
+                      size_t to_row) {
+  const hn::ScalableTag<T> d;
+  constexpr size_t kLanes = hn::MaxLanes(d);
+  using V = hn::Vec<decltype(d)>;
+  if (rows == 1 && to_row == 1) {  // as it stands
+    const V v_bias = hn::Set(d, bias != nullptr ? *bias : T(0));
+    for (size_t c = 0; c < cols; c += kLanes) {
+      const FirstLanes<decltype(d)> part(d, HWY_MIN(kLanes, cols - c));
+      V v = hn::LoadU(d, from + c);
+      if (bias != nullptr) v = hn::Add(v, v_bias);
+      if (accumulate) v = hn::Add(v, part.Load(d, to + c));
+      part.Store(v, d, to + c);
+    }
+    return;
+  }
+  V square[kLanes];
+  for (size_t r = 0; r < rows; r += kLanes) {
+    const FirstLanes<decltype(d)> part(d, HWY_MIN(kLanes, rows - r));
+    const V v_bias = bias != nullptr ? part.Load(d, bias + r) : hn::Zero(d);
+    for (size_t c = 0; c < cols; c += kLanes) {
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kLanes; ++i) square[i] = hn::LoadU(d, from + HWY_MIN(r + i, rows - 1) * from_row + c);
+      TransposeSquare(d, square);
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kLanes; ++i) {
+        if (c + i == cols) break;
+        T* row = to + (c + i) * to_row + r;
+        V v = square[i];
+        if (bias != nullptr) v = hn::Add(v, v_bias);
+        if (accumulate) v = hn::Add(v, part.Load(d, row));
+        part.Store(v, d, row);
+      }
     }
   }
 }
@@ -263,23 +311,38 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
   using V = hn::Vec<D>;
   const D d;
   constexpr size_t kLanes = hn::MaxLanes(d);
+  const TileRow<kVectors, D> in_row(d, tile.last);
   V acc[kRows][kVectors];
-  StartTile(d, tile, acc);
+  StartTile(d, tile, in_row, acc);
   const T* column[kVectors * kLanes];
   for (size_t j = 0; j < kVectors * kLanes; ++j) {
     column[j] = tile.b + HWY_MIN(j, (kVectors - 1) * kLanes + tile.last - 1) * tile.b_k;
   }
   const T* HWY_RESTRICT a = tile.a;
-  size_t k = 0;
-  for (; k + kLanes <= tile.k; k += kLanes) {
+  for (size_t k = 0; k < tile.k; k += kLanes) {
+    const size_t count = HWY_MIN(kLanes, tile.k - k);
+    if (tile.fetch != nullptr) {
+      // So many short pieces at a time are more than processors fetch ahead. At the end of the rows, the next tile's.
+      constexpr size_t kAhead = 4 * kLineBytes / sizeof(T);
+      const T* ahead = k + kAhead < tile.k ? tile.b + (k + kAhead) : tile.fetch + (k + kAhead - tile.k);
+      HWY_UNROLL(1)
+      for (size_t j = 0; j < kVectors * kLanes; ++j, ahead += tile.b_k) __builtin_prefetch(ahead);
+    }
     HWY_UNROLL(2)
     for (size_t v = 0; v < kVectors; ++v) {
       V square[kLanes];
-      HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) square[i] = hn::LoadU(d, column[v * kLanes + i] + k);
+      if (count == kLanes) {
+        HWY_UNROLL(16)
+        for (size_t i = 0; i < kLanes; ++i) square[i] = hn::LoadU(d, column[v * kLanes + i] + k);
+      } else {
+        const FirstLanes<D> rest(d, count);
+        HWY_UNROLL(16)
+        for (size_t i = 0; i < kLanes; ++i) square[i] = rest.Load(d, column[v * kLanes + i] + k);
+      }
       TransposeSquare(d, square);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) {
+        if (i == count) break;
         HWY_UNROLL(4)
         for (size_t r = 0; r < kRows; ++r) {
           acc[r][v] = hn::MulAdd(hn::Set(d, a[r * tile.a_row + (k + i) * tile.a_k]), square[i], acc[r][v]);
@@ -287,19 +350,7 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
       }
     }
   }
-  for (; k < tile.k; ++k) {
-    HWY_ALIGN T row[kVectors * kLanes];
-    for (size_t j = 0; j < kVectors * kLanes; ++j) row[j] = column[j][k];
-    HWY_UNROLL(2)
-    for (size_t v = 0; v < kVectors; ++v) {
-      HWY_UNROLL(4)
-      for (size_t r = 0; r < kRows; ++r) {
-        const V factor = hn::Set(d, a[r * tile.a_row + k * tile.a_k]);
-        acc[r][v] = hn::MulAdd(factor, hn::Load(d, row + v * kLanes), acc[r][v]);
-      }
-    }
-  }
-  FinishTile(d, tile, acc);
+  FinishTile(d, tile, in_row, acc);
 }
 
 template <class T>

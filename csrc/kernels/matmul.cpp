@@ -63,6 +63,8 @@ struct MatmulTable {
 
 constexpr size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
 constexpr size_t RoundUp(size_t a, size_t b) { return CeilDiv(a, b) * b; }
+// One of equal shares.
+constexpr size_t Share(size_t size, size_t shares) { return shares == 1 ? size : CeilDiv(size, shares); }
 
 }  // namespace
 }  // namespace fuseprop
@@ -74,9 +76,9 @@ namespace HWY_NAMESPACE {
 namespace {
 
 // Below this many multiply-adds a second thread costs more than it saves.
-constexpr size_t kParallelWork = size_t{3} << 18;
-// Bounds of a block of B: what a thread copies at once and multiplies with all rows of A.
-constexpr size_t kBlockK = 384;
+constexpr size_t kParallelWork = size_t{3} << 17;
+// Bounds of a block of B: what a thread copies and multiplies with all rows of A.
+constexpr size_t kBlockK = 512;
 constexpr size_t kBlockBytes = 4096;  // of a row
 // A matrix B of this size is copied, as its rows would evict each other and miss the TLB. Smaller ones are used
 // in place.
@@ -86,9 +88,11 @@ constexpr size_t kPageBytes = 4096;
 // A copied panel of B that stays in the first cache.
 constexpr size_t kPanelBytes = size_t{32} << 10;
 // Operands larger than this together are far from the second cache: what comes next is fetched ahead. For smaller
-// ones that costs more than it gives.
+// ones that costs more than it gives. With few rows, each element of B is read once, and less is near.
 constexpr size_t kFetchBytes = size_t{4} << 20;
-constexpr size_t kLineBytes = 64;
+constexpr size_t kFetchBytesFewRows = size_t{256} << 10;
+// Rows of B that a wide tile fetches ahead.
+constexpr size_t kRowsAhead = 8;
 // Rows of a block that keeps sums.
 constexpr size_t kSumsRows = 256;
 // Elements between the rows of a copied panel of A, and between the panels of B: keeps them out of each other's
@@ -103,7 +107,7 @@ struct Plan {
   size_t row_blocks, col_blocks;
   bool transpose_tiles;  // transposes B in registers, while it is multiplied
   bool copy_a, copy_b;
-  bool fetch_ahead;                  // A and C, while other tiles are multiplied
+  bool fetch_ahead;                  // A, B and C, while other tiles are multiplied
   bool through_sums;                 // keeps the sums of a block in memory of its own until they are finished
   size_t b_size, a_size, sums_size;  // elements per thread of the copies and the sums
 
@@ -112,48 +116,60 @@ struct Plan {
   size_t ScratchSize() const { return b_size + a_size + sums_size; }
 };
 
+// A small product takes no longer than a dozen divisions: those here are by constants, or for large ones alone.
 template <class T>
 Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
   const bool few_rows = args.m <= kTileRows;
   Plan plan;
-  plan.threads = args.m * args.n * args.k < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
+  // Few rows wait for B rather than for multiply-adds.
+  const size_t work = HWY_MAX(args.m, kWideRows) * args.n * args.k;
+  plan.threads = work < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
   plan.transpose_tiles = args.transpose_b && args.m <= kWideRows;
   plan.copy_b =
       !plan.transpose_tiles && (args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes));
   const bool wide = args.m <= kWideRows && args.n > kTileVectors * lanes && !args.transpose_b;
   plan.vectors = wide ? WideVectors(args.m) : kTileVectors;
   const size_t width = plan.vectors * lanes;
+  const size_t panels = wide ? CeilDiv(args.n, width) : CeilDiv(args.n, kTileVectors * lanes);
   plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % kPageBytes == 0;
-  plan.fetch_ahead = (args.m * args.k + args.k * args.n + args.m * args.n) * sizeof(T) > kFetchBytes;
+  plan.fetch_ahead = (args.m * args.k + args.k * args.n + args.m * args.n) * sizeof(T) >
+                     (few_rows ? kFetchBytesFewRows : kFetchBytes);
   plan.block_k = args.k;
   if (args.k > kBlockK && !plan.transpose_tiles) {
     plan.block_k = RoundUp(CeilDiv(args.k, CeilDiv(args.k, kBlockK)), 64 / sizeof(T));
   }
 
-  // Columns are dealt to the threads first, as then B is copied once; but not if that makes unequal shares.
-  const size_t panels = CeilDiv(args.n, width);
-  size_t col_threads = HWY_MIN(plan.threads, few_rows ? panels : CeilDiv(panels, 2));
-  const size_t share = CeilDiv(panels, col_threads) * width;
-  if (!few_rows && share * col_threads * 8 > args.n * 9) col_threads = 1;
-  plan.row_blocks = few_rows ? 1 : CeilDiv(plan.threads, col_threads);
-  plan.col_blocks = CeilDiv(CeilDiv(args.n, col_threads), kBlockBytes / sizeof(T)) * col_threads;
+  size_t col_threads = 1;
+  plan.row_blocks = 1;
+  if (plan.threads > 1) {
+    // Columns are dealt to the threads first, as then B is copied once; but not if that makes unequal shares.
+    col_threads = HWY_MIN(plan.threads, few_rows ? panels : CeilDiv(panels, 2));
+    const size_t share = CeilDiv(panels, col_threads) * width;
+    if (!few_rows && share * col_threads * 8 > args.n * 9) col_threads = 1;
+    if (!few_rows) plan.row_blocks = CeilDiv(plan.threads, col_threads);
+  }
+  plan.col_blocks = CeilDiv(Share(args.n, col_threads), kBlockBytes / sizeof(T)) * col_threads;
   if (few_rows && plan.copy_b) {
     // What is copied of B is read once: keep it in the first cache.
-    plan.block_k = HWY_MIN(plan.block_k, kPanelBytes / sizeof(T) / width);
+    plan.block_k = HWY_MIN(plan.block_k, kPanelBytes / sizeof(T) / (kTileVectors * lanes));
     plan.col_blocks = panels;
   }
   // Sums cannot wait in C if it is needed to the end, or is not row-major.
   plan.through_sums = transpose_c || (args.accumulate && plan.block_k < args.k);
   if (plan.through_sums) plan.row_blocks = HWY_MAX(plan.row_blocks, CeilDiv(args.m, kSumsRows));
 
-  plan.block_rows = CeilDiv(args.m, plan.row_blocks);
-  plan.row_blocks = CeilDiv(args.m, plan.block_rows);
-  plan.block_cols = RoundUp(CeilDiv(args.n, plan.col_blocks), width);
-  plan.col_blocks = CeilDiv(args.n, plan.block_cols);
+  plan.block_rows = Share(args.m, plan.row_blocks);
+  if (plan.row_blocks > 1) plan.row_blocks = CeilDiv(args.m, plan.block_rows);
+  plan.block_cols = Share(panels, plan.col_blocks) * width;
+  if (plan.col_blocks > 1) plan.col_blocks = CeilDiv(args.n, plan.block_cols);
 
-  plan.b_size =
-      plan.transpose_tiles ? 0 : plan.PanelSize(plan.block_k, width) * (plan.copy_b ? plan.block_cols / width : 1);
+  plan.b_size = 0;
+  if (plan.copy_b) {
+    plan.b_size = plan.PanelSize(plan.block_k, width) * (plan.block_cols / (kTileVectors * lanes));
+  } else if (!plan.transpose_tiles && args.n % lanes != 0) {
+    plan.b_size = plan.block_k * width;
+  }
   plan.a_size = plan.copy_a ? RoundUp(kTileRows, lanes) * (RoundUp(plan.block_k, lanes) + kPadding) : 0;
   plan.sums_size = plan.through_sums ? plan.block_rows * plan.block_cols : 0;
   return plan;
@@ -169,23 +185,24 @@ HWY_INLINE void FetchRows(const T* from, size_t from_row, size_t rows, size_t co
 
 // One block of C. With `transpose_c`, args is the transposed product, except for c, bias, accumulate, epilogue.
 template <class T>
-void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c, size_t block, T* memory) {
+void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c, size_t row_block, size_t col_block,
+                  T* memory) {
   const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
   const size_t width = plan.vectors * lanes;
-  const size_t row_begin = block / plan.col_blocks * plan.block_rows;
+  const size_t row_begin = row_block * plan.block_rows;
   const size_t row_end = HWY_MIN(args.m, row_begin + plan.block_rows);
-  const size_t col_begin = block % plan.col_blocks * plan.block_cols;
+  const size_t col_begin = col_block * plan.block_cols;
   const size_t cols = HWY_MIN(args.n - col_begin, plan.block_cols);
   T* const b_copy = memory;
   T* const a_copy = b_copy + plan.b_size;
   T* const sums = a_copy + plan.a_size;
   const size_t row_panels = CeilDiv(row_end - row_begin, kTileRows);
-  const size_t rows_least = (row_end - row_begin) / row_panels;
-  const size_t rows_more = (row_end - row_begin) % row_panels;  // panels with one row more
+  const size_t rows_least = row_panels == 1 ? row_end - row_begin : (row_end - row_begin) / row_panels;
+  const size_t rows_more = (row_end - row_begin) - rows_least * row_panels;  // panels with one row more
 
   // Of the columns after the whole panels, the tiles take kTileVectors vectors each; the last, which may be
   // partial, starts here.
-  size_t tail = cols / width * width;
+  size_t tail = plan.vectors == kTileVectors ? 0 : cols / width * width;
   tail += (cols - tail) / (kTileVectors * lanes) * (kTileVectors * lanes);
   const size_t tail_width = RoundUp(cols - tail, lanes);
   // Only whole vectors are read of B.
@@ -194,18 +211,8 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
   for (size_t k_begin = 0;;) {
     const size_t k = HWY_MIN(plan.block_k, args.k - k_begin);
     const bool last_k = k_begin + k == args.k;
-
     const T* b = args.b + (args.transpose_b ? col_begin * args.ldb + k_begin : k_begin * args.ldb + col_begin);
-    if (plan.copy_b && args.transpose_b) {
-      for (size_t col = 0; col < cols; col += width) {
-        CopyTransposed(b + col * args.ldb, args.ldb, HWY_MIN(width, cols - col), k,
-                       b_copy + col / width * plan.PanelSize(k, width), width);
-      }
-    } else if (plan.copy_b) {
-      CopyPanels(b, args.ldb, k, cols, b_copy, width, plan.PanelSize(k, width));
-    } else if (copy_tail) {
-      CopyRows(b + tail, args.ldb, k, cols - tail, b_copy, tail_width);
-    }
+    if (copy_tail) CopyRows(b + tail, args.ldb, k, cols - tail, b_copy, tail_width);
 
     size_t row = row_begin;
     for (size_t row_panel = 0; row_panel < row_panels; ++row_panel) {
@@ -230,39 +237,60 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
       tile.from_row = plan.through_sums ? plan.block_cols : args.ldc;
       tile.to_row = to_sums ? plan.block_cols : args.ldc;
       tile.accumulate = args.accumulate && last_k && !transpose_c;
-      size_t vectors = plan.vectors;
-      for (size_t col = 0; col < cols; col += vectors * lanes) {
-        if (col == tail) {
-          vectors = tail_width / lanes;
-        } else if (cols - col < width) {
-          vectors = kTileVectors;
-        }
-        tile.last = HWY_MIN(lanes, cols - col - (vectors - 1) * lanes);
-        if (plan.copy_b) {
-          tile.b = b_copy + col / width * plan.PanelSize(k, width) + col % width;
-          tile.b_k = width;
-        } else if (copy_tail && col == tail) {
-          tile.b = b_copy;
-          tile.b_k = tail_width;
-        } else {
-          tile.b = b + (plan.transpose_tiles ? col * args.ldb : col);
-          tile.b_k = args.ldb;
-        }
-        tile.from = k_begin == 0 ? nullptr : (plan.through_sums ? c_sums : c) + col;
-        tile.to = (to_sums ? c_sums : c) + col;
-        if (plan.fetch_ahead) {
-          if (col + vectors * lanes < cols) FetchRows(tile.to + vectors * lanes, tile.to_row, rows, vectors * lanes);
-          if (!args.transpose_a && row_panel + 1 < row_panels) {
-            // The next panel's rows of A, a few for each tile of this one.
-            const size_t first = rows_least * col / cols;
-            const size_t end = rows_least * HWY_MIN(cols, col + vectors * lanes) / cols;
-            FetchRows(args.a + (row + rows + first) * args.lda + k_begin, args.lda, end - first, k);
+      T* panel_copy = b_copy;
+      for (size_t panel = 0; panel < cols; panel += width, panel_copy += plan.PanelSize(k, width)) {
+        const size_t panel_cols = HWY_MIN(width, cols - panel);
+        tile.fetch = nullptr;
+        if (plan.copy_b && row_panel == 0) {
+          // Each panel is copied when it is needed first. The next one comes nearer while this one is multiplied.
+          if (args.transpose_b) {
+            CopyTransposed(b + panel * args.ldb, args.ldb, panel_cols, k, panel_copy, width);
+          } else {
+            CopyRows(b + panel, args.ldb, k, panel_cols, panel_copy, width);
+            if (panel + width < cols) tile.fetch = b + panel + width;
+            tile.fetch_k = args.ldb;
           }
         }
-        tile.bias = args.bias != nullptr && last_k && !transpose_c ? args.bias + col_begin + col : nullptr;
-        const auto multiply =
-            plan.transpose_tiles ? FindTransposedTileFunction<T>(rows, vectors) : FindTileFunction<T>(rows, vectors);
-        multiply(tile);
+        size_t vectors = plan.vectors;
+        for (size_t col = panel; col < panel + panel_cols; col += vectors * lanes) {
+          if (col == tail) {
+            vectors = tail_width / lanes;
+          } else if (panel_cols < width) {
+            vectors = kTileVectors;
+          }
+          tile.last = HWY_MIN(lanes, cols - col - (vectors - 1) * lanes);
+          if (plan.copy_b) {
+            tile.b = panel_copy;
+            tile.b_k = width;
+          } else if (copy_tail && col == tail) {
+            tile.b = b_copy;
+            tile.b_k = tail_width;
+          } else {
+            tile.b = b + (plan.transpose_tiles ? col * args.ldb : col);
+            tile.b_k = args.ldb;
+          }
+          tile.from = k_begin == 0 ? nullptr : (plan.through_sums ? c_sums : c) + col;
+          tile.to = (to_sums ? c_sums : c) + col;
+          if (plan.fetch_ahead) {
+            if (plan.transpose_tiles) {
+              tile.fetch = tile.b + vectors * lanes * args.ldb;
+            } else if (plan.vectors > kTileVectors) {
+              tile.fetch = tile.b + kRowsAhead * tile.b_k;
+              tile.fetch_k = tile.b_k;
+            }
+            if (col + vectors * lanes < cols) FetchRows(tile.to + vectors * lanes, tile.to_row, rows, vectors * lanes);
+            if (!args.transpose_a && row_panel + 1 < row_panels) {
+              // The next panel's rows of A, a few for each tile of this one.
+              const size_t first = rows_least * col / cols;
+              const size_t end = rows_least * HWY_MIN(cols, col + vectors * lanes) / cols;
+              FetchRows(args.a + (row + rows + first) * args.lda + k_begin, args.lda, end - first, k);
+            }
+          }
+          tile.bias = args.bias != nullptr && last_k && !transpose_c ? args.bias + col_begin + col : nullptr;
+          const auto multiply =
+              plan.transpose_tiles ? FindTransposedTileFunction<T>(rows, vectors) : FindTileFunction<T>(rows, vectors);
+          multiply(tile);
+        }
       }
       if (last_k && !transpose_c && args.epilogue != nullptr) {
         args.epilogue(args.context, {c, args.ldc, row, rows, col_begin, cols});
@@ -274,19 +302,11 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
   }
 
   if (transpose_c) {
-    for (size_t row = row_begin; row < row_end; ++row) {
-      const T* from = sums + (row - row_begin) * plan.block_cols;
-      T* to = args.c + col_begin * args.ldc + row;
-      for (size_t col = 0; col < cols; ++col, to += args.ldc) {
-        T sum = from[col];
-        if (args.bias != nullptr) sum += args.bias[row];
-        *to = args.accumulate ? *to + sum : sum;
-      }
-    }
-    if (args.epilogue != nullptr) {
-      T* const c = args.c + col_begin * args.ldc + row_begin;
-      args.epilogue(args.context, {c, args.ldc, col_begin, cols, row_begin, row_end - row_begin});
-    }
+    const size_t rows = row_end - row_begin;
+    T* const c = args.c + col_begin * args.ldc + row_begin;
+    const T* bias = args.bias != nullptr ? args.bias + row_begin : nullptr;
+    FinishTransposed(sums, plan.block_cols, rows, cols, bias, args.accumulate, c, args.ldc);
+    if (args.epilogue != nullptr) args.epilogue(args.context, {c, args.ldc, col_begin, cols, row_begin, rows});
   }
 }
 
@@ -294,8 +314,11 @@ template <class T>
 void Multiply(const MatmulArgs<T>& original) {
   if (original.m == 0 || original.n == 0) return;
   MatmulArgs<T> args = original;
-  // With few columns the vectors are better filled by the transposed product, B^T A^T.
-  const bool transpose_c = args.n <= kWideRows && args.m > args.n;
+  // With few columns the vectors are better filled by the transposed product, B^T A^T: with very few, or if its B is
+  // row-major in memory.
+  const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
+  const bool b_stands_ready = args.transpose_a && !args.transpose_b;
+  const bool transpose_c = args.n < args.m && (args.n <= kWideRows || (b_stands_ready && args.n < lanes));
   if (transpose_c) {
     args.m = original.n;
     args.n = original.m;
@@ -311,7 +334,11 @@ void Multiply(const MatmulArgs<T>& original) {
   const size_t threads = plan.threads < blocks ? plan.threads : blocks;
   T* const memory = static_cast<T*>(scratch.Get(threads * plan.ScratchSize() * sizeof(T)));
   if (threads == 1) {
-    for (size_t block = 0; block < blocks; ++block) ComputeBlock(args, plan, transpose_c, block, memory);
+    for (size_t row_block = 0; row_block < plan.row_blocks; ++row_block) {
+      for (size_t col_block = 0; col_block < plan.col_blocks; ++col_block) {
+        ComputeBlock(args, plan, transpose_c, row_block, col_block, memory);
+      }
+    }
     return;
   }
   // One task for each thread's share of the memory; tasks claim blocks.
@@ -320,7 +347,8 @@ void Multiply(const MatmulArgs<T>& original) {
     for (;;) {
       const size_t block = next_block.fetch_add(1, std::memory_order_relaxed);
       if (block >= blocks) return;
-      ComputeBlock(args, plan, transpose_c, block, memory + task * plan.ScratchSize());
+      ComputeBlock(args, plan, transpose_c, block / plan.col_blocks, block % plan.col_blocks,
+                   memory + task * plan.ScratchSize());
     }
   });
 }

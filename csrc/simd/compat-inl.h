@@ -135,6 +135,29 @@ HWY_INLINE void StorePartial(V v, D d, T* HWY_RESTRICT to, size_t count) {
 #endif
 }
 
+// LoadPartial and StorePartial for many vectors with one count: the mask is made once.
+template <class D>
+class FirstLanes {
+ public:
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  HWY_INLINE FirstLanes(D d, size_t count) : mask_(hn::FirstN(d, count)) {}
+  HWY_INLINE V Load(D d, const T* HWY_RESTRICT from) const { return hn::MaskedLoad(mask_, d, from); }
+  HWY_INLINE void Store(V v, D d, T* HWY_RESTRICT to) const { hn::BlendedStore(v, mask_, d, to); }
+
+ private:
+  hn::Mask<D> mask_;
+#else
+  HWY_INLINE FirstLanes(D, size_t count) : count_(count) {}
+  HWY_INLINE V Load(D d, const T* HWY_RESTRICT from) const { return LoadPartial(d, from, count_); }
+  HWY_INLINE void Store(V v, D d, T* HWY_RESTRICT to) const { StorePartial(v, d, to, count_); }
+
+ private:
+  size_t count_;
+#endif
+};
+
 }  // namespace HWY_NAMESPACE
 }  // namespace fuseprop
 HWY_AFTER_NAMESPACE();
