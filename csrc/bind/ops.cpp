@@ -73,6 +73,10 @@ struct ActivationEpilogue {
 
   static void Run(const void* context, const MatmulRectangle<T>& r) {
     const auto& self = *static_cast<const ActivationEpilogue*>(context);
+    if (r.cols == r.ldc) {  // whole rows are one piece
+      self.ops->forward(self.parameters, r.c, self.y + (r.c - self.c), r.rows * r.cols, false);
+      return;
+    }
     for (size_t i = 0; i < r.rows; ++i) {
       const T* from = r.c + i * r.ldc;
       self.ops->forward(self.parameters, from, self.y + (from - self.c), r.cols, false);
@@ -142,39 +146,78 @@ PyObject* Linear(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   });
 }
 
-// outputs: dx, dweight, dbias, as far as they are wanted. du_rows: du in rows.
+// What becomes du, the gradient at the pre-activation: dy in rows, or dy f'(u).
+struct GradientSource {
+  Ref dy;
+  size_t stride = 0;
+  const Formula* formula = nullptr;  // f, or null
+  Ref u;
+};
+
+// outputs: dx, dweight, dbias, as far as they are wanted. With a formula, du is an array that receives dy f'(u).
 template <class T>
-void RunLinearBackward(const Matrix& x, const Matrix& weight, const Matrix& du, const Ref& du_rows,
+void RunLinearBackward(const Matrix& x, const Matrix& weight, const GradientSource& source, const Matrix& du,
                        std::optional<Output>* outputs, bool accumulate) {
+  if (source.formula != nullptr || outputs[2]) {
+    OutputGradient<T> args;
+    args.m = static_cast<size_t>(du.rows);
+    args.n = static_cast<size_t>(du.cols);
+    args.dy = Data<T>(source.dy);
+    args.stride = source.stride;
+    if (source.formula != nullptr) {
+      args.activation = &Activations().rows[source.formula->row].template Ops<T>();
+      args.parameters = source.formula->parameters;
+      args.u = Data<T>(source.u);
+      args.du = Data<T>(du.array);
+    }
+    args.sums = outputs[2] ? outputs[2]->data<T>() : nullptr;
+    args.accumulate = accumulate;
+    const ReleaseGil release(args.m * args.n);
+    FinishGradient(args);
+  }
   if (outputs[1]) {
     MatmulArgs<T> args = Product(x, true, du, false, outputs[1]->data<T>());
     args.accumulate = accumulate;
     Run(args);
   }
-  if (outputs[2]) {
-    const auto rows = static_cast<size_t>(du.rows);
-    const auto cols = static_cast<size_t>(du.cols);
-    const ReleaseGil release(rows * cols);
-    ColumnSum(Data<T>(du_rows), rows, cols, du.transposed ? cols : du.stride, accumulate, outputs[2]->data<T>());
-  }
   if (outputs[0]) Run(Product(du, false, weight, true, outputs[0]->data<T>()));
 }
 
-// linear_backward(x, weight, du, dx, dweight, dbias, accumulate, /)
+// linear_backward(x, weight, du, dx, dweight, dbias, accumulate, activation=None, preactivation=None, into=None, /)
 PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    CheckNumArgs("linear_backward", nargs, 7, 7);
+    CheckNumArgs("linear_backward", nargs, 7, 10);
     const Matrix x(args[0], "x");
     const Matrix weight(args[1], "weight");
-    const Matrix du(args[2], "du");
+    const Matrix dy(args[2], "du");
     CheckSameDtype(x.given, "x", weight.given, "weight");
-    CheckSameDtype(x.given, "x", du.given, "du");
-    if (x.cols != weight.rows || du.rows != x.rows || du.cols != weight.cols) {
+    CheckSameDtype(x.given, "x", dy.given, "du");
+    if (x.cols != weight.rows || dy.rows != x.rows || dy.cols != weight.cols) {
       Raise(PyExc_ValueError,
             "x has shape %s, weight has shape %s and du has shape %s; expected (N, in), (in, out) and (N, out)",
-            x.Shape().c_str(), weight.Shape().c_str(), du.Shape().c_str());
+            x.Shape().c_str(), weight.Shape().c_str(), dy.Shape().c_str());
     }
     const bool accumulate = AsBool(args[6], "accumulate");
+    GradientSource source;
+    source.formula = nargs > 7 ? AsActivation(args[7], "activation") : nullptr;
+    PyObject* const preactivation = nargs > 8 ? args[8] : Py_None;
+    if ((source.formula == nullptr) != (preactivation == Py_None)) {
+      Raise(PyExc_ValueError, "%s; expected both or neither",
+            source.formula == nullptr ? "preactivation is given without an activation"
+                                      : "activation is given without its preactivation");
+    }
+    std::optional<Output> into;
+    if (source.formula != nullptr) {
+      const Ref u = FloatArray(preactivation, "preactivation");
+      CheckSameDtype(x.given, "x", u, "preactivation");
+      CheckSameShape(dy.given, "du", u, "preactivation");
+      source.u = COrdered(u);
+      into.emplace(nargs > 9 ? args[9] : nullptr, "into", 2, PyArray_DIMS(dy.given.array()), x.typenum());
+      into->CheckOverlap(x.given, "x", false);
+      into->CheckOverlap(weight.given, "weight", false);
+      into->CheckOverlap(u, "preactivation", false);
+      into->CheckOverlap(dy.given, "du");
+    }
     const npy_intp shapes[3][2] = {{x.rows, x.cols}, {weight.rows, weight.cols}, {weight.cols, 0}};
     static const char* const names[3] = {"dx", "dweight", "dbias"};
     // An array to write, None for a new one, or False if it is not wanted.
@@ -188,17 +231,26 @@ PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
       if (accumulate) outputs[i]->Load();
       outputs[i]->CheckOverlap(x.given, "x", false);
       outputs[i]->CheckOverlap(weight.given, "weight", false);
-      outputs[i]->CheckOverlap(du.given, "du", false);
+      outputs[i]->CheckOverlap(dy.given, "du", false);
+      if (into) {
+        outputs[i]->CheckOverlap(source.u, "preactivation", false);
+        outputs[i]->CheckOverlap(into->result(), "into", false);
+      }
       for (int j = 0; j < i; ++j) {
         if (outputs[j]) outputs[i]->CheckOverlap(outputs[j]->result(), names[j], false);
       }
     }
-    const Ref du_rows = du.transposed ? COrdered(du.array) : Ref::Borrow(du.array.get());
+    source.dy = dy.transposed || into ? COrdered(dy.array) : Ref::Borrow(dy.array.get());
+    source.stride = dy.transposed || into ? static_cast<size_t>(dy.cols) : dy.stride;
+    std::optional<Matrix> new_du;
+    if (into) new_du.emplace(into->buffer().get(), "into");
+    const Matrix& du = into ? *new_du : dy;
     if (x.typenum() == NPY_FLOAT32) {
-      RunLinearBackward<float>(x, weight, du, du_rows, outputs, accumulate);
+      RunLinearBackward<float>(x, weight, source, du, outputs, accumulate);
     } else {
-      RunLinearBackward<double>(x, weight, du, du_rows, outputs, accumulate);
+      RunLinearBackward<double>(x, weight, source, du, outputs, accumulate);
     }
+    if (into) into->Finish();
     Ref results[3];
     for (int i = 0; i < 3; ++i) results[i] = outputs[i] ? outputs[i]->Finish() : Ref::Borrow(Py_None);
     return Ref::Check(PyTuple_Pack(3, results[0].get(), results[1].get(), results[2].get()));

@@ -21,12 +21,16 @@ namespace HWY_NAMESPACE {
 #if HWY_TARGET == HWY_AVX3 || (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)  // 32 registers
 constexpr size_t kTileRows = 14;
 constexpr size_t kWideAccumulators = 24;
+// A tile that transposes B in registers keeps a square of vectors there too.
+constexpr size_t kTransposedRows = 12;
 #else  // 16 registers
 constexpr size_t kTileRows = 6;
 constexpr size_t kWideAccumulators = 12;
+constexpr size_t kTransposedRows = 6;
 #endif
 constexpr size_t kTileVectors = 2;
 constexpr size_t kWideRows = 4;
+constexpr size_t kTransposedWideRows = 2;
 constexpr size_t WideVectors(size_t rows) { return HWY_MIN(kWideAccumulators / rows, size_t{16}); }
 
 // Operands of a micro-tile. Strides count elements.
@@ -124,6 +128,38 @@ HWY_INLINE void FinishTile(D d, const Tile<T>& tile, const TileRow<kVectors, D>&
   }
 }
 
+// The elements of A that a step of k takes, one of each row. Two pointers and three strides in bytes reach 14 rows as
+// base + scale * index: few enough for registers.
+template <size_t kRows, class T>
+class FactorRows {
+ public:
+  HWY_INLINE explicit FactorRows(const Tile<T>& tile)
+      : stride_(tile.a_row * sizeof(T)),
+        stride3_(3 * stride_),
+        stride5_(5 * stride_),
+        step_(tile.a_k * sizeof(T)),
+        row0_(reinterpret_cast<const char*>(tile.a)),
+        row7_(row0_ + (kRows > 7 ? 7 * stride_ : 0)) {}
+  HWY_INLINE T At(size_t r) const {
+    const size_t q = r < 7 ? r : r - 7;
+    const size_t offset = q == 6 ? 2 * stride3_ : q == 5 ? stride5_ : q == 3 ? stride3_ : q * stride_;
+    return *reinterpret_cast<const T*>((r < 7 ? row0_ : row7_) + offset);
+  }
+  HWY_INLINE void Next() {
+    row0_ += step_;
+    row7_ += step_;
+  }
+  HWY_INLINE void Rewind(const FactorRows& to) {
+    row0_ = to.row0_;
+    row7_ = to.row7_;
+  }
+
+ private:
+  const size_t stride_, stride3_, stride5_, step_;
+  const char* HWY_RESTRICT row0_;
+  const char* HWY_RESTRICT row7_;
+};
+
 template <size_t kRows, size_t kVectors, class T>
 void MultiplyTile(const Tile<T>& tile) {
   using D = hn::ScalableTag<T>;
@@ -134,18 +170,7 @@ void MultiplyTile(const Tile<T>& tile) {
   V acc[kRows][kVectors];
   StartTile(d, tile, in_row, acc);
 
-  // Two pointers and three strides in bytes reach 14 rows as base + scale * index: few enough for registers.
-  const size_t stride = tile.a_row * sizeof(T);
-  const size_t stride3 = 3 * stride;
-  const size_t stride5 = 5 * stride;
-  const size_t a_step = tile.a_k * sizeof(T);
-  const char* HWY_RESTRICT a0 = reinterpret_cast<const char*>(tile.a);
-  const char* HWY_RESTRICT a7 = a0 + (kRows > 7 ? 7 * stride : 0);
-  const auto a_element = [&](size_t r) HWY_ATTR {
-    const size_t q = r < 7 ? r : r - 7;
-    const size_t offset = q == 6 ? 2 * stride3 : q == 5 ? stride5 : q == 3 ? stride3 : q * stride;
-    return *reinterpret_cast<const T*>((r < 7 ? a0 : a7) + offset);
-  };
+  FactorRows<kRows, T> a(tile);
   const T* HWY_RESTRICT b = tile.b;
   const size_t b_step = tile.b_k;
   const T* fetch = tile.fetch;
@@ -163,12 +188,11 @@ void MultiplyTile(const Tile<T>& tile) {
     for (size_t v = 0; v < kVectors; ++v) b_row[v] = hn::LoadU(d, b + v * lanes);
     HWY_UNROLL(16)
     for (size_t r = 0; r < kRows; ++r) {
-      const V a = hn::Set(d, a_element(r));
+      const V factor = hn::Set(d, a.At(r));
       HWY_UNROLL(16)
-      for (size_t v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(a, b_row[v], acc[r][v]);
+      for (size_t v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(factor, b_row[v], acc[r][v]);
     }
-    a0 += a_step;
-    a7 += a_step;
+    a.Next();
     b += b_step;
   }
 
@@ -187,34 +211,43 @@ void CopyRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to, s
   }
 }
 
-// Transposes a square of vectors.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void TransposeSquare(D d, V (&v)[hn::MaxLanes(D())]) {
-  constexpr size_t kInBlock = 16 / sizeof(hn::TFromD<D>);  // lanes of a block of 128 bits
+// One row's half vector below another's.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> LoadHalves(D d, const T* low, const T* high) {
+  const hn::Half<D> half;
+  return hn::Combine(d, hn::LoadU(half, high), hn::LoadU(half, low));
+}
+
+// The transpose of the square of elements that starts `offset` into each of the rows. Half vectors are put in place as
+// they are loaded, which costs fewer shuffles than whole vectors would need.
+template <class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
+HWY_INLINE void LoadTransposed(D d, const T* const* row, size_t offset, V (&v)[hn::MaxLanes(D())]) {
+  constexpr size_t kInBlock = 16 / sizeof(T);  // elements of a block of 128 bits
   constexpr size_t kBlocks = hn::MaxLanes(D()) / kInBlock;
-  // Vector q * kInBlock + i receives the q-th blocks of the vectors i, kInBlock + i, 2 * kInBlock + i ...
+  // Vector q * kInBlock + i receives the q-th blocks of the rows i, kInBlock + i, 2 * kInBlock + i ...
   HWY_UNROLL(4)
   for (size_t i = 0; i < kInBlock; ++i) {
-    if constexpr (kBlocks == 2) {
-      const V low = hn::ConcatLowerLower(d, v[kInBlock + i], v[i]);
-      v[kInBlock + i] = hn::ConcatUpperUpper(d, v[kInBlock + i], v[i]);
-      v[i] = low;
-    } else if constexpr (kBlocks == 4) {
-      const V low02 = hn::ConcatLowerLower(d, v[2 * kInBlock + i], v[i]);
-      const V low13 = hn::ConcatLowerLower(d, v[3 * kInBlock + i], v[kInBlock + i]);
-      const V high02 = hn::ConcatUpperUpper(d, v[2 * kInBlock + i], v[i]);
-      const V high13 = hn::ConcatUpperUpper(d, v[3 * kInBlock + i], v[kInBlock + i]);
-      v[i] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(low13), low02);
-      v[kInBlock + i] = hn::OddEvenBlocks(low13, hn::SwapAdjacentBlocks(low02));
-      v[2 * kInBlock + i] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(high13), high02);
-      v[3 * kInBlock + i] = hn::OddEvenBlocks(high13, hn::SwapAdjacentBlocks(high02));
+    const T* const* from = row + i;
+    if constexpr (kBlocks == 1) {
+      v[i] = hn::LoadU(d, from[0] + offset);
+    } else if constexpr (kBlocks == 2) {
+      v[i] = LoadHalves(d, from[0] + offset, from[kInBlock] + offset);
+      v[kInBlock + i] = LoadHalves(d, from[0] + offset + kInBlock, from[kInBlock] + offset + kInBlock);
     } else {
-      static_assert(kBlocks == 1, "no network for this size");
+      static_assert(kBlocks == 4, "no network for this size");
+      HWY_UNROLL(2)
+      for (size_t q = 0; q < kBlocks; q += 2) {
+        const size_t at = offset + q * kInBlock;
+        const V even = LoadHalves(d, from[0] + at, from[2 * kInBlock] + at);
+        const V odd = LoadHalves(d, from[kInBlock] + at, from[3 * kInBlock] + at);
+        v[q * kInBlock + i] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(odd), even);
+        v[(q + 1) * kInBlock + i] = hn::OddEvenBlocks(odd, hn::SwapAdjacentBlocks(even));
+      }
     }
   }
-  // Transposes within blocks.
   HWY_UNROLL(4)
   for (size_t q = 0; q < kBlocks; ++q) {
+    // Transposes within blocks.
     V* const w = v + q * kInBlock;
     if constexpr (kInBlock == 2) {
       const V low = hn::InterleaveLower(d, w[0], w[1]);
@@ -233,6 +266,20 @@ HWY_INLINE void TransposeSquare(D d, V (&v)[hn::MaxLanes(D())]) {
   }
 }
 
+// The same for rows that end after `count` elements: the vectors from there on are of no use.
+template <class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
+HWY_INLINE void LoadTransposedPart(D d, const T* const* row, size_t offset, size_t count, V (&v)[hn::MaxLanes(D())]) {
+  constexpr size_t kLanes = hn::MaxLanes(D());
+  HWY_ALIGN T copies[kLanes][kLanes];
+  const T* copy[kLanes];
+  const FirstLanes<D> part(d, count);
+  for (size_t i = 0; i < kLanes; ++i) {
+    hn::Store(part.Load(d, row[i] + offset), d, copies[i]);
+    copy[i] = copies[i];
+  }
+  LoadTransposed(d, copy, 0, v);
+}
+
 // Copies the transpose of a (rows, cols) matrix: to[c * to_row + r]. The rows of `to` are aligned and hold
 // whole vectors; copies of the last element fill them up.
 template <class T>
@@ -245,17 +292,12 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
     for (size_t i = 0; i < kLanes; ++i) row[i] = from + HWY_MIN(r + i, rows - 1) * from_row;
     size_t c = 0;
     for (; c + kLanes <= cols; c += kLanes) {
-      HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) square[i] = hn::LoadU(d, row[i] + c);
-      TransposeSquare(d, square);
+      LoadTransposed(d, row, c, square);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) hn::Store(square[i], d, to + (c + i) * to_row + r);
     }
     if (c == cols) continue;
-    const FirstLanes<decltype(d)> rest(d, cols - c);
-    HWY_UNROLL(16)
-    for (size_t i = 0; i < kLanes; ++i) square[i] = rest.Load(d, row[i] + c);
-    TransposeSquare(d, square);
+    LoadTransposedPart(d, row, c, cols - c, square);
     HWY_UNROLL(16)
     for (size_t i = 0; i < kLanes; ++i) {
       if (c + i == cols) break;
@@ -287,18 +329,18 @@ void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, 
   for (size_t r = 0; r < rows; r += kLanes) {
     const FirstLanes<decltype(d)> part(d, HWY_MIN(kLanes, rows - r));
     const V v_bias = bias != nullptr ? part.Load(d, bias + r) : hn::Zero(d);
+    const T* row[kLanes];
+    for (size_t i = 0; i < kLanes; ++i) row[i] = from + HWY_MIN(r + i, rows - 1) * from_row;
     for (size_t c = 0; c < cols; c += kLanes) {
-      HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) square[i] = hn::LoadU(d, from + HWY_MIN(r + i, rows - 1) * from_row + c);
-      TransposeSquare(d, square);
+      LoadTransposed(d, row, c, square);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) {
         if (c + i == cols) break;
-        T* row = to + (c + i) * to_row + r;
+        T* to_here = to + (c + i) * to_row + r;
         V v = square[i];
         if (bias != nullptr) v = hn::Add(v, v_bias);
-        if (accumulate) v = hn::Add(v, part.Load(d, row));
-        part.Store(v, d, row);
+        if (accumulate) v = hn::Add(v, part.Load(d, to_here));
+        part.Store(v, d, to_here);
       }
     }
   }
@@ -314,38 +356,45 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
   const TileRow<kVectors, D> in_row(d, tile.last);
   V acc[kRows][kVectors];
   StartTile(d, tile, in_row, acc);
+  const size_t columns = (kVectors - 1) * kLanes + tile.last;
   const T* column[kVectors * kLanes];
+  const T* next = tile.b;
   for (size_t j = 0; j < kVectors * kLanes; ++j) {
-    column[j] = tile.b + HWY_MIN(j, (kVectors - 1) * kLanes + tile.last - 1) * tile.b_k;
+    column[j] = next;
+    if (j + 1 < columns) next += tile.b_k;
   }
-  const T* HWY_RESTRICT a = tile.a;
+  FactorRows<kRows, T> a(tile);
+  const T* fetch = tile.fetch;
   for (size_t k = 0; k < tile.k; k += kLanes) {
     const size_t count = HWY_MIN(kLanes, tile.k - k);
-    if (tile.fetch != nullptr) {
-      // So many short pieces at a time are more than processors fetch ahead. At the end of the rows, the next tile's.
-      constexpr size_t kAhead = 4 * kLineBytes / sizeof(T);
-      const T* ahead = k + kAhead < tile.k ? tile.b + (k + kAhead) : tile.fetch + (k + kAhead - tile.k);
-      HWY_UNROLL(1)
-      for (size_t j = 0; j < kVectors * kLanes; ++j, ahead += tile.b_k) __builtin_prefetch(ahead);
+    if (fetch != nullptr) {
+      // In the order of memory: so processors fetch ahead themselves, unlike here and there in many rows.
+      HWY_UNROLL(32)
+      for (size_t j = 0; j < kVectors * kLanes; ++j) __builtin_prefetch(fetch + j * kLanes, 0, 2);
+      fetch += kVectors * kLanes * kLanes;
     }
+    const FactorRows<kRows, T> a_begin = a;
     HWY_UNROLL(2)
     for (size_t v = 0; v < kVectors; ++v) {
       V square[kLanes];
+      a.Rewind(a_begin);
       if (count == kLanes) {
+        LoadTransposed(d, column + v * kLanes, k, square);
         HWY_UNROLL(16)
-        for (size_t i = 0; i < kLanes; ++i) square[i] = hn::LoadU(d, column[v * kLanes + i] + k);
+        for (size_t i = 0; i < kLanes; ++i, a.Next()) {
+          HWY_UNROLL(16)
+          for (size_t r = 0; r < kRows; ++r) acc[r][v] = hn::MulAdd(hn::Set(d, a.At(r)), square[i], acc[r][v]);
+        }
       } else {
-        const FirstLanes<D> rest(d, count);
+        LoadTransposedPart(d, column + v * kLanes, k, count, square);
+        HWY_ALIGN T copies[kLanes * kLanes];
         HWY_UNROLL(16)
-        for (size_t i = 0; i < kLanes; ++i) square[i] = rest.Load(d, column[v * kLanes + i] + k);
-      }
-      TransposeSquare(d, square);
-      HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) {
-        if (i == count) break;
-        HWY_UNROLL(4)
-        for (size_t r = 0; r < kRows; ++r) {
-          acc[r][v] = hn::MulAdd(hn::Set(d, a[r * tile.a_row + (k + i) * tile.a_k]), square[i], acc[r][v]);
+        for (size_t i = 0; i < kLanes; ++i) hn::Store(square[i], d, copies + i * kLanes);
+        HWY_UNROLL(1)
+        for (size_t i = 0; i < count; ++i, a.Next()) {
+          const V b_row = hn::Load(d, copies + i * kLanes);
+          HWY_UNROLL(16)
+          for (size_t r = 0; r < kRows; ++r) acc[r][v] = hn::MulAdd(hn::Set(d, a.At(r)), b_row, acc[r][v]);
         }
       }
     }
@@ -378,12 +427,11 @@ HWY_INLINE TileFunction<T> FindTransposedTileFunction(size_t rows, std::index_se
   return functions[rows - 1];
 }
 
-// The same for a transposed B in place: 1 or kTileVectors vectors, up to kWideRows.
+// The same for a transposed B in place: 1 vector up to kTransposedRows, kTileVectors up to kTransposedWideRows.
 template <class T>
 HWY_INLINE TileFunction<T> FindTransposedTileFunction(size_t rows, size_t vectors) {
-  using FewRows = std::make_index_sequence<kWideRows>;
-  if (vectors == 1) return FindTransposedTileFunction<T, 1>(rows, FewRows());
-  return FindTransposedTileFunction<T, kTileVectors>(rows, FewRows());
+  if (vectors == 1) return FindTransposedTileFunction<T, 1>(rows, std::make_index_sequence<kTransposedRows>());
+  return FindTransposedTileFunction<T, kTileVectors>(rows, std::make_index_sequence<kTransposedWideRows>());
 }
 
 }  // namespace HWY_NAMESPACE

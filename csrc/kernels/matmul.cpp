@@ -57,8 +57,8 @@ thread_local Scratch scratch;
 struct MatmulTable {
   void (*multiply_f32)(const MatmulArgs<float>&);
   void (*multiply_f64)(const MatmulArgs<double>&);
-  void (*sum_columns_f32)(const float*, size_t, size_t, size_t, bool, float*);
-  void (*sum_columns_f64)(const double*, size_t, size_t, size_t, bool, double*);
+  void (*finish_gradient_f32)(const OutputGradient<float>&);
+  void (*finish_gradient_f64)(const OutputGradient<double>&);
 };
 
 constexpr size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
@@ -85,12 +85,12 @@ constexpr size_t kBlockBytes = 4096;  // of a row
 constexpr size_t kInPlaceBytes = size_t{1} << 20;
 // Rows that are a multiple of this apart share a set of the first cache.
 constexpr size_t kPageBytes = 4096;
-// A copied panel of B that stays in the first cache.
-constexpr size_t kPanelBytes = size_t{32} << 10;
 // Operands larger than this together are far from the second cache: what comes next is fetched ahead. For smaller
 // ones that costs more than it gives. With few rows, each element of B is read once, and less is near.
 constexpr size_t kFetchBytes = size_t{4} << 20;
-constexpr size_t kFetchBytesFewRows = size_t{256} << 10;
+constexpr size_t kFetchBytesFewRows = size_t{1} << 20;
+// So many columns hardly fill vectors.
+constexpr size_t kFewColumns = 14;
 // Rows of B that a wide tile fetches ahead.
 constexpr size_t kRowsAhead = 8;
 // Rows of a block that keeps sums.
@@ -125,16 +125,17 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   // Few rows wait for B rather than for multiply-adds.
   const size_t work = HWY_MAX(args.m, kWideRows) * args.n * args.k;
   plan.threads = work < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
-  plan.transpose_tiles = args.transpose_b && args.m <= kWideRows;
+  plan.transpose_tiles = args.transpose_b && args.m <= kTransposedRows;
   plan.copy_b =
       !plan.transpose_tiles && (args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes));
   const bool wide = args.m <= kWideRows && args.n > kTileVectors * lanes && !args.transpose_b;
-  plan.vectors = wide ? WideVectors(args.m) : kTileVectors;
+  const bool narrow = plan.transpose_tiles && args.m > kTransposedWideRows;
+  plan.vectors = wide ? WideVectors(args.m) : narrow ? 1 : kTileVectors;
   const size_t width = plan.vectors * lanes;
-  const size_t panels = wide ? CeilDiv(args.n, width) : CeilDiv(args.n, kTileVectors * lanes);
+  const size_t panels = wide ? CeilDiv(args.n, width) : CeilDiv(args.n, narrow ? lanes : kTileVectors * lanes);
   plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % kPageBytes == 0;
-  plan.fetch_ahead = (args.m * args.k + args.k * args.n + args.m * args.n) * sizeof(T) >
-                     (few_rows ? kFetchBytesFewRows : kFetchBytes);
+  plan.fetch_ahead =
+      (args.m * args.k + args.k * args.n + args.m * args.n) * sizeof(T) > (few_rows ? kFetchBytesFewRows : kFetchBytes);
   plan.block_k = args.k;
   if (args.k > kBlockK && !plan.transpose_tiles) {
     plan.block_k = RoundUp(CeilDiv(args.k, CeilDiv(args.k, kBlockK)), 64 / sizeof(T));
@@ -150,11 +151,6 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
     if (!few_rows) plan.row_blocks = CeilDiv(plan.threads, col_threads);
   }
   plan.col_blocks = CeilDiv(Share(args.n, col_threads), kBlockBytes / sizeof(T)) * col_threads;
-  if (few_rows && plan.copy_b) {
-    // What is copied of B is read once: keep it in the first cache.
-    plan.block_k = HWY_MIN(plan.block_k, kPanelBytes / sizeof(T) / (kTileVectors * lanes));
-    plan.col_blocks = panels;
-  }
   // Sums cannot wait in C if it is needed to the end, or is not row-major.
   plan.through_sums = transpose_c || (args.accumulate && plan.block_k < args.k);
   if (plan.through_sums) plan.row_blocks = HWY_MAX(plan.row_blocks, CeilDiv(args.m, kSumsRows));
@@ -202,8 +198,8 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
 
   // Of the columns after the whole panels, the tiles take kTileVectors vectors each; the last, which may be
   // partial, starts here.
-  size_t tail = plan.vectors == kTileVectors ? 0 : cols / width * width;
-  tail += (cols - tail) / (kTileVectors * lanes) * (kTileVectors * lanes);
+  size_t tail = plan.vectors > kTileVectors ? cols / width * width : 0;
+  tail += plan.vectors == 1 ? cols / lanes * lanes : (cols - tail) / (kTileVectors * lanes) * (kTileVectors * lanes);
   const size_t tail_width = RoundUp(cols - tail, lanes);
   // Only whole vectors are read of B.
   const bool copy_tail = !plan.copy_b && !args.transpose_b && cols % lanes != 0;
@@ -314,11 +310,12 @@ template <class T>
 void Multiply(const MatmulArgs<T>& original) {
   if (original.m == 0 || original.n == 0) return;
   MatmulArgs<T> args = original;
-  // With few columns the vectors are better filled by the transposed product, B^T A^T: with very few, or if its B is
-  // row-major in memory.
+  // With few columns the vectors are better filled by the transposed product, B^T A^T. If its B must be transposed on
+  // the way, that has to pay: for fewer columns or many steps of k.
   const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
   const bool b_stands_ready = args.transpose_a && !args.transpose_b;
-  const bool transpose_c = args.n < args.m && (args.n <= kWideRows || (b_stands_ready && args.n < lanes));
+  const size_t few_cols = b_stands_ready ? kFewColumns : args.k < 4 * lanes ? kWideRows : kTransposedRows;
+  const bool transpose_c = args.n < args.m && args.n <= few_cols && args.n % lanes != 0;
   if (transpose_c) {
     args.m = original.n;
     args.n = original.m;
@@ -353,10 +350,13 @@ void Multiply(const MatmulArgs<T>& original) {
   });
 }
 
-// Rows of x are dealt to this many sums for each column, so that additions need not wait for each other.
+// Rows of a block are dealt to this many sums for each column, so that additions need not wait for each other.
 constexpr size_t kRowSums = 4;
+// A block of the sums over rows: it stays in the first cache between its two uses.
+constexpr size_t kBlockSumRows = 32;
+constexpr size_t kBlockSumCols = 512;
 
-// Columns [begin, begin + count) of a vector of sums; count <= the lanes of DF64.
+// `count` elements as float64; count <= the lanes of DF64.
 template <class T, class DF64>
 HWY_INLINE hn::Vec<DF64> LoadAsDouble(DF64 d, const T* from, size_t count) {
   if constexpr (sizeof(T) == sizeof(double)) {
@@ -368,14 +368,15 @@ HWY_INLINE hn::Vec<DF64> LoadAsDouble(DF64 d, const T* from, size_t count) {
   }
 }
 
+// sums[j] = the sum of column j of a block of `rows` rows.
 template <class T>
-void SumColumns(const T* x, size_t m, size_t n, size_t stride, bool accumulate, T* sums) {
+void SumBlock(const T* x, size_t rows, size_t cols, size_t stride, double* sums) {
   const hn::ScalableTag<double> d;
   const size_t lanes = hn::Lanes(d);
   constexpr size_t kVectors = 2;
-  const auto sum_chunk = [&](size_t begin) HWY_ATTR {
-    const size_t cols = HWY_MIN(kVectors * lanes, n - begin);
-    const size_t count[kVectors] = {HWY_MIN(lanes, cols), cols - HWY_MIN(lanes, cols)};
+  for (size_t begin = 0; begin < cols; begin += kVectors * lanes) {
+    const size_t left = HWY_MIN(kVectors * lanes, cols - begin);
+    const size_t count[kVectors] = {HWY_MIN(lanes, left), left - HWY_MIN(lanes, left)};
     hn::Vec<decltype(d)> sum[kRowSums][kVectors];
     HWY_UNROLL(4)
     for (size_t r = 0; r < kRowSums; ++r) {
@@ -384,7 +385,7 @@ void SumColumns(const T* x, size_t m, size_t n, size_t stride, bool accumulate, 
     }
     const T* row = x + begin;
     size_t i = 0;
-    for (; i + kRowSums <= m; i += kRowSums) {
+    for (; i + kRowSums <= rows; i += kRowSums) {
       HWY_UNROLL(4)
       for (size_t r = 0; r < kRowSums; ++r, row += stride) {
         HWY_UNROLL(2)
@@ -395,7 +396,7 @@ void SumColumns(const T* x, size_t m, size_t n, size_t stride, bool accumulate, 
     }
     HWY_UNROLL(4)
     for (size_t r = 0; r < kRowSums; ++r) {
-      if (i + r >= m) break;
+      if (i + r >= rows) break;
       HWY_UNROLL(2)
       for (size_t v = 0; v < kVectors; ++v) {
         sum[r][v] = hn::Add(sum[r][v], LoadAsDouble(d, row + v * lanes, count[v]));
@@ -404,23 +405,63 @@ void SumColumns(const T* x, size_t m, size_t n, size_t stride, bool accumulate, 
     }
     HWY_UNROLL(2)
     for (size_t v = 0; v < kVectors; ++v) {
-      HWY_ALIGN double total[HWY_MAX_BYTES / sizeof(double)];
-      hn::Store(hn::Add(hn::Add(sum[0][v], sum[1][v]), hn::Add(sum[2][v], sum[3][v])), d, total);
-      T* to = sums + begin + v * lanes;
-      for (size_t j = 0; j < count[v]; ++j) to[j] = static_cast<T>(accumulate ? to[j] + total[j] : total[j]);
+      const auto total = hn::Add(hn::Add(sum[0][v], sum[1][v]), hn::Add(sum[2][v], sum[3][v]));
+      if (count[v] == lanes) {
+        hn::StoreU(total, d, sums + begin + v * lanes);
+      } else {
+        StorePartial(total, d, sums + begin + v * lanes, count[v]);
+      }
     }
+  }
+}
+
+template <class T>
+void FinishGradient(const OutputGradient<T>& args) {
+  const size_t m = args.m;
+  const size_t n = args.n;
+  if (n == 0) return;
+  const ActivationOps<T>* ops = args.activation;
+  // The sums of each block of rows, which are added in order at the end.
+  const size_t row_blocks = HWY_MAX(CeilDiv(m, kBlockSumRows), size_t{1});
+  double* const sums = static_cast<double*>(scratch.Get(row_blocks * n * sizeof(double)));
+  const auto compute = [&](size_t row_block, size_t col) {
+    const size_t row = row_block * kBlockSumRows;
+    const size_t rows = HWY_MIN(kBlockSumRows, m - row);
+    const size_t cols = HWY_MIN(kBlockSumCols, n - col);
+    const T* du = args.dy + row * args.stride + col;
+    if (ops != nullptr) {
+      const size_t begin = row * n + col;
+      // Whole rows are one piece.
+      const size_t pieces = cols == n ? 1 : rows;
+      for (size_t i = 0; i < pieces; ++i) {
+        const size_t at = begin + i * n;
+        ops->backward(args.parameters, args.u + at, args.dy + at, args.du + at, cols == n ? rows * n : cols, false);
+      }
+      du = args.du + begin;
+    }
+    if (args.sums != nullptr) SumBlock(du, rows, cols, args.stride, sums + row_block * n + col);
   };
-  const size_t chunks = CeilDiv(n, kVectors * lanes);
-  const size_t threads = m * n < kParallelElements ? 1 : HWY_MIN(chunks, static_cast<size_t>(NumThreads()));
-  const size_t chunks_each = CeilDiv(chunks, HWY_MAX(threads, size_t{1}));
-  ParallelFor(threads, [&](size_t task) HWY_ATTR {
-    const size_t end = HWY_MIN(chunks, (task + 1) * chunks_each);
-    for (size_t chunk = task * chunks_each; chunk < end; ++chunk) sum_chunk(chunk * kVectors * lanes);
+  // Enough rows for a task that takes longer than claiming it.
+  const size_t blocks_each = m * n < kParallelElements ? row_blocks : CeilDiv(kBlock, kBlockSumRows * n);
+  const size_t col_tasks = m * n < kParallelElements ? 1 : CeilDiv(n, kBlockSumCols);
+  const size_t cols_each = col_tasks == 1 ? n : kBlockSumCols;
+  ParallelFor(CeilDiv(row_blocks, blocks_each) * col_tasks, [&](size_t task) {
+    const size_t first = task / col_tasks * blocks_each;
+    const size_t begin = task % col_tasks * cols_each;
+    for (size_t row_block = first; row_block < HWY_MIN(row_blocks, first + blocks_each); ++row_block) {
+      for (size_t col = begin; col < HWY_MIN(n, begin + cols_each); col += kBlockSumCols) compute(row_block, col);
+    }
   });
+  if (args.sums == nullptr) return;
+  for (size_t row_block = 1; row_block < row_blocks; ++row_block) {
+    for (size_t j = 0; j < n; ++j) sums[j] += sums[row_block * n + j];
+  }
+  for (size_t j = 0; j < n; ++j) args.sums[j] = static_cast<T>(args.accumulate ? args.sums[j] + sums[j] : sums[j]);
 }
 
 const MatmulTable& Table() {
-  static constexpr MatmulTable table = {Multiply<float>, Multiply<double>, SumColumns<float>, SumColumns<double>};
+  static constexpr MatmulTable table = {Multiply<float>, Multiply<double>, FinishGradient<float>,
+                                        FinishGradient<double>};
   return table;
 }
 
@@ -436,11 +477,7 @@ FUSEPROP_EXPORT(Table);
 void Matmul(const MatmulArgs<float>& args) { FUSEPROP_DISPATCH(Table)().multiply_f32(args); }
 void Matmul(const MatmulArgs<double>& args) { FUSEPROP_DISPATCH(Table)().multiply_f64(args); }
 
-void ColumnSum(const float* x, size_t m, size_t n, size_t stride, bool accumulate, float* sums) {
-  FUSEPROP_DISPATCH(Table)().sum_columns_f32(x, m, n, stride, accumulate, sums);
-}
-void ColumnSum(const double* x, size_t m, size_t n, size_t stride, bool accumulate, double* sums) {
-  FUSEPROP_DISPATCH(Table)().sum_columns_f64(x, m, n, stride, accumulate, sums);
-}
+void FinishGradient(const OutputGradient<float>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f32(args); }
+void FinishGradient(const OutputGradient<double>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f64(args); }
 }  // namespace fuseprop
 #endif  // HWY_ONCE

@@ -1,9 +1,11 @@
-// Matrix product and the sum over rows: what a dense layer computes forward and backward.
+// Matrix product and the gradient at the outputs: what a dense layer computes forward and backward.
 
 #ifndef FUSEPROP_KERNELS_MATMUL_H_
 #define FUSEPROP_KERNELS_MATMUL_H_
 
 #include <cstddef>
+
+#include "kernels/activations.h"
 
 namespace fuseprop {
 
@@ -47,10 +49,26 @@ struct MatmulArgs {
 void Matmul(const MatmulArgs<float>& args);
 void Matmul(const MatmulArgs<double>& args);
 
-// sums[j] = (accumulate ? sums[j] : 0) + the sum over i of x[i * stride + j], for j < n. Sums are formed in
-// float64 in a fixed order.
-void ColumnSum(const float* x, size_t m, size_t n, size_t stride, bool accumulate, float* sums);
-void ColumnSum(const double* x, size_t m, size_t n, size_t stride, bool accumulate, double* sums);
+// What comes before the products in the backward pass of a layer y = f(u), u = x W + b, in one pass over dy, the
+// gradient by y: du = dy f'(u), and the gradient by b, sums[j] = (accumulate ? sums[j] : 0) + the sum of column j of
+// du.
+template <class T>
+struct OutputGradient {
+  size_t m = 0, n = 0;
+  const T* dy = nullptr;
+  size_t stride = 0;  // of the rows of dy, in elements; n with an activation
+  // f, of the calling thread's target. Null: the identity; dy is du, which is not written.
+  const ActivationOps<T>* activation = nullptr;
+  const double* parameters = nullptr;
+  const T* u = nullptr;
+  T* du = nullptr;    // may be dy
+  T* sums = nullptr;  // (n,), or null. Formed in float64 in a fixed order.
+  bool accumulate = false;
+};
+
+// Throws std::bad_alloc before anything is written; otherwise does not throw.
+void FinishGradient(const OutputGradient<float>& args);
+void FinishGradient(const OutputGradient<double>& args);
 
 }  // namespace fuseprop
 

@@ -173,7 +173,8 @@ def linear(
     /,
 ) -> FloatArray: ...
 
-# Each of dx, dweight, dbias: an array to write, None (allocate), or False (not wanted; None is returned for it).
+# Each of dx, dweight, dbias: an array to write, None (allocate), or False (not wanted; None is returned for it). With an
+# activation, du is dy, the gradient at its output, and `into` receives the one at the preactivation; it may be dy.
 def linear_backward(
     x: ArrayLike,
     weight: ArrayLike,
@@ -182,6 +183,9 @@ def linear_backward(
     dweight: FloatArray | bool | None,
     dbias: FloatArray | bool | None,
     accumulate: bool,
+    activation: Activation | None = None,
+    preactivation: ArrayLike | None = None,
+    into: FloatArray | None = None,
     /,
 ) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]: ...
 

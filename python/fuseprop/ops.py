@@ -123,20 +123,45 @@ def linear(
     return _core.linear(x, weight, bias, f, True, out)
 
 
-def linear_backward(x: ArrayLike, weight: ArrayLike, du: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Gradients (dx, dweight, dbias) of a dense layer from du, the gradient at the pre-activation.
+def linear_backward(
+    x: ArrayLike,
+    weight: ArrayLike,
+    du: ArrayLike,
+    *,
+    activation: str | Activation | None = None,
+    preactivation: ArrayLike | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Gradients (dx, dweight, dbias) of a dense layer y = f(u), u = x @ weight + bias, from du = dL/du.
 
-    dx = du @ weight^T, dweight = x^T @ du, dbias = sum over the rows of du, with x (N, in), weight (in, out) and
-    du (N, out).
+    dx = du @ weight^T, dweight = x^T @ du, dbias = sum over the rows of du. With an activation f, the third argument is
+    dL/dy instead, and du = dL/dy * f'(u) is formed on the way, in the pass that sums its rows.
+
+    Parameters
+    ----------
+    x
+        (N, in).
+    weight
+        (in, out): the transpose of PyTorch's.
+    du
+        (N, out): the gradient at the pre-activation u; with an activation, the one at its output y. Left as it is.
+    activation
+        f: an elementwise activation, its name, or None for the identity.
+    preactivation
+        (N, out): u, which `linear` returns with ``return_preactivation=True``. Given exactly if an activation is.
 
     Raises
     ------
     ValueError
-        If shapes do not fit; both are named.
+        If shapes do not fit (both are named), or of activation and preactivation one is given alone.
     TypeError
-        If the dtypes differ or are not supported.
+        If the dtypes differ or are not supported, or the activation is not elementwise.
+
+    Notes
+    -----
+    The same bits as ``linear_backward(x, weight, activation.backward(preactivation, dy))``.
     """
-    dx, dweight, dbias = _core.linear_backward(x, weight, du, None, None, None, False)
+    f = get(activation) if isinstance(activation, str) else activation
+    dx, dweight, dbias = _core.linear_backward(x, weight, du, None, None, None, False, f, preactivation)
     assert dx is not None
     assert dweight is not None
     assert dbias is not None
