@@ -115,11 +115,14 @@ def ops_results(dtype: Any) -> Results:
         return rng.standard_normal(shape).astype(dtype)
 
     results: Results = {}
-    for m, k, n in ((1, 700, 90), (90, 700, 1), (70, 65, 130), (257, 1100, 129), (700, 20, 300)):
+    for m, k, n in ((1, 700, 90), (900, 700, 1), (900, 64, 10), (70, 65, 130), (257, 1100, 300), (700, 20, 300)):
         x, weight, bias, du = normal(m, k), normal(k, n), normal(n), normal(m, n)
         results[f"matmul {m, k, n}"] = fp.ops.matmul(x, weight)
         results[f"linear {m, k, n}"] = fp.ops.linear(x, weight, bias, activation="tanh", return_preactivation=True)
         results[f"backward {m, k, n}"] = fp.ops.linear_backward(x, weight, du)
+        u = results[f"linear {m, k, n}"][1]
+        folded = fp.ops.linear_backward(x, weight, du, activation="gelu", preactivation=u)
+        results[f"backward of gelu {m, k, n}"] = folded
     for shape in ((ROWS, COLUMNS), (9, 11_003), (20_000, 5)):
         x = 5 * normal(*shape)
         for function in (fp.ops.softmax, fp.ops.log_softmax, fp.ops.logsumexp):

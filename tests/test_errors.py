@@ -30,7 +30,7 @@ from helpers import (
 )
 
 import fuseprop as fp
-from fuseprop import ops
+from fuseprop import _core, ops
 from fuseprop._registry import Spec
 
 ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *LAYER_LOSSES]
@@ -626,6 +626,36 @@ def test_shapes_of_linear_backward() -> None:
         ops.linear_backward(x, weight, du[0])
     with refuses(TypeError, "du has dtype float32", "x has dtype float64"):
         ops.linear_backward(x, weight, du.astype(np.float32))
+
+
+def test_linear_backward_with_activation() -> None:
+    x, weight, dy, u = np.ones((2, 3)), np.ones((3, 5)), np.ones((2, 5)), np.ones((2, 5))
+    with refuses(ValueError, "activation is given without its preactivation"):
+        ops.linear_backward(x, weight, dy, activation="tanh")
+    with refuses(ValueError, "preactivation is given without an activation"):
+        ops.linear_backward(x, weight, dy, preactivation=u)
+    for wrong in (u[:1], u.T, u[0]):
+        with refuses(ValueError, "preactivation has shape", str(wrong.shape), "du has shape (2, 5)"):
+            ops.linear_backward(x, weight, dy, activation="tanh", preactivation=wrong)
+    with refuses(TypeError, "preactivation has dtype float32", "x has dtype float64"):
+        ops.linear_backward(x, weight, dy, activation="tanh", preactivation=u.astype(np.float32))
+    with refuses(ValueError, "tanhh"):
+        ops.linear_backward(x, weight, dy, activation="tanhh", preactivation=u)
+    for activation in (fp.activations.Softmax(), fp.activations.PReLU(), 3):
+        with refuses(TypeError, "activation", type(activation).__name__):
+            ops.linear_backward(x, weight, dy, activation=activation, preactivation=u)  # type: ignore[arg-type]
+    tanh = fp.activations.Tanh()
+    for wrong, message in (
+        (np.ones((2, 4)), ["into has shape (2, 4)", "expected (2, 5)"]),
+        (np.ones((2, 5), np.float32), ["into has dtype float32", "expected float64"]),
+        (u, ["into overlaps preactivation"]),
+    ):
+        with refuses(ValueError, *message):
+            _core.linear_backward(x, weight, dy, None, None, None, False, tanh, u, wrong)
+    into = np.ones((2, 5))
+    with refuses(ValueError, "dbias overlaps into"):
+        _core.linear_backward(x, weight, dy, None, None, into[0], False, tanh, u, into)
+    assert all((a == 1).all() for a in (x, weight, dy, u))
 
 
 @pytest.mark.parametrize("function", [ops.softmax, ops.log_softmax, ops.logsumexp], ids=lambda f: f.__name__)

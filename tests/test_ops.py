@@ -31,6 +31,9 @@ SHAPES = [
     *((m, k, n) for m in (1, 2, 7, 14) for k in (1, 3, 64) for n in (1, 5, 16, 33)),
     *[(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0), (6, 17, 31), (13, 65, 129), (15, 300, 1), (1, 300, 50)],
     *[(129, 257, 65), (300, 40, 200), (64, 64, 64), (200, 1100, 70), (37, 600, 1100)],
+    # Few columns or rows; large enough to be copied and fetched ahead.
+    *[(33, 128, 10), (70, 90, 4), (50, 64, 13), (100, 5, 9), (12, 65, 300), (64, 10, 128)],
+    *[(70, 1100, 300), (700, 700, 1), (1, 700, 1100), (6, 520, 1030)],
 ]
 
 
@@ -206,6 +209,48 @@ def test_linear_backward(dtype: Any, shape: tuple[int, int, int], target: str) -
     assert_within(into[1], sums + 2, unit * (2 * np.abs(sums) + 4) + (shape[0] + 1) * 2.0**-52 * sizes)
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (5, 7, 9), (64, 64, 128), (100, 30, 33), (70, 3, 1100), (0, 3, 4), (3, 0, 4)], ids=str
+)
+@each_dtype
+def test_linear_backward_with_activation(dtype: Any, shape: tuple[int, int, int], target: str) -> None:
+    """The same bits as the backward passes one after the other, and dy is left as it is."""
+    x, weight = matrices(*shape, dtype)
+    u, dy = (3 * seeded(name).standard_normal((shape[0], shape[2])).astype(dtype) for name in ("u", "dy"))
+    for spec in ACTIVATIONS:
+        act = spec.cls()
+        du = act.backward(u, dy)
+        expected = linear_backward(x, weight, du)
+        inplace = dy.copy()
+        assert_same_bits(linear_backward(x, weight, inplace, activation=act, preactivation=u), expected, spec.name)
+        assert_same_bits(inplace, dy)
+        # The forms that a network uses: in place, without dx, without dbias, added to what is there.
+        into = [np.full_like(g, 2.0) for g in expected[1:]]
+        first, *_ = _core.linear_backward(x, weight, inplace, False, *into, False, act, u, inplace)
+        assert first is None
+        assert_same_bits(tuple(into), expected[1:], spec.name)
+        assert_same_bits(inplace, du, spec.name)
+        dx, _, dbias = _core.linear_backward(x, weight, dy, None, into[0], False, True, act, u)
+        assert dx is not None
+        assert dbias is None
+        assert_same_bits((dx, into[0]), (expected[0], expected[1] + expected[1]), spec.name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+def test_linear_backward_with_activation_layouts(dtype: Any, layout: str) -> None:
+    x, weight = matrices(9, 21, 18, dtype)
+    u, dy = (seeded(name).standard_normal((9, 18)).astype(dtype) for name in ("u", "dy"))
+    expected = linear_backward(x, weight, dy, activation="tanh", preactivation=u)
+    for left, right in ((layout, "c"), ("c", layout), (layout, layout)):
+        found = linear_backward(x, weight, laid_out(dy, left), activation="tanh", preactivation=laid_out(u, right))
+        assert_same_bits(found, expected)
+    out = Out(layout, dy.shape, dtype)
+    gradients = _core.linear_backward(x, weight, dy, None, None, None, False, fp.activations.Tanh(), u, out.array)
+    assert_same_bits(gradients, expected)
+    out.assert_received(out.array, fp.activations.Tanh().backward(u, dy))
+
+
 def test_linear_backward_is_the_gradient() -> None:
     """Fourth-order central differences of sum(cos(x W + b)) in float64."""
     x, weight = matrices(4, 3, 5, np.float64)
@@ -224,6 +269,27 @@ def test_linear_backward_is_the_gradient() -> None:
             difference = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
             # h^4 |f^(5)| / 30 with |f^(5)| < 1e3 here, and eps |f| / h.
             assert abs(gradient[at] - difference) < 1e-10
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "softplus"])
+def test_linear_backward_with_activation_is_the_gradient(activation: str) -> None:
+    """Fourth-order central differences of sum(cos(f(x W + b))) in float64."""
+    x, weight = matrices(4, 3, 5, np.float64)
+    bias = seeded("bias").standard_normal(5)
+    y, u = linear(x, weight, bias, activation=activation, return_preactivation=True)
+    gradients = linear_backward(x, weight, -np.sin(y), activation=activation, preactivation=u)
+    arguments = [x, weight, bias]
+    h = 1e-3
+    for which, gradient in enumerate(gradients):
+        for at in np.ndindex(gradient.shape):
+            f = {}
+            for step in (-2, -1, 1, 2):
+                moved = [a.copy() for a in arguments]
+                moved[which][at] += step * h
+                f[step] = float(np.cos(linear(*moved, activation=activation)).sum())
+            difference = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
+            # h^4 |f^(5)| / 30 with |f^(5)| < 3e3 here, and eps |f| / h.
+            assert abs(gradient[at] - difference) < 2e-10
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

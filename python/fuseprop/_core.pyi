@@ -173,8 +173,9 @@ def linear(
     /,
 ) -> FloatArray: ...
 
-# Each of dx, dweight, dbias: an array to write, None (allocate), or False (not wanted; None is returned for it). With an
-# activation, du is dy, the gradient at its output, and `into` receives the one at the preactivation; it may be dy.
+# Each of dx, dweight, dbias: an array to write, None (allocate), or False (not wanted; None is returned for it).
+# With an activation, du is dy, the gradient at its output, and `into` receives the one at the preactivation: an array,
+# which may be dy, or None.
 def linear_backward(
     x: ArrayLike,
     weight: ArrayLike,

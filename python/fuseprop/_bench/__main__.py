@@ -33,7 +33,7 @@ def _status(problem: Problem, candidate: Candidate) -> tuple[str, str]:
 def _limit(problem: Problem, limits: machine.Limits) -> tuple[str, Sampler | None]:
     """Return what bounds the problem, and what measures the time at that bound."""
     if problem.flops:
-        return "fma", lambda n: n * problem.flops / limits.flops(fp.get_num_threads())
+        return "fma", lambda n: n * problem.flops / limits.flops(fp.get_num_threads(), dtype=problem.flops_dtype)
     if problem.num_bytes >= MEMORY_BOUND_BYTES:
         return "copy", lambda n: n * limits.copy_seconds(problem.num_bytes)
     return "", None

@@ -19,7 +19,6 @@ from fuseprop import _core, _registry, reference
 from fuseprop._bench import peers as other
 from fuseprop._bench import steps
 from fuseprop._bench.problem import (
-    EPS,
     OURS,
     Candidate,
     Case,
@@ -539,20 +538,26 @@ def _entropy(name: str, shape: tuple[int, int], peers: Peers) -> Problem:
 
 # --- ops ----------------------------------------------------------------------------------------------------
 
-#: (m, k, n), and which factor is stored transposed: cubes, and the products of a dense layer's passes.
+#: (m, k, n), and which factor is stored transposed: cubes, the products of a dense layer's passes, thin ones.
 MATMULS: tuple[tuple[int, int, int, str], ...] = (
-    (64, 64, 64, ""),
-    (128, 128, 128, ""),
-    (256, 256, 256, ""),
-    (512, 512, 512, ""),
-    (1024, 1024, 1024, ""),
-    (2048, 2048, 2048, ""),
+    *((n, n, n, "") for n in (16, 32, 64, 100, 128, 256, 512, 1000, 1024, 2048)),
     (32, 16, 32, ""),
+    (64, 128, 10, ""),
+    (128, 64, 10, "a"),
+    (64, 10, 128, "b"),
     (128, 784, 256, ""),
     (784, 128, 256, "a"),
     (128, 256, 784, "b"),
+    (256, 2048, 1000, ""),
+    (4096, 64, 10, ""),
     (4096, 256, 1, ""),
+    (1024, 1024, 1, ""),
     (1, 1024, 1024, ""),
+)
+#: Those in float64.
+MATMULS64: tuple[tuple[int, int, int, str], ...] = (
+    *((n, n, n, "") for n in (64, 128, 256, 512, 1024)),
+    (128, 784, 256, ""),
 )
 
 
@@ -560,31 +565,36 @@ def _product(a: Array, b: Array, more: float = 0.0) -> Expected:
     """Return a @ b; any order of summation in float32 stays within k eps sum(abs a abs b)."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     k = a.shape[1]
-    return Expected(a64 @ b64, (k + 2) * EPS / 2 * (np.abs(a64) @ np.abs(b64) + more))
+    eps = float(np.finfo(a.dtype).eps)
+    # In float64 the expected product has an error of its own.
+    units = 1 if a.dtype == np.float32 else 2
+    return Expected(a64 @ b64, units * (k + 2) * eps / 2 * (np.abs(a64) @ np.abs(b64) + more))
 
 
-def _matmul(m: int, k: int, n: int, transposed: str, peers: Peers) -> Problem:
-    a, b = _normal(m, k), _normal(k, n, seed=1)
+def _matmul(shape: tuple[int, int, int], transposed: str, dtype: str, peers: Peers) -> Problem:
+    m, k, n = shape
+    a, b = _normal(m, k).astype(dtype, copy=False), _normal(k, n, seed=1).astype(dtype, copy=False)
     ours = a.T.copy() if transposed == "a" else a, b.T.copy() if transposed == "b" else b
     theirs = ours[0].T if transposed == "a" else a, ours[1].T if transposed == "b" else b
     options = {f"transpose_{transposed}": True} if transposed else {}
-    candidates = [Candidate(OURS, call(fp.ops.matmul, *ours, **options, out=np.empty((m, n), np.float32)))]
+    candidates = [Candidate(OURS, call(fp.ops.matmul, *ours, **options, out=np.empty((m, n), dtype)))]
     if peers.numpy:
-        candidates.append(_numpy(np.matmul, *theirs, out=np.empty((m, n), np.float32)))
+        candidates.append(_numpy(np.matmul, *theirs, out=np.empty((m, n), dtype)))
     if peers.torch:
         at, bt = map(peers.torch.from_numpy, theirs)
-        candidates.append(_torch(peers, peers.torch.matmul, at, bt, out=peers.torch.empty(m, n)))
-    if peers.jax:
+        out = peers.torch.from_numpy(np.empty((m, n), dtype))
+        candidates.append(_torch(peers, peers.torch.matmul, at, bt, out=out))
+    if peers.jax and dtype == "float32":  # the other is off by default
         product: Callable[[Any, Any], Any] = {
             "": lambda a, b: a @ b,
             "a": lambda a, b: a.T @ b,
             "b": lambda a, b: a @ b.T,
         }[transposed]
         candidates.append(_jax(peers, product, *ours))
-    return Problem(candidates, [_product(a, b)], flops=2.0 * m * k * n)
+    return Problem(candidates, [_product(a, b)], flops=2.0 * m * k * n, flops_dtype=dtype)
 
 
-LINEARS = ((64, 64, 128), (128, 784, 256))
+LINEARS = ((64, 64, 128), (128, 784, 256), (256, 2048, 2048))
 
 
 def _linear(n: int, inputs: int, outputs: int, peers: Peers) -> Problem:
@@ -626,6 +636,60 @@ def _linear_backward(n: int, inputs: int, outputs: int, peers: Peers) -> Problem
         candidates.append(_jax(peers, lambda x, w, du: (du @ w.T, x.T @ du, du.sum(axis=0)), x, w, du))
     expected = [_product(du, w.T), _product(x.T, du), _product(np.ones((1, n), np.float32), du)]
     return Problem(candidates, expected, flops=4.0 * n * inputs * outputs)
+
+
+def _linear_both_ways(n: int, inputs: int, outputs: int, peers: Peers) -> Problem:
+    """Forward and backward pass of a layer with ReLU, from x, W, b and the gradient at the output."""
+    x, w, b, dy = _normal(n, inputs), _normal(inputs, outputs, seed=1), _normal(outputs, seed=2), _normal(n, outputs)
+    product = _product(x, w, more=float(np.abs(b).max()))
+    u = product.value + b
+    dy[np.abs(u) <= product.tolerance] = 0  # there libraries take different sides
+    layer = fp.nn.Sequential([fp.nn.Dense(inputs, outputs, "relu")], rng=0)
+    layer.load_state_dict({"0.weight": w, "0.bias": b})
+    dense = layer.layers[0]
+    gradient = np.empty_like(dy)
+
+    def ours() -> Any:
+        y = dense.forward(x, True)
+        np.copyto(gradient, dy)  # the layer works in place
+        return y, dense.backward(gradient), dense.gradients["weight"], dense.gradients["bias"]
+
+    candidates = [Candidate(OURS, call(ours))]
+    if peers.numpy:
+
+        def with_numpy() -> Any:
+            y = np.maximum(x @ w + b, 0)
+            du = dy * (y > 0)
+            return y, du @ w.T, x.T @ du, du.sum(axis=0)
+
+        candidates.append(_numpy(with_numpy))
+    if peers.torch:
+        torch = peers.torch
+        xt, bt = torch.from_numpy(x).requires_grad_(), torch.from_numpy(b).requires_grad_()
+        wt, dyt = torch.from_numpy(w.T.copy()).requires_grad_(), torch.from_numpy(dy)
+
+        def with_torch() -> Any:
+            y = torch.relu(torch.nn.functional.linear(xt, wt, bt))
+            return y, *torch.autograd.grad(y, (xt, wt, bt), dyt)
+
+        def gradients(found: Any) -> list[Array]:
+            y, dx, dw, db = as_arrays(found)
+            return [y, dx, dw.T, db]
+
+        candidates.append(Candidate("PyTorch", call(with_torch), outputs=gradients))
+    if peers.jax:
+
+        def with_jax(x: Any, w: Any, b: Any, dy: Any) -> Any:
+            y = peers.jax.numpy.maximum(x @ w + b, 0)
+            du = dy * (y > 0)
+            return y, du @ w.T, x.T @ du, du.sum(axis=0)
+
+        candidates.append(_jax(peers, with_jax, x, w, b, dy))
+    du = np.where(u > 0, dy, 0)
+    du = du.astype(np.float32)
+    expected = [Expected(np.maximum(u, 0), product.tolerance), _product(du, w.T), _product(x.T, du)]
+    expected.append(_product(np.ones((1, n), np.float32), du))
+    return Problem(candidates, expected, flops=6.0 * n * inputs * outputs)
 
 
 def _elementary(name: str, n: int, peers: Peers) -> Problem:
@@ -1005,11 +1069,15 @@ def _losses(sizes: Sequence[str]) -> Iterator[Case]:
 def _ops(sizes: Sequence[str]) -> Iterator[Case]:
     for m, k, n, transposed in MATMULS:
         suffix = f"/transpose_{transposed}" if transposed else ""
-        yield Case(f"op/matmul/{m}x{k}x{n}{suffix}", "op matmul", partial(_matmul, m, k, n, transposed))
+        yield Case(f"op/matmul/{m}x{k}x{n}{suffix}", "op matmul", partial(_matmul, (m, k, n), transposed, "float32"))
+    for m, k, n, transposed in MATMULS64:
+        name = f"op/matmul/{m}x{k}x{n}/float64"
+        yield Case(name, "op matmul", partial(_matmul, (m, k, n), transposed, "float64"))
     for layer in LINEARS:
         size = "x".join(map(str, layer))
         yield Case(f"op/linear/relu/{size}", "op linear", partial(_linear, *layer))
         yield Case(f"op/linear_backward/{size}", "op linear_backward", partial(_linear_backward, *layer))
+        yield Case(f"op/linear/relu_both_ways/{size}", "op linear", partial(_linear_both_ways, *layer))
     for name in ("exp", "expm1", "log", "log1p", "erf"):
         for size in sizes:
             yield Case(f"op/{name}/{size}", f"op {name}", partial(_elementary, name, parse_size(size)))

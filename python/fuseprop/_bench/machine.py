@@ -63,9 +63,9 @@ class Limits:
     def __init__(self) -> None:
         self._buffers: tuple[Any, Any] | None = None
 
-    def flops(self, threads: int, seconds: float = 0.003) -> float:
-        """FLOP/s in float32 of threads that do nothing but fused multiply-adds in registers."""
-        return 1e9 * _core.fma_peak(seconds, threads)
+    def flops(self, threads: int, seconds: float = 0.003, dtype: str = "float32") -> float:
+        """FLOP/s of threads that do nothing but fused multiply-adds in registers."""
+        return 1e9 * _core.fma_peak(seconds, threads, dtype)
 
     def copy_seconds(self, num_bytes: float) -> float:
         """Seconds that a non-temporal copy takes which reads and writes `num_bytes` together."""

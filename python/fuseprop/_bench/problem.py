@@ -114,6 +114,7 @@ class Problem:
     elements: int = 0
     #: Floating-point operations of a matrix product; 0: not bound by them.
     flops: float = 0.0
+    flops_dtype: str = "float32"
     #: Read and written at least; a limit is shown if it is more than the caches hold.
     num_bytes: float = 0.0
 
