@@ -70,6 +70,20 @@ struct OutputGradient {
 void FinishGradient(const OutputGradient<float>& args);
 void FinishGradient(const OutputGradient<double>& args);
 
+// sums[j] = (accumulate ? sums[j] : 0) + the sum over i of x[i * stride + j], for i < m and j < n: FinishGradient
+// without an activation.
+template <class T>
+void ColumnSum(const T* x, size_t m, size_t n, size_t stride, bool accumulate, T* sums) {
+  OutputGradient<T> args;
+  args.m = m;
+  args.n = n;
+  args.dy = x;
+  args.stride = stride;
+  args.sums = sums;
+  args.accumulate = accumulate;
+  FinishGradient(args);
+}
+
 }  // namespace fuseprop
 
 #endif  // FUSEPROP_KERNELS_MATMUL_H_
