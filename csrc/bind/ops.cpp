@@ -5,6 +5,7 @@
 #include "bind/activations.h"
 #include "bind/matrix.h"
 #include "bind/register.h"
+#include "kernels/dense.h"
 #include "kernels/matmul.h"
 
 namespace fuseprop {
@@ -61,28 +62,6 @@ PyObject* PyMatmul(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     return c.Finish();
   });
 }
-
-// f applied to the rectangles of x @ weight + bias while they are in the cache. The table is that of the calling
-// thread's target: the workers' own may be another.
-template <class T>
-struct ActivationEpilogue {
-  const ActivationOps<T>* ops;
-  const double* parameters;
-  const T* c;
-  T* y;
-
-  static void Run(const void* context, const MatmulRectangle<T>& r) {
-    const auto& self = *static_cast<const ActivationEpilogue*>(context);
-    if (r.cols == r.ldc) {  // whole rows are one piece
-      self.ops->forward(self.parameters, r.c, self.y + (r.c - self.c), r.rows * r.cols, false);
-      return;
-    }
-    for (size_t i = 0; i < r.rows; ++i) {
-      const T* from = r.c + i * r.ldc;
-      self.ops->forward(self.parameters, from, self.y + (from - self.c), r.cols, false);
-    }
-  }
-};
 
 template <class T>
 void RunLinear(const Matrix& x, const Matrix& weight, const Ref& bias, const Formula* formula, T* u, T* y) {
@@ -183,10 +162,10 @@ void RunLinearBackward(const Matrix& x, const Matrix& weight, const GradientSour
   if (outputs[0]) Run(Product(du, false, weight, true, outputs[0]->data<T>()));
 }
 
-// linear_backward(x, weight, du, dx, dweight, dbias, accumulate, activation=None, preactivation=None, into=None, /)
+// linear_backward(x, weight, du, dx, dweight, dbias, accumulate, activation=None, preactivation=None, /)
 PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    CheckNumArgs("linear_backward", nargs, 7, 10);
+    CheckNumArgs("linear_backward", nargs, 7, 9);
     const Matrix x(args[0], "x");
     const Matrix weight(args[1], "weight");
     const Matrix dy(args[2], "du");
@@ -206,17 +185,13 @@ PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
             source.formula == nullptr ? "preactivation is given without an activation"
                                       : "activation is given without its preactivation");
     }
-    std::optional<Output> into;
+    std::optional<Output> new_du;
     if (source.formula != nullptr) {
       const Ref u = FloatArray(preactivation, "preactivation");
       CheckSameDtype(x.given, "x", u, "preactivation");
       CheckSameShape(dy.given, "du", u, "preactivation");
       source.u = COrdered(u);
-      into.emplace(nargs > 9 ? args[9] : nullptr, "into", 2, PyArray_DIMS(dy.given.array()), x.typenum());
-      into->CheckOverlap(x.given, "x", false);
-      into->CheckOverlap(weight.given, "weight", false);
-      into->CheckOverlap(u, "preactivation", false);
-      into->CheckOverlap(dy.given, "du");
+      new_du.emplace(2, PyArray_DIMS(dy.given.array()), x.typenum());
     }
     const npy_intp shapes[3][2] = {{x.rows, x.cols}, {weight.rows, weight.cols}, {weight.cols, 0}};
     static const char* const names[3] = {"dx", "dweight", "dbias"};
@@ -232,25 +207,22 @@ PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
       outputs[i]->CheckOverlap(x.given, "x", false);
       outputs[i]->CheckOverlap(weight.given, "weight", false);
       outputs[i]->CheckOverlap(dy.given, "du", false);
-      if (into) {
-        outputs[i]->CheckOverlap(source.u, "preactivation", false);
-        outputs[i]->CheckOverlap(into->result(), "into", false);
-      }
+      outputs[i]->CheckOverlap(source.u, "preactivation", false);
       for (int j = 0; j < i; ++j) {
         if (outputs[j]) outputs[i]->CheckOverlap(outputs[j]->result(), names[j], false);
       }
     }
-    source.dy = dy.transposed || into ? COrdered(dy.array) : Ref::Borrow(dy.array.get());
-    source.stride = dy.transposed || into ? static_cast<size_t>(dy.cols) : dy.stride;
-    std::optional<Matrix> new_du;
-    if (into) new_du.emplace(into->buffer().get(), "into");
-    const Matrix& du = into ? *new_du : dy;
+    const bool in_rows = dy.transposed || new_du;
+    source.dy = in_rows ? COrdered(dy.array) : Ref::Borrow(dy.array.get());
+    source.stride = in_rows ? static_cast<size_t>(dy.cols) : dy.stride;
+    std::optional<Matrix> fresh;
+    if (new_du) fresh.emplace(new_du->result().get(), "du");
+    const Matrix& du = fresh ? *fresh : dy;
     if (x.typenum() == NPY_FLOAT32) {
       RunLinearBackward<float>(x, weight, source, du, outputs, accumulate);
     } else {
       RunLinearBackward<double>(x, weight, source, du, outputs, accumulate);
     }
-    if (into) into->Finish();
     Ref results[3];
     for (int i = 0; i < 3; ++i) results[i] = outputs[i] ? outputs[i]->Finish() : Ref::Borrow(Py_None);
     return Ref::Check(PyTuple_Pack(3, results[0].get(), results[1].get(), results[2].get()));

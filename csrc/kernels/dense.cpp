@@ -1,27 +1,7 @@
 #include "kernels/dense.h"
 
-#include "kernels/activations.h"
-#include "kernels/matmul.h"
-
 namespace fuseprop {
 namespace {
-
-// f applied to the rectangles of u while they are in the cache.
-template <class T>
-struct Activate {
-  const ActivationOps<T>* ops;
-  const double* parameters;
-  const T* u;
-  T* y;
-
-  static void Run(const void* context, const MatmulRectangle<T>& r) {
-    const auto& self = *static_cast<const Activate*>(context);
-    for (size_t i = 0; i < r.rows; ++i) {
-      const T* from = r.c + i * r.ldc;
-      self.ops->forward(self.parameters, from, self.y + (from - self.u), r.cols, false);
-    }
-  }
-};
 
 template <class T>
 const ActivationOps<T>* OpsOf(const DenseLayer<T>& layer) {
@@ -31,7 +11,7 @@ const ActivationOps<T>* OpsOf(const DenseLayer<T>& layer) {
 
 template <class T>
 void Forward(const DenseLayer<T>& layer, const T* x, size_t x_stride, size_t rows) {
-  Activate<T> activate = {OpsOf(layer), layer.parameters, layer.From(), layer.y};
+  ActivationEpilogue<T> activate = {OpsOf(layer), layer.parameters, layer.From(), layer.y};
   MatmulArgs<T> args;
   args.m = rows;
   args.k = layer.in;
@@ -44,7 +24,7 @@ void Forward(const DenseLayer<T>& layer, const T* x, size_t x_stride, size_t row
   args.ldc = layer.out;
   args.bias = layer.bias;
   if (activate.ops != nullptr) {
-    args.epilogue = &Activate<T>::Run;
+    args.epilogue = &ActivationEpilogue<T>::Run;
     args.context = &activate;
   }
   Matmul(args);
@@ -53,9 +33,18 @@ void Forward(const DenseLayer<T>& layer, const T* x, size_t x_stride, size_t row
 template <class T>
 void Backward(const DenseLayer<T>& layer, const T* x, size_t x_stride, size_t rows, T* dy, bool accumulate,
               bool want_dx) {
-  if (const ActivationOps<T>* ops = OpsOf(layer)) {
-    ActivationBackward(*ops, layer.parameters, layer.From(), dy, dy, rows * layer.out);
-  }
+  OutputGradient<T> gradient;
+  gradient.m = rows;
+  gradient.n = layer.out;
+  gradient.dy = dy;
+  gradient.stride = layer.out;
+  gradient.activation = OpsOf(layer);
+  gradient.parameters = layer.parameters;
+  gradient.u = layer.From();
+  gradient.du = dy;
+  gradient.sums = layer.dbias;
+  gradient.accumulate = accumulate;
+  if (gradient.activation != nullptr || gradient.sums != nullptr) FinishGradient(gradient);
   const T* du = dy;
   MatmulArgs<T> weight;
   weight.m = layer.in;
@@ -70,7 +59,6 @@ void Backward(const DenseLayer<T>& layer, const T* x, size_t x_stride, size_t ro
   weight.ldc = layer.out;
   weight.accumulate = accumulate;
   Matmul(weight);
-  if (layer.dbias != nullptr) ColumnSum(du, rows, layer.out, layer.out, accumulate, layer.dbias);
   if (!want_dx) return;
   MatmulArgs<T> input;
   input.m = rows;

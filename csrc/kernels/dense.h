@@ -5,7 +5,32 @@
 
 #include <cstddef>
 
+#include "kernels/activations.h"
+#include "kernels/matmul.h"
+
 namespace fuseprop {
+
+// The epilogue of a product that applies f to the rectangles of u while they are in the cache; y may be u. The table is
+// that of the calling thread's target: the workers' own may be another.
+template <class T>
+struct ActivationEpilogue {
+  const ActivationOps<T>* ops;
+  const double* parameters;
+  const T* u;
+  T* y;
+
+  static void Run(const void* context, const MatmulRectangle<T>& r) {
+    const auto& self = *static_cast<const ActivationEpilogue*>(context);
+    if (r.cols == r.ldc) {  // whole rows are one piece
+      self.ops->forward(self.parameters, r.c, self.y + (r.c - self.u), r.rows * r.cols, false);
+      return;
+    }
+    for (size_t i = 0; i < r.rows; ++i) {
+      const T* from = r.c + i * r.ldc;
+      self.ops->forward(self.parameters, from, self.y + (from - self.u), r.cols, false);
+    }
+  }
+};
 
 // y = f(u), u = x W + b, with W (in, out), and back. Everything but x is contiguous.
 template <class T>

@@ -174,8 +174,7 @@ def linear(
 ) -> FloatArray: ...
 
 # Each of dx, dweight, dbias: an array to write, None (allocate), or False (not wanted; None is returned for it).
-# With an activation, du is dy, the gradient at its output, and `into` receives the one at the preactivation: an array,
-# which may be dy, or None.
+# With an activation, du is dy, the gradient at its output.
 def linear_backward(
     x: ArrayLike,
     weight: ArrayLike,
@@ -186,7 +185,6 @@ def linear_backward(
     accumulate: bool,
     activation: Activation | None = None,
     preactivation: ArrayLike | None = None,
-    into: FloatArray | None = None,
     /,
 ) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]: ...
 

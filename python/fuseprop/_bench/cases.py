@@ -644,9 +644,8 @@ def _linear_both_ways(n: int, inputs: int, outputs: int, peers: Peers) -> Proble
     product = _product(x, w, more=float(np.abs(b).max()))
     u = product.value + b
     dy[np.abs(u) <= product.tolerance] = 0  # there libraries take different sides
-    layer = fp.nn.Sequential([fp.nn.Dense(inputs, outputs, "relu")], rng=0)
-    layer.load_state_dict({"0.weight": w, "0.bias": b})
-    dense = layer.layers[0]
+    dense = fp.nn.Dense(inputs, outputs, "relu")
+    fp.nn.Sequential([dense], rng=0).load_state_dict({"0.weight": w, "0.bias": b})
     gradient = np.empty_like(dy)
 
     def ours() -> Any:
