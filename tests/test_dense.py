@@ -119,11 +119,11 @@ def test_what_is_refused() -> None:
     run.bind(ROWS, first_dx=False)
     with pytest.raises(RuntimeError, match="backward needs a forward pass"):
         run.stack.backward(dy, False, False)
-    with pytest.raises(ValueError, match=r"x has shape \(9, 6\) and dtype float32; expected \(9, 7\), float32"):
+    with pytest.raises(ValueError, match=r"x has shape \(9, 6\); expected \(9, 7\)"):
         run.stack.forward(x[:, 1:])
     with pytest.raises(ValueError, match=r"x has shape \(8, 7\)"):
         run.stack.forward(x[1:])
-    with pytest.raises(ValueError, match="dtype float64; expected"):
+    with pytest.raises(TypeError, match="x has dtype float64; expected float32"):
         run.stack.forward(x.astype(np.float64))
     run.stack.forward(x)
     with pytest.raises(RuntimeError, match="no dx is bound"):
@@ -138,16 +138,58 @@ def test_what_is_refused() -> None:
     weight = np.zeros((3, 4), np.float32)
     with pytest.raises(ValueError, match="layers is empty"):
         _core.DenseStack([])
-    with pytest.raises(ValueError, match=r"weight has shape \(3, 4\); expected \(4, out\)"):
+    with pytest.raises(ValueError, match=r"layers\[1\].weight has shape \(3, 4\); expected \(4, out\)"):
         _core.DenseStack([(weight, None, weight.copy(), None, None)] * 2)
-    with pytest.raises(ValueError, match=r"dweight has shape \(4, 3\); expected \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"layers\[0\].dweight has shape \(4, 3\); expected \(3, 4\)"):
         _core.DenseStack([(weight, None, weight.T.copy(), None, None)])
     with pytest.raises(TypeError, match="cannot be fused with a product"):
         _core.DenseStack([(weight, None, weight.copy(), None, fp.activations.Softmax())])
     frozen = weight.copy()
     frozen.flags.writeable = False
-    with pytest.raises(ValueError, match="dweight is read-only"):
+    with pytest.raises(ValueError, match=r"layers\[0\].dweight is read-only"):
         _core.DenseStack([(weight, None, frozen, None, None)])
+
+
+def test_what_is_no_layer() -> None:
+    weight = np.zeros((3, 4), np.float32)
+    with pytest.raises(TypeError, match=r"layers\[0\] must be a tuple \(weight, .*\), found list"):
+        _core.DenseStack([[weight] * 5])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"layers\[0\].weight must be a NumPy array, found int"):
+        _core.DenseStack([(1, None, 1, None, None)])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"layers\[0\].weight has dtype int64; expected float32 or float64"):
+        _core.DenseStack([(np.zeros((3, 4), int), None, weight, None, None)])
+    with pytest.raises(ValueError, match=r"layers\[0\].weight has shape \(3,\); expected \(in, out\)"):
+        _core.DenseStack([(weight[:, 0], None, weight, None, None)])
+    stack = _core.DenseStack([(weight, None, weight.copy(), None, None)])
+    with pytest.raises(ValueError, match="buffers has 2 entries for 1 layers"):
+        stack.bind(2, [(), ()])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"buffers\[0\] must be a tuple \(y, u, dx\), found int"):
+        stack.bind(2, [3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"buffers\[0\].y has shape \(3, 4\); expected \(2, 4\)"):
+        stack.bind(2, [(weight, None, None)])
+
+
+def test_memory_that_overlaps_is_refused() -> None:
+    memory = np.zeros(1000, np.float32)
+    weight = memory[:9].reshape(3, 3)
+    stack = _core.DenseStack([(weight, None, weight.copy(), None, None)])
+    y, dx = memory[100:106].reshape(2, 3), memory[105:111].reshape(2, 3)
+    for buffers in ((y, None, dx), (y, y, None), (memory[5:11].reshape(2, 3), None, None)):
+        with pytest.raises(ValueError, match="buffers overlap"):
+            stack.bind(2, [buffers])
+    stack.bind(2, [(y, None, None)])
+    for x in (y, memory[103:109].reshape(2, 3)):
+        with pytest.raises(ValueError, match="x overlaps the layers' buffers in memory"):
+            stack.forward(x)
+    assert_same_bits(stack.forward(memory[106:112].reshape(2, 3)), np.zeros((2, 3), np.float32))
+
+
+def test_no_rows() -> None:
+    run = Run(np.float32, ("relu", None))
+    run.bind(0)
+    assert run.stack.forward(np.zeros((0, SIZES[0]), np.float32)).shape == (0, SIZES[2])
+    assert run.stack.backward(np.zeros((0, SIZES[2]), np.float32), False, False) is None
+    assert all((gradient == 0).all() for gradient in run.gradients())
 
 
 def test_it_keeps_its_arrays_alive() -> None:

@@ -36,18 +36,6 @@ bool SameElements(PyArrayObject* a, PyArrayObject* b) {
   return true;
 }
 
-bool Overlap(PyArrayObject* a, PyArrayObject* b) {
-  if (PyArray_SIZE(a) == 0 || PyArray_SIZE(b) == 0) return false;
-  const auto [a_low, a_high] = Extent(a);
-  const auto [b_low, b_high] = Extent(b);
-  if (a_high <= b_low || b_high <= a_low) return false;
-  if (PyArray_ISONESEGMENT(a) && PyArray_ISONESEGMENT(b)) return true;
-  // Interleaved strides: NumPy solves whether an element is shared.
-  const Ref numpy = Ref::Check(PyImport_ImportModule("numpy"));
-  const Ref shared = Ref::Check(PyObject_CallMethod(numpy.get(), "shares_memory", "OO", a, b));
-  return PyObject_IsTrue(shared.get()) == 1;
-}
-
 Ref NewArray(int ndim, const npy_intp* shape, int typenum, bool fortran) {
   return Ref::Check(PyArray_New(&PyArray_Type, ndim, const_cast<npy_intp*>(shape), typenum, nullptr, nullptr, 0,
                                 fortran ? NPY_ARRAY_F_CONTIGUOUS : 0, nullptr));
@@ -134,6 +122,18 @@ Ref Ones(int ndim, const npy_intp* shape, int typenum, bool fortran) {
   const Ref one = Ref::Check(PyLong_FromLong(1));
   if (PyArray_FillWithScalar(array.array(), one.get()) < 0) throw PythonError();
   return array;
+}
+
+bool Overlap(PyArrayObject* a, PyArrayObject* b) {
+  if (PyArray_SIZE(a) == 0 || PyArray_SIZE(b) == 0) return false;
+  const auto [a_low, a_high] = Extent(a);
+  const auto [b_low, b_high] = Extent(b);
+  if (a_high <= b_low || b_high <= a_low) return false;
+  if (PyArray_ISONESEGMENT(a) && PyArray_ISONESEGMENT(b)) return true;
+  // Interleaved strides: NumPy solves whether an element is shared.
+  const Ref numpy = Ref::Check(PyImport_ImportModule("numpy"));
+  const Ref shared = Ref::Check(PyObject_CallMethod(numpy.get(), "shares_memory", "OO", a, b));
+  return PyObject_IsTrue(shared.get()) == 1;
 }
 
 bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b) { return Overlap(a, b) && !SameElements(a, b); }

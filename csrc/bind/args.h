@@ -125,7 +125,8 @@ T* Data(const Ref& array) {
 inline size_t Size(const Ref& array) { return static_cast<size_t>(PyArray_SIZE(array.array())); }
 inline bool IsFloat32(const Ref& array) { return PyArray_TYPE(array.array()) == NPY_FLOAT32; }
 bool SameShape(PyArrayObject* a, PyArrayObject* b);
-// Whether the arrays share memory without being the same elements.
+// Whether the arrays share memory; likewise, without being the same elements.
+bool Overlap(PyArrayObject* a, PyArrayObject* b);
 bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b);
 
 // Anything array-like (sequences, buffers, __array__, so torch and JAX tensors on the CPU) as an array of any dtype.

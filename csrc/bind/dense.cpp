@@ -3,6 +3,9 @@
 
 #include "kernels/dense.h"
 
+#include <algorithm>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "bind/activations.h"
@@ -16,8 +19,9 @@ namespace {
 struct Stack {
   std::vector<DenseLayer<float>> f32;
   std::vector<DenseLayer<double>> f64;
-  std::vector<Ref> parameters;  // weights, biases, their gradients, activations
-  std::vector<Ref> buffers;     // of the batch size that is bound
+  std::vector<Ref> parameters;                             // weights, biases, their gradients, activations
+  std::vector<Ref> buffers;                                // of the batch size that is bound
+  std::vector<std::pair<const char*, const char*>> spans;  // where these lie
   int typenum = NPY_FLOAT32;
   npy_intp in = 0, out = 0;
   npy_intp rows = -1;
@@ -57,7 +61,7 @@ class Running {
   Stack& stack_;
 };
 
-// An array that the kernels use as it is: `shape` None ends what is asked for after the dtype.
+// An array that the kernels use as it is.
 void CheckArray(PyObject* object, const char* name, int typenum, int ndim, const npy_intp* shape, bool writeable) {
   if (!PyArray_Check(object)) {
     Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name, Py_TYPE(object)->tp_name);
@@ -75,6 +79,15 @@ void CheckArray(PyObject* object, const char* name, int typenum, int ndim, const
   if (writeable && !PyArray_ISWRITEABLE(array)) Raise(PyExc_ValueError, "%s is read-only", name);
 }
 
+std::string Indexed(const char* list, Py_ssize_t i, const char* name) {
+  return std::string(list) + "[" + std::to_string(i) + "]" + name;
+}
+
+void CheckTuple(PyObject* item, const char* list, Py_ssize_t i, Py_ssize_t size, const char* expected) {
+  if (PyTuple_Check(item) && PyTuple_GET_SIZE(item) == size) return;
+  Raise(PyExc_TypeError, "%s[%zd] must be a tuple %s, found %s", list, i, expected, Py_TYPE(item)->tp_name);
+}
+
 // Keeps the array alive and returns its data.
 template <class T>
 T* Keep(std::vector<Ref>& kept, PyObject* object) {
@@ -83,32 +96,33 @@ T* Keep(std::vector<Ref>& kept, PyObject* object) {
 }
 
 template <class T>
-void AddLayer(Stack& stack, PyObject* item) {
+void AddLayer(Stack& stack, Py_ssize_t index, PyObject* item) {
   PyObject *weight, *bias, *dweight, *dbias, *activation;
   if (!PyArg_ParseTuple(item, "OOOOO", &weight, &bias, &dweight, &dbias, &activation)) throw PythonError();
   auto* array = reinterpret_cast<PyArrayObject*>(weight);
-  if (!PyArray_Check(weight) || PyArray_NDIM(array) != 2) {
-    Raise(PyExc_TypeError, "weight must be a two-dimensional array");
+  const auto name = [&](const char* which) { return Indexed("layers", index, which); };
+  if (PyArray_NDIM(array) != 2) {
+    Raise(PyExc_ValueError, "%s has shape %s; expected (in, out)", name(".weight").c_str(), ShapeText(array).c_str());
   }
   const npy_intp shape[2] = {PyArray_DIM(array, 0), PyArray_DIM(array, 1)};
   if (!stack.Layers<T>().empty() && shape[0] != stack.out) {
-    Raise(PyExc_ValueError, "weight has shape %s; expected (%zd, out), as the layer before it has %zd outputs",
-          ShapeText(2, shape).c_str(), stack.out, stack.out);
+    Raise(PyExc_ValueError, "%s has shape %s; expected (%zd, out), as the layer before it has %zd outputs",
+          name(".weight").c_str(), ShapeText(2, shape).c_str(), stack.out, stack.out);
   }
-  CheckArray(weight, "weight", stack.typenum, 2, shape, false);
-  CheckArray(dweight, "dweight", stack.typenum, 2, shape, true);
+  CheckArray(weight, name(".weight").c_str(), stack.typenum, 2, shape, false);
+  CheckArray(dweight, name(".dweight").c_str(), stack.typenum, 2, shape, true);
   DenseLayer<T> layer;
   layer.in = static_cast<size_t>(shape[0]);
   layer.out = static_cast<size_t>(shape[1]);
   layer.weight = Keep<T>(stack.parameters, weight);
   layer.dweight = Keep<T>(stack.parameters, dweight);
   if (bias != Py_None) {
-    CheckArray(bias, "bias", stack.typenum, 1, shape + 1, false);
-    CheckArray(dbias, "dbias", stack.typenum, 1, shape + 1, true);
+    CheckArray(bias, name(".bias").c_str(), stack.typenum, 1, shape + 1, false);
+    CheckArray(dbias, name(".dbias").c_str(), stack.typenum, 1, shape + 1, true);
     layer.bias = Keep<T>(stack.parameters, bias);
     layer.dbias = Keep<T>(stack.parameters, dbias);
   }
-  if (const Formula* formula = AsActivation(activation, "activation")) {
+  if (const Formula* formula = AsActivation(activation, name(".activation").c_str())) {
     stack.parameters.push_back(Ref::Borrow(activation));
     layer.activation = formula->row;
     layer.parameters = formula->parameters;
@@ -134,15 +148,17 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
     Stack& stack = Self(self.get());
     for (Py_ssize_t i = 0; i < count; ++i) {
       PyObject* item = PySequence_Fast_GET_ITEM(layers.get(), i);
-      if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 5) {
-        Raise(PyExc_TypeError, "layers[%zd] must be (weight, bias, dweight, dbias, activation)", i);
-      }
+      CheckTuple(item, "layers", i, 5, "(weight, bias, dweight, dbias, activation)");
       PyObject* weight = PyTuple_GET_ITEM(item, 0);
-      if (i == 0 && PyArray_Check(weight)) stack.typenum = PyArray_TYPE(reinterpret_cast<PyArrayObject*>(weight));
-      if (stack.typenum != NPY_FLOAT32 && stack.typenum != NPY_FLOAT64) {
-        Raise(PyExc_TypeError, "weight has another dtype than float32 and float64");
+      if (!PyArray_Check(weight)) {
+        Raise(PyExc_TypeError, "layers[%zd].weight must be a NumPy array, found %s", i, Py_TYPE(weight)->tp_name);
       }
-      stack.typenum == NPY_FLOAT32 ? AddLayer<float>(stack, item) : AddLayer<double>(stack, item);
+      auto* array = reinterpret_cast<PyArrayObject*>(weight);
+      if (i == 0) stack.typenum = PyArray_TYPE(array);
+      if (stack.typenum != NPY_FLOAT32 && stack.typenum != NPY_FLOAT64) {
+        Raise(PyExc_TypeError, "layers[0].weight has dtype %s; expected float32 or float64", DtypeName(array).c_str());
+      }
+      stack.typenum == NPY_FLOAT32 ? AddLayer<float>(stack, i, item) : AddLayer<double>(stack, i, item);
     }
     return self;
   });
@@ -161,20 +177,34 @@ void BindBuffers(Stack& stack, npy_intp rows, PyObject* sequence) {
   std::vector<Ref> kept;
   for (size_t i = 0; i < layers.size(); ++i) {
     PyObject *y, *u, *dx;
-    if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(sequence, static_cast<Py_ssize_t>(i)), "OOO", &y, &u, &dx)) {
-      throw PythonError();
-    }
+    const auto index = static_cast<Py_ssize_t>(i);
+    PyObject* item = PySequence_Fast_GET_ITEM(sequence, index);
+    CheckTuple(item, "buffers", index, 3, "(y, u, dx)");
+    if (!PyArg_ParseTuple(item, "OOO", &y, &u, &dx)) throw PythonError();
+    const auto name = [&](const char* which) { return Indexed("buffers", index, which); };
     const npy_intp y_shape[2] = {rows, static_cast<npy_intp>(layers[i].out)};
     const npy_intp x_shape[2] = {rows, static_cast<npy_intp>(layers[i].in)};
-    CheckArray(y, "y", stack.typenum, 2, y_shape, true);
-    if (dx != Py_None || i != 0) CheckArray(dx, "dx", stack.typenum, 2, x_shape, true);
-    if (u != Py_None) CheckArray(u, "u", stack.typenum, 2, y_shape, true);
+    CheckArray(y, name(".y").c_str(), stack.typenum, 2, y_shape, true);
+    if (dx != Py_None || i != 0) CheckArray(dx, name(".dx").c_str(), stack.typenum, 2, x_shape, true);
+    if (u != Py_None) CheckArray(u, name(".u").c_str(), stack.typenum, 2, y_shape, true);
     layers[i].dx = dx == Py_None ? nullptr : Keep<T>(kept, dx);
     layers[i].u = u == Py_None ? nullptr : Keep<T>(kept, u);
     layers[i].y = Keep<T>(kept, y);
   }
+  std::vector<std::pair<const char*, const char*>> spans;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    PyArrayObject* array = kept[i].array();
+    const auto overlaps = [&](const Ref& other) { return PyArray_Check(other.get()) && Overlap(array, other.array()); };
+    if (std::any_of(kept.begin(), kept.begin() + static_cast<std::ptrdiff_t>(i), overlaps) ||
+        std::any_of(stack.parameters.begin(), stack.parameters.end(), overlaps)) {
+      Raise(PyExc_ValueError, "buffers overlap each other or the parameters in memory; expected memory apart");
+    }
+    if (PyArray_NBYTES(array) != 0)
+      spans.emplace_back(PyArray_BYTES(array), PyArray_BYTES(array) + PyArray_NBYTES(array));
+  }
   stack.Layers<T>() = std::move(layers);
   stack.buffers = std::move(kept);
+  stack.spans = std::move(spans);
   if (rows != stack.rows) stack.x = Ref();
   stack.rows = rows;
 }
@@ -224,19 +254,28 @@ PyObject* Forward(PyObject* self, PyObject* object) {
     if (stack.rows < 0) Raise(PyExc_RuntimeError, "no buffers are bound");
     Ref x = FloatArray(object, "x");
     const npy_intp shape[2] = {stack.rows, stack.in};
-    if (PyArray_TYPE(x.array()) != stack.typenum || PyArray_NDIM(x.array()) != 2 ||
-        !PyArray_CompareLists(PyArray_DIMS(x.array()), shape, 2)) {
-      Raise(PyExc_ValueError, "x has shape %s and dtype %s; expected %s, %s", ShapeText(x.array()).c_str(),
-            DtypeName(x.array()).c_str(), ShapeText(2, shape).c_str(),
+    if (PyArray_TYPE(x.array()) != stack.typenum) {
+      Raise(PyExc_TypeError, "x has dtype %s; expected %s", DtypeName(x.array()).c_str(),
             stack.typenum == NPY_FLOAT32 ? "float32" : "float64");
+    }
+    if (PyArray_NDIM(x.array()) != 2 || !PyArray_CompareLists(PyArray_DIMS(x.array()), shape, 2)) {
+      Raise(PyExc_ValueError, "x has shape %s; expected %s", ShapeText(x.array()).c_str(), ShapeText(2, shape).c_str());
     }
     // Rows that are apart in memory are read where they are.
     const npy_intp itemsize = PyArray_ITEMSIZE(x.array());
     const npy_intp row_stride = PyArray_STRIDE(x.array(), 0);
     const bool in_place = stack.rows > 1 && PyArray_STRIDE(x.array(), 1) == itemsize && row_stride % itemsize == 0 &&
                           row_stride >= stack.in * itemsize;
-    stack.x = in_place ? std::move(x) : COrdered(x);
-    stack.x_stride = static_cast<size_t>(in_place ? row_stride / itemsize : stack.in);
+    Ref rows = in_place ? std::move(x) : COrdered(x);
+    const size_t x_stride = static_cast<size_t>(in_place ? row_stride / itemsize : stack.in);
+    // A layer's own output as its input.
+    const char* begin = PyArray_BYTES(rows.array());
+    const char* end = begin + stack.rows * static_cast<npy_intp>(x_stride) * itemsize;
+    for (const auto& [low, high] : stack.spans) {
+      if (begin < high && low < end) Raise(PyExc_ValueError, "x overlaps the layers' buffers in memory; give a copy");
+    }
+    stack.x = std::move(rows);
+    stack.x_stride = x_stride;
     stack.typenum == NPY_FLOAT32 ? RunForward<float>(stack) : RunForward<double>(stack);
     return Ref::Borrow(stack.buffers.back().get());
   });
