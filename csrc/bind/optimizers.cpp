@@ -209,25 +209,30 @@ size_t Work(const Update& update) {
   return blocks > 1 ? blocks * kBlock : 0;
 }
 
-// step(grads, scale, hyper, /)
+// step(grads, lr, numbers, scale, weight_decay, l1, decay, /)
 PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    CheckNumArgs("step", nargs, 3, 3);
+    CheckNumArgs("step", nargs, 7, 7);
     Update& update = Self(self);
     const UpdateRow& row = Updates().rows[update.row];
-    const double scale = AsDouble(args[1], "scale");
-    double hyper[kMaxParameters];
-    if (!PyTuple_Check(args[2]) || PyTuple_GET_SIZE(args[2]) != static_cast<Py_ssize_t>(row.num_hyper)) {
-      Raise(PyExc_ValueError, "hyper must be a tuple of %zu numbers for %s", row.num_hyper, row.name);
+    const double lr = AsDouble(args[1], "lr");
+    double numbers[kMaxNumbers];
+    if (!PyTuple_Check(args[2]) || PyTuple_GET_SIZE(args[2]) != static_cast<Py_ssize_t>(row.num_numbers)) {
+      Raise(PyExc_ValueError, "numbers must be a tuple of %zu numbers for %s", row.num_numbers, row.name);
     }
-    for (size_t i = 0; i < row.num_hyper; ++i) {
-      hyper[i] = AsDouble(PyTuple_GET_ITEM(args[2], static_cast<Py_ssize_t>(i)), "hyper");
+    for (size_t i = 0; i < row.num_numbers; ++i) {
+      numbers[i] = AsDouble(PyTuple_GET_ITEM(args[2], static_cast<Py_ssize_t>(i)), "numbers");
     }
+    SharedTerms shared;
+    shared.scale = AsDouble(args[3], "scale");
+    shared.weight_decay = AsDouble(args[4], "weight_decay");
+    shared.l1 = AsDouble(args[5], "l1");
+    shared.decay = AsDouble(args[6], "decay");
     const Grads grads(update, args[0]);
     {
       const ReleaseGil release(Work(update));
-      if (!update.f32.positions.empty()) row.f32(hyper, scale, update.f32.list);
-      if (!update.f64.positions.empty()) row.f64(hyper, scale, update.f64.list);
+      if (!update.f32.positions.empty()) row.f32(lr, numbers, shared, update.f32.list);
+      if (!update.f64.positions.empty()) row.f64(lr, numbers, shared, update.f64.list);
     }
     return Ref::Borrow(Py_None);
   });

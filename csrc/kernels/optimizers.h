@@ -9,13 +9,24 @@
 
 namespace fuseprop {
 
+// What happens to every gradient and parameter before the rule, whatever the rule is:
+// g = scale g + weight_decay p + l1 sign(p);  p -= decay p
+struct SharedTerms {
+  double scale = 1.0;
+  double weight_decay = 0.0;
+  double l1 = 0.0;
+  double decay = 0.0;
+};
+
+// The most numbers a rule takes at a step.
+constexpr size_t kMaxNumbers = 8;
+
 struct UpdateRow {
   const char* name;
   size_t num_states;
-  size_t num_hyper;
-  // Every gradient is multiplied by `grad_scale` as it is read.
-  void (*f32)(const double* hyper, double grad_scale, const TensorList<float>& list);
-  void (*f64)(const double* hyper, double grad_scale, const TensorList<double>& list);
+  size_t num_numbers;
+  void (*f32)(double lr, const double* numbers, const SharedTerms& shared, const TensorList<float>& list);
+  void (*f64)(double lr, const double* numbers, const SharedTerms& shared, const TensorList<double>& list);
 };
 
 struct UpdateTable {

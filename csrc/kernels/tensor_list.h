@@ -11,7 +11,7 @@
 
 namespace fuseprop {
 
-constexpr size_t kMaxStates = 2;
+constexpr size_t kMaxStates = 3;
 
 template <class T>
 struct Tensor {

@@ -3,8 +3,8 @@
 The training half of machine learning on a CPU: each formula with its derivatives in one pass over the data, in
 float32 and float64, the same bits on any number of threads. Needs NumPy alone.
 
-`losses`, `activations`, `ops`, `optim`, `init` and `nn` are the parts; `reference` holds the formulas in plain NumPy.
-`boosting`, `plot` and `sklearn` are imported when they are first used.
+`losses`, `activations`, `ops`, `optim`, `regularizers`, `rules`, `init` and `nn` are the parts; `reference` holds the
+formulas in plain NumPy. `boosting`, `plot` and `sklearn` are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fuseprop import _core, _settings, activations, init, losses, nn, ops, optim
+from fuseprop import _core, _settings, activations, init, losses, nn, ops, optim, regularizers, rules
 from fuseprop._settings import build_info, get_num_threads, num_threads, set_num_threads, simd_target
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ __all__ = [
     "ops",
     "optim",
     "plot",
+    "regularizers",
+    "rules",
     "set_num_threads",
     "simd_target",
 ]

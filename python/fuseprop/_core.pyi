@@ -304,10 +304,20 @@ class Updater:
     def __init__(
         self, rule: str, parameters: Sequence[FloatArray], states: Sequence[tuple[FloatArray, ...]]
     ) -> None: ...
-    # Checks every gradient against its parameter (`grads[i]` in errors), then updates all tensors in one parallel pass.
-    # `scale` multiplies every gradient as it is read; `hyper` are the rule's numbers, named at its functor in
-    # csrc/kernels/optimizers.cpp.
-    def step(self, grads: Sequence[ArrayLike], scale: float, hyper: tuple[float, ...], /) -> None: ...
+    # Checks every gradient against its parameter (`grads[i]` in errors), then updates all tensors in one parallel pass:
+    # g = scale g + weight_decay p + l1 sign(p), p -= decay p, and then the rule, whose `numbers` are named at its
+    # functor in csrc/kernels/optimizers.cpp.
+    def step(
+        self,
+        grads: Sequence[ArrayLike],
+        lr: float,
+        numbers: tuple[float, ...],
+        scale: float,
+        weight_decay: float,
+        l1: float,
+        decay: float,
+        /,
+    ) -> None: ...
     # sqrt of the sum of squares of all gradients, in float64, same bits on any number of threads.
     def global_norm(self, grads: Sequence[ArrayLike], /) -> float: ...
 

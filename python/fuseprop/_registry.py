@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from fuseprop import reference
 
-Kind = Literal["activation", "loss"]
+Kind = Literal["activation", "loss", "optimizer"]
 #: What a loss is defined for: any real number, [0, 1], -1 and 1, finite numbers >= 0 or > 0, any number but 0; and
 #: over classes, a class axis being last: labels, distributions (in [0, 1]), their logarithms (<= 0), or "classes",
 #: which is labels or distributions.
@@ -41,9 +41,9 @@ class Spec:
     name
         The name in the core's table, in `reference.py` and in `get`: snake_case of the class's name.
     kind
-        "activation" or "loss".
+        "activation", "loss" or "optimizer".
     cls
-        The public class; its constructor takes `parameters` by keyword.
+        The public class; its constructor takes `parameters` by keyword (an optimizer's, behind what it updates).
     parameters
         The constructor's parameters with their defaults: those of the formula.
     choices
@@ -101,7 +101,9 @@ class Spec:
 
     @property
     def reference(self) -> Callable[..., Any]:
-        """The formula in float64 NumPy, see `reference.py`: (x, **parameters) or (pred, target, **parameters).
+        """The formula in float64 NumPy, see `reference.py`.
+
+        Its arguments: (x, **parameters), (pred, target, **parameters) or (p, g, state, t, **parameters).
 
         Losses over classes take labels as one-hot rows.
         """
@@ -121,8 +123,8 @@ def properties(low: float, high: float, *traits: str) -> dict[str, Any]:
     return {"range": (low, high), **{trait: trait in traits for trait in TRAITS}}
 
 
-_specs: dict[str, dict[str, Spec]] = {"activation": {}, "loss": {}}
-_names: dict[str, dict[str, str]] = {"activation": {}, "loss": {}}
+_specs: dict[str, dict[str, Spec]] = {"activation": {}, "loss": {}, "optimizer": {}}
+_names: dict[str, dict[str, str]] = {"activation": {}, "loss": {}, "optimizer": {}}
 
 _Class = TypeVar("_Class", bound=type[Any])
 
@@ -159,6 +161,11 @@ def activations() -> Mapping[str, Spec]:
 def losses() -> Mapping[str, Spec]:
     """All losses, by name."""
     return _specs["loss"]
+
+
+def optimizers() -> Mapping[str, Spec]:
+    """All optimizers, by name."""
+    return _specs["optimizer"]
 
 
 def find(kind: Kind, name: str) -> Spec:

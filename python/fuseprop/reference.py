@@ -3,7 +3,9 @@
 One function for each formula, named as in the registry. An elementwise activation gives (f(x), f'(x)); any other one
 gives f(x) and its vector-Jacobian product, a function from dL/dy to dL/dx. A loss of one prediction per target gives
 (value, first derivative, second derivative by the prediction), elementwise; a loss over classes gives (value per row,
-gradient, diagonal of the Hessian). Written for exactness and to be read, not for speed: where the textbook form cancels
+gradient, diagonal of the Hessian). An optimizer gives the parameter after a step from (p, g, state, t): the state, a
+dict of arrays under the names of its `state_dict`, empty before the first step, is brought up to date, and t counts the
+steps from 1. Written for exactness and to be read, not for speed: where the textbook form cancels
 or overflows, an equal form that does not stands here.
 """
 
@@ -742,3 +744,177 @@ def _normalised(
         return rstd * (g - mean_g - xhat * mean_gx), (dy * xhat).sum(axis=0), dy.sum(axis=0)
 
     return xhat * weight + bias, vjp
+
+
+# --- optimizers ---------------------------------------------------------------------------------------------
+
+_State = dict[str, F64]
+
+
+def _mean(state: _State, name: str, x: F64, decay: float) -> F64:
+    """Bring the running mean `name`, which starts at 0, up to date with x."""
+    state[name] = decay * state.get(name, np.zeros_like(x)) + (1 - decay) * x
+    return state[name]
+
+
+def sgd(
+    p: F64,
+    g: F64,
+    state: _State,
+    t: int,
+    *,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> F64:
+    """p - lr u, u = g at first, then momentum u + (1 - dampening) g; nesterov: p - lr (g + momentum u)."""
+    g = g + weight_decay * p
+    if momentum == 0:
+        return p - lr * g
+    u = state["velocity"] = g if t == 1 else momentum * state["velocity"] + (1 - dampening) * g
+    return p - lr * (g + momentum * u if nesterov else u)
+
+
+def adagrad(
+    p: F64,
+    g: F64,
+    state: _State,
+    t: int,
+    *,
+    lr: float,
+    eps: float,
+    eps_root: float,
+    initial_accumulator_value: float,
+    weight_decay: float,
+) -> F64:
+    """p - lr g / (sqrt(v + eps_root) + eps), v the sum of g^2."""
+    g = g + weight_decay * p
+    v = state["sum_of_squares"] = state.get("sum_of_squares", np.full_like(p, initial_accumulator_value)) + g**2
+    return p - lr * g / (np.sqrt(v + eps_root) + eps)
+
+
+def rmsprop(
+    p: F64,
+    g: F64,
+    state: _State,
+    t: int,
+    *,
+    lr: float,
+    alpha: float,
+    eps: float,
+    eps_root: float,
+    momentum: float,
+    centered: bool,
+    weight_decay: float,
+) -> F64:
+    """p - lr u, u = g / (sqrt(c + eps_root) + eps), c the mean of g^2, less the square of the mean if centered."""
+    g = g + weight_decay * p
+    c = _mean(state, "mean_square", g**2, alpha)
+    if centered:
+        c = np.maximum(c - _mean(state, "mean", g, alpha) ** 2, 0)
+    u = g / (np.sqrt(c + eps_root) + eps)
+    if momentum:
+        u = state["buffer"] = momentum * state.get("buffer", np.zeros_like(p)) + u
+    return p - lr * u
+
+
+def adam(
+    p: F64,
+    g: F64,
+    state: _State,
+    t: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    eps_root: float,
+    amsgrad: bool,
+    weight_decay: float,
+) -> F64:
+    """p - lr m_hat / (sqrt(v_hat + eps_root) + eps), the means of g and g^2 divided by 1 - beta^t."""
+    g = g + weight_decay * p
+    m, v = _mean(state, "first_moment", g, betas[0]), _mean(state, "second_moment", g**2, betas[1])
+    if amsgrad:
+        v = state["largest_second_moment"] = np.maximum(state.get("largest_second_moment", np.zeros_like(v)), v)
+    m_hat, v_hat = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
+    return p - lr * m_hat / (np.sqrt(v_hat + eps_root) + eps)
+
+
+def adamw(
+    p: F64,
+    g: F64,
+    state: _State,
+    t: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    eps_root: float,
+    amsgrad: bool,
+    weight_decay: float,
+) -> F64:
+    """adam's step, whose gradient has no weight decay, from p - lr weight_decay p."""
+    decayed = p - lr * weight_decay * p
+    return adam(decayed, g, state, t, lr=lr, betas=betas, eps=eps, eps_root=eps_root, amsgrad=amsgrad, weight_decay=0.0)
+
+
+def nadam(
+    p: F64,
+    g: F64,
+    state: _State,
+    t: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    eps_root: float,
+    momentum_decay: float,
+    decoupled_weight_decay: bool,
+    weight_decay: float,
+) -> F64:
+    """p - lr ((1 - mu_t) g / (1 - M_t) + mu_t+1 m / (1 - M_t+1)) / den, M the product of the mu so far."""
+    if decoupled_weight_decay:
+        p = p - lr * weight_decay * p
+    else:
+        g = g + weight_decay * p
+    m, v = _mean(state, "first_moment", g, betas[0]), _mean(state, "second_moment", g**2, betas[1])
+    mu = [betas[0] * (1 - 0.96 ** (s * momentum_decay) / 2) for s in range(1, t + 2)]
+    look_ahead: F64 = (1 - mu[t - 1]) * g / (1 - math.prod(mu[:t])) + mu[t] * m / (1 - math.prod(mu))
+    return p - lr * look_ahead / (np.sqrt(v / (1 - betas[1] ** t) + eps_root) + eps)
+
+
+def adadelta(
+    p: F64,
+    g: F64,
+    state: _State,
+    t: int,
+    *,
+    lr: float,
+    rho: float,
+    eps: float,
+    weight_decay: float,
+) -> F64:
+    """p - lr u, u = sqrt(w + eps) / sqrt(v + eps) g, v the mean of g^2 and w that of the u^2 before."""
+    g = g + weight_decay * p
+    v = _mean(state, "mean_square", g**2, rho)
+    u = np.sqrt(state.get("mean_square_step", np.zeros_like(p)) + eps) / np.sqrt(v + eps) * g
+    _mean(state, "mean_square_step", u**2, rho)
+    return p - lr * u
+
+
+def lion(
+    p: F64,
+    g: F64,
+    state: _State,
+    t: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+) -> F64:
+    """p - lr weight_decay p - lr sign(beta1 m + (1 - beta1) g), m the mean of g before."""
+    direction = np.sign(betas[0] * state.get("momentum", np.zeros_like(p)) + (1 - betas[0]) * g)
+    _mean(state, "momentum", g, betas[1])
+    return p - lr * weight_decay * p - lr * direction

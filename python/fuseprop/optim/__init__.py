@@ -1,0 +1,87 @@
+"""Optimizers: in place, one pass over memory per step, however many arrays there are.
+
+`params` says what an optimizer updates, and `step(grads)` takes the gradients in the same form:
+
+- a model (anything with `flat_parameters` and `flat_gradients`): `step()` reads the model's own gradients;
+- one array, a list of arrays, or a dict of arrays;
+- a list of groups `{"params": ..., "lr": ..., "weight_decay": ..., "l1": ...}`, where "params" is any of the above and
+  the others are optional: a group without its own "lr" follows `optimizer.lr`.
+
+Arrays that are views of a model's parameters know their gradients, too: `step()` without argument serves
+`Adam(model.flat_parameters)` and `SGD([model.parameters()["0.weight"]])` alike.
+
+What all optimizers share, in this order:
+
+1. `nonfinite`: "propagate" uses the gradients as they are; "skip" leaves the step out if an entry is NaN or infinite
+   (`optimizer.skipped` counts), "raise" raises a FloatingPointError that names it. Either leaves parameters, states and
+   step count as they were, and costs one further read of the gradients (none beside `max_norm`).
+2. `max_norm`: if the norm of all gradients together, n = sqrt(sum g^2), exceeds it, g is multiplied by
+   max_norm / n. This costs one further read of the gradients.
+3. `maximize`: g is negated.
+4. `weight_decay` and `l1`: g + weight_decay p + l1 sign(p), the gradient of weight_decay/2 sum p^2 + l1 sum |p|, takes
+   the place of g; sign(0) = 0. `AdamW` and `Lion` (and `NAdam` on request) do not add weight_decay p to the gradient
+   but take lr weight_decay p from p before the step: decoupled decay. An infinite p with a penalty becomes NaN.
+5. The rule of the optimizer.
+
+Non-finite gradients propagate into the parameters they belong to. With `max_norm`, one NaN makes the norm
+and so every parameter NaN; one infinity makes the norm infinite, so that this entry becomes NaN and the
+gradient of the others 0: what PyTorch's `clip_grad_norm_` does. PyTorch multiplies by max_norm / (n +
+1e-6), we by max_norm / n: the norm behind it is max_norm itself.
+
+A step that is refused (a gradient of another shape or dtype than its parameter) changes nothing. Hyper-parameters read
+as attributes; `lr` may be set between steps, `schedules` says to what, and so may a group's lr, weight_decay and l1.
+
+Results are the same bits on any number of threads and on every SIMD target with fused multiply-add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fuseprop import _registry
+from fuseprop.optim import schedules
+from fuseprop.optim.algorithms import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
+from fuseprop.optim.arrays import Arrays
+from fuseprop.optim.clipping import clip_grad_norm, clip_grad_value, clip_weights
+from fuseprop.optim.lbfgs import lbfgs
+from fuseprop.optim.optimizer import Group, Optimizer
+
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Group",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RMSprop",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "clip_weights",
+    "get",
+    "lbfgs",
+    "names",
+    "schedules",
+]
+
+
+def names() -> list[str]:
+    """Return the names that `get` knows."""
+    return list(_registry.optimizers())
+
+
+def get(name: str, params: Arrays | Sequence[Mapping[str, Any]], **options: Any) -> Optimizer:
+    """Return a new optimizer by name: `get("adam", model, lr=3e-4)`.
+
+    Raises
+    ------
+    TypeError
+        If the name is not a string, or an option is none of this optimizer's.
+    ValueError
+        If there is none of that name; the message says the nearest ones.
+    """
+    optimizer: Optimizer = _registry.find("optimizer", name).cls(params, **options)
+    return optimizer

@@ -1,0 +1,122 @@
+"""Clipping in place: gradients by their norm or entry by entry, and weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fuseprop import _core
+from fuseprop._checks import real
+from fuseprop.optim.arrays import Arrays, Model, describe
+from fuseprop.optim.optimizer import clip_scale, global_norm
+
+if TYPE_CHECKING:
+    from fuseprop._typing import FloatArray
+
+
+def _listed(given: Arrays | Iterable[FloatArray], name: str) -> list[FloatArray]:
+    """Return the arrays, each of which can be clipped in place; a model counts as its `name`."""
+    if isinstance(given, np.ndarray):
+        arrays: list[Any] = [given]
+    elif isinstance(given, Mapping):
+        arrays = list(given.values())
+    elif isinstance(given, Model):
+        arrays = [given.flat_gradients if name == "grads" else given.flat_parameters]
+    else:
+        arrays = list(given)
+    for i, array in enumerate(arrays):
+        if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+            raise TypeError(f"{name}[{i}] is {describe(array)}; expected an array of float32 or float64")
+        if not array.flags.writeable:
+            raise ValueError(f"{name}[{i}] is read-only; it is clipped in place")
+    return arrays
+
+
+def _clip(arrays: list[FloatArray], value: float) -> None:
+    for array in arrays:
+        with np.errstate(over="ignore"):  # a value beyond float32 clips nothing
+            np.clip(array, -value, value, out=array)
+
+
+def clip_grad_norm(grads: Arrays | Iterable[FloatArray], max_norm: float) -> float:
+    """Scale gradients in place so that their norm, taken over all of them together, is at most `max_norm`.
+
+    Parameters
+    ----------
+    grads
+        A model, an array, a list or a dict of arrays, of float32 or float64, of any strides.
+    max_norm : float
+        > 0; infinity to measure only.
+
+    Returns
+    -------
+    float
+        The norm before, sqrt(sum g^2), summed in float64; the same bits on any number of threads.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `max_norm` is not a positive number or an array cannot be clipped in place; nothing changes.
+
+    Notes
+    -----
+    As `torch.nn.utils.clip_grad_norm_`, which divides by n + 1e-6 where this divides by n. A NaN makes all
+    gradients NaN; an infinity makes its own entry NaN and the others 0. An optimizer with `max_norm` does
+    the same without writing the gradients.
+    """
+    if max_norm != math.inf:
+        max_norm = real(max_norm, "max_norm", above=0.0)
+    arrays = _listed(grads, "grads")
+    # Any rule will do: only the norm is wanted of it.
+    contiguous = [np.require(a, requirements=["C", "A"]) for a in arrays]
+    norm = global_norm([_core.Updater("sgd", contiguous, [()] * len(arrays))], [contiguous])
+    scale = clip_scale(norm, max_norm)
+    if scale != 1.0:
+        for array in arrays:
+            with np.errstate(invalid="ignore"):  # inf * 0, as documented
+                np.multiply(array, scale, out=array)
+    return norm
+
+
+def clip_grad_value(grads: Arrays | Iterable[FloatArray], value: float) -> None:
+    """Clip each entry of the gradients to [-value, value], in place; NaN stays NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `value` is not a positive number or an array cannot be clipped in place. Nothing has changed then.
+
+    Notes
+    -----
+    As `torch.nn.utils.clip_grad_value_`.
+    """
+    value = real(value, "value", above=0.0)
+    _clip(_listed(grads, "grads"), value)
+
+
+def clip_weights(params: Arrays | Iterable[FloatArray], value: float) -> None:
+    """Clip each parameter to [-value, value], in place; NaN stays NaN.
+
+    What keeps the critic of a Wasserstein GAN Lipschitz: call it after each `step`.
+
+    Parameters
+    ----------
+    params
+        A model, an array, a list or a dict of arrays, of float32 or float64, of any strides.
+    value : float
+        > 0; the paper's choice is 0.01.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `value` is not a positive number or an array cannot be clipped in place. Nothing has changed then.
+
+    Notes
+    -----
+    Source: Arjovsky et al. 2017 (arXiv:1701.07875), algorithm 1. PyTorch has no function for it.
+    """
+    value = real(value, "value", above=0.0)
+    _clip(_listed(params, "params"), value)

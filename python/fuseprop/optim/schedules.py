@@ -1,0 +1,406 @@
+"""Learning rates that change: a schedule is called with the number of steps taken, from 0, and returns the rate.
+
+::
+
+    schedule = fp.optim.schedules.Warmup(fp.optim.schedules.Cosine(3e-4, steps=10_000), steps=500)
+    for step in range(10_500):
+        optimizer.lr = schedule(step)
+        optimizer.step(grads)
+
+Any function of the step will do. These are small immutable objects that forget nothing and keep nothing: the same step
+gives the same rate, so that training goes on from a saved step count. `ReduceOnPlateau` alone has a state: it is told a
+metric. Whether a "step" is one of the optimizer or an epoch is up to who calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, SupportsFloat, TypeAlias
+
+from fuseprop._checks import choice, integer, real
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "InverseScaling",
+    "OneCycle",
+    "ReduceOnPlateau",
+    "Schedule",
+    "Step",
+    "Warmup",
+]
+
+#: What a schedule is: the rate for a step.
+Schedule: TypeAlias = Callable[[int], float]
+
+
+class _Checked:
+    """Checks the fields of a dataclass, all of them numbers, by their names."""
+
+    __slots__ = ()
+
+    def _check(self, name: str, **limits: float) -> None:
+        object.__setattr__(self, name, real(getattr(self, name), name, **limits))
+
+    def _check_steps(self, name: str, least: int = 1) -> None:
+        object.__setattr__(self, name, integer(getattr(self, name), name, least=least))
+
+
+def _step(step: int) -> int:
+    return integer(step, "step", least=0)
+
+
+@dataclass(frozen=True)
+class Constant(_Checked):
+    """The same rate at every step: lr.
+
+    Parameters
+    ----------
+    lr : float
+        >= 0.
+    """
+
+    lr: float
+
+    def __post_init__(self) -> None:
+        self._check("lr", least=0.0)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of this step."""
+        _step(step)
+        return self.lr
+
+
+@dataclass(frozen=True)
+class Step(_Checked):
+    """Down by a factor every so many steps: lr gamma^floor(step / step_size).
+
+    Parameters
+    ----------
+    lr : float
+        Rate of the first step, >= 0.
+    step_size : int
+        How many steps have the same rate, > 0.
+    gamma : float
+        > 0.
+
+    Notes
+    -----
+    `torch.optim.lr_scheduler.StepLR`.
+    """
+
+    lr: float
+    step_size: int
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        self._check("lr", least=0.0)
+        self._check_steps("step_size")
+        self._check("gamma", above=0.0)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of this step."""
+        return float(self.lr * self.gamma ** (_step(step) // self.step_size))
+
+
+@dataclass(frozen=True)
+class Exponential(_Checked):
+    """Down by a factor at every step: lr gamma^step.
+
+    Parameters
+    ----------
+    lr : float
+        Rate of the first step, >= 0.
+    gamma : float
+        In (0, 1].
+
+    Notes
+    -----
+    `torch.optim.lr_scheduler.ExponentialLR`.
+    """
+
+    lr: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        self._check("lr", least=0.0)
+        self._check("gamma", above=0.0, most=1.0)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of this step."""
+        return float(self.lr * self.gamma ** _step(step))
+
+
+@dataclass(frozen=True)
+class InverseScaling(_Checked):
+    """Down by a power of the step: lr / (1 + step)^power.
+
+    Parameters
+    ----------
+    lr : float
+        Rate of the first step, >= 0.
+    power : float
+        >= 0.
+
+    Notes
+    -----
+    "invscaling" of scikit-learn's MLPClassifier, whose step is the number of samples seen after an epoch.
+    """
+
+    lr: float
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._check("lr", least=0.0)
+        self._check("power", least=0.0)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of this step."""
+        return float(self.lr / (1 + _step(step)) ** self.power)
+
+
+@dataclass(frozen=True)
+class Cosine(_Checked):
+    """Down half a cosine: least + (lr - least) (1 + cos(pi step / steps)) / 2, and `least` from `steps` on.
+
+    Parameters
+    ----------
+    lr : float
+        Rate of the first step, >= 0.
+    steps : int
+        When the lowest rate is reached, > 0.
+    least : float
+        The lowest rate, in [0, lr].
+
+    Notes
+    -----
+    `torch.optim.lr_scheduler.CosineAnnealingLR` up to `steps`; behind it PyTorch's goes up again. Source: Loshchilov
+    and Hutter 2017 (arXiv:1608.03983).
+    """
+
+    lr: float
+    steps: int
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check("lr", least=0.0)
+        self._check_steps("steps")
+        self._check("least", least=0.0, most=self.lr)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of this step."""
+        return _cosine(self.lr, self.least, min(_step(step) / self.steps, 1.0))
+
+
+@dataclass(frozen=True)
+class Warmup(_Checked):
+    """Up in a line before another schedule: start + (schedule(0) - start) step / steps, then schedule(step - steps).
+
+    Parameters
+    ----------
+    schedule
+        What follows.
+    steps : int
+        Length of the rise, >= 0.
+    start : float
+        Rate of the first step, >= 0.
+
+    Notes
+    -----
+    With `Cosine` it is `optax.warmup_cosine_decay_schedule`, whose `decay_steps` counts the rise, too.
+    """
+
+    schedule: Schedule
+    steps: int
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            raise TypeError(f"schedule must be a function of the step, found {type(self.schedule).__name__}")
+        self._check_steps("steps", least=0)
+        self._check("start", least=0.0)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of this step."""
+        if _step(step) >= self.steps:
+            return self.schedule(step - self.steps)
+        return self.start + (self.schedule(0) - self.start) * (step / self.steps)
+
+
+@dataclass(frozen=True)
+class OneCycle(_Checked):
+    """Up to the highest rate and down again, in half cosines: from lr / div to lr to lr / div / final_div.
+
+    The rise ends at step rise * total_steps - 1, the descent at step total_steps - 1; the rate stays there.
+
+    Parameters
+    ----------
+    lr : float
+        The highest rate, >= 0.
+    total_steps : int
+        Length of rise and descent together, > 0.
+    rise : float
+        The share of the steps that go up, in [0, 1].
+    div : float
+        By what the first rate is below the highest, >= 1.
+    final_div : float
+        By what the last rate is below the first, >= 1.
+
+    Notes
+    -----
+    `torch.optim.lr_scheduler.OneCycleLR` with max_lr, pct_start, div_factor and final_div_factor; it changes the
+    momentum, too. Source: Smith and Topin 2018 (arXiv:1708.07120).
+    """
+
+    lr: float
+    total_steps: int
+    rise: float = 0.3
+    div: float = 25.0
+    final_div: float = 1e4
+
+    def __post_init__(self) -> None:
+        self._check("lr", least=0.0)
+        self._check_steps("total_steps")
+        self._check("rise", least=0.0, most=1.0)
+        self._check("div", least=1.0)
+        self._check("final_div", least=1.0)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of this step."""
+        first = self.lr / self.div
+        top, end = self.rise * self.total_steps - 1, self.total_steps - 1
+        step = min(_step(step), end)
+        if step <= top:
+            return _cosine(first, self.lr, step / top if top > 0 else 1.0)
+        down = max(top, 0.0)
+        return _cosine(self.lr, first / self.final_div, (step - down) / (end - down) if end > down else 1.0)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """From start at share 0 to end at share 1, in half a cosine."""
+    return end + (start - end) * (1.0 + math.cos(math.pi * share)) / 2.0
+
+
+class ReduceOnPlateau:
+    """Down by a factor when a metric has not improved for a while.
+
+    Call it for the rate, whatever the step; tell it the metric with `update`, once per epoch.
+
+    Parameters
+    ----------
+    lr : float
+        Rate at the beginning, >= 0.
+    factor : float
+        What the rate is multiplied by, in (0, 1).
+    patience : int
+        How many updates in a row may pass without improvement before the rate goes down, >= 0.
+    threshold : float
+        An improvement is to below best (1 - threshold); with mode "max", to above best (1 + threshold). >= 0
+    mode : "min" or "max"
+        Whether the metric is to fall or to rise.
+    cooldown : int
+        How many updates behind a reduction do not count, >= 0.
+    least : float
+        The lowest rate, in [0, lr].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of its range.
+
+    Notes
+    -----
+    `torch.optim.lr_scheduler.ReduceLROnPlateau` with threshold_mode="rel" and eps=0. A NaN metric is no improvement.
+    """
+
+    __slots__ = ("_bad", "_best", "_cooling", "_lr", "cooldown", "factor", "least", "mode", "patience", "threshold")
+
+    def __init__(
+        self,
+        lr: float,
+        factor: float = 0.1,
+        patience: int = 10,
+        *,
+        threshold: float = 1e-4,
+        mode: Literal["min", "max"] = "min",
+        cooldown: int = 0,
+        least: float = 0.0,
+    ) -> None:
+        self._lr = real(lr, "lr", least=0.0)
+        self.factor = real(factor, "factor", above=0.0, below=1.0)
+        self.patience = integer(patience, "patience", least=0)
+        self.threshold = real(threshold, "threshold", least=0.0)
+        self.mode = choice(mode, "mode", ("min", "max"))
+        self.cooldown = integer(cooldown, "cooldown", least=0)
+        self.least = real(least, "least", least=0.0, most=self._lr)
+        self._best = math.inf if mode == "min" else -math.inf
+        self._bad = self._cooling = 0
+
+    def __repr__(self) -> str:
+        return f"ReduceOnPlateau(lr={self._lr:g}, factor={self.factor:g}, patience={self.patience}, mode={self.mode!r})"
+
+    def __call__(self, step: int) -> float:
+        """Return the rate, which does not depend on the step."""
+        _step(step)
+        return self._lr
+
+    @property
+    def lr(self) -> float:
+        """The rate now."""
+        return self._lr
+
+    @property
+    def best(self) -> float:
+        """The best metric so far; infinite before the first."""
+        return self._best
+
+    def update(self, metric: SupportsFloat) -> float:
+        """Take note of a metric, and return the rate from now on.
+
+        Raises
+        ------
+        TypeError
+            If the metric is no number.
+        """
+        if isinstance(metric, str | bytes):  # which float() would read
+            raise TypeError(f"metric must be a number, found {type(metric).__name__}")
+        try:
+            value = float(metric)
+        except TypeError:
+            raise TypeError(f"metric must be a number, found {type(metric).__name__}") from None
+        if self.mode == "min":
+            better = value < self._best * (1.0 - self.threshold)
+        else:
+            better = value > self._best * (1.0 + self.threshold)
+        if better:
+            self._best, self._bad = value, 0
+        else:
+            self._bad += 1
+        if self._cooling > 0:
+            self._cooling -= 1
+            self._bad = 0
+        if self._bad > self.patience:
+            self._lr = max(self._lr * self.factor, self.least)
+            self._cooling, self._bad = self.cooldown, 0
+        return self._lr
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what `load_state_dict` needs to go on from here."""
+        return {"lr": self._lr, "best": self._best, "bad": self._bad, "cooling": self._cooling}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        KeyError
+            If an entry is missing.
+        TypeError, ValueError
+            If one is out of its range. Nothing has changed then.
+        """
+        lr, best = real(state["lr"], "state['lr']", least=0.0), float(state["best"])
+        bad, cooling = (integer(state[name], f"state['{name}']", least=0) for name in ("bad", "cooling"))
+        self._lr, self._best, self._bad, self._cooling = lr, best, bad, cooling
