@@ -48,6 +48,7 @@ ROW_LOSSES = [spec for spec in OVER_PRED if spec.target_domain != "classes"]
 LAYER_LOSSES = [spec for spec in _registry.losses().values() if spec.inputs != ("pred", "target")]
 MARGIN_LOSSES = [spec for spec in LAYER_LOSSES if spec.target_domain == "labels"]
 LINEAR_LOSSES = [spec for spec in LAYER_LOSSES if spec.target_domain == "classes"]
+OPTIMIZERS = list(_registry.optimizers().values())
 
 #: More elements than a second thread is worth (49152), not a multiple of anything.
 LARGE = 100_003

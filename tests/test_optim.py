@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import re
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, each_dtype
+from helpers import FMA_TARGETS, LARGE, OPTIMIZERS, assert_same_bits, each_dtype, seeded
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import fuseprop as fp
 from fuseprop import nn
+from fuseprop._registry import Spec
 
 F64 = NDArray[np.float64]
 
-SGD_OPTIONS: list[dict[str, Any]] = [
-    {"lr": 0.1},
-    {"lr": 0.1, "weight_decay": 0.3},
-    {"lr": 0.05, "momentum": 0.9},
-    {"lr": 0.05, "momentum": 0.9, "dampening": 0.4, "weight_decay": 0.01},
-    {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01},
-    {"lr": 0.05, "momentum": 0.8, "nesterov": True, "maximize": True, "weight_decay": 0.01},
-]
-ADAM_OPTIONS: list[dict[str, Any]] = [
+#: What every optimizer takes besides its own parameters.
+SHARED: list[dict[str, Any]] = [
     {},
-    {"lr": 0.02, "betas": (0.7, 0.9), "eps": 1e-3},
-    {"lr": 0.02, "weight_decay": 0.1},
-    {"lr": 0.02, "betas": (0.0, 0.5), "maximize": True},
+    {"maximize": True},
+    {"max_norm": 0.5, "l1": 0.05, "nonfinite": "raise"},
+    {"maximize": True, "max_norm": 0.5},
 ]
-ALL_OPTIONS = [
-    *[pytest.param("sgd", options, id=f"sgd-{i}") for i, options in enumerate(SGD_OPTIONS)],
-    *[pytest.param("adam", options, id=f"adam-{i}") for i, options in enumerate(ADAM_OPTIONS)],
-    pytest.param("adam", {"lr": 0.02, "eps": 0.0, "eps_root": 1e-4}, id="adam-eps_root"),
-    pytest.param("adam", {"lr": 0.02, "max_norm": 0.5}, id="adam-max_norm"),
-    pytest.param("sgd", {"lr": 0.1, "max_norm": 0.5, "maximize": True}, id="sgd-max_norm"),
+CASES = [
+    pytest.param(spec, {**example, **shared}, id=f"{spec.name}-{i}-{'-'.join(shared)}")
+    for spec in OPTIMIZERS
+    for i, example in enumerate(({}, *spec.examples))
+    for shared in (SHARED if i == 0 or i == len(spec.examples) else SHARED[:1])
 ]
+#: Without those shared by all.
+OWN_CASES = [
+    pytest.param(spec, example, id=f"{spec.name}-{i}")
+    for spec in OPTIMIZERS
+    for i, example in enumerate(({}, *spec.examples))
+]
+each_optimizer = pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.name)
 SHAPES = [(3, 4), (5,), (), (0, 2), (7, 130)]
 
 
@@ -49,35 +52,27 @@ def problem(steps: int = 30, dtype: Any = np.float64) -> tuple[list[F64], list[l
     return params, grads
 
 
-def formula(
-    name: str,
-    p: F64,
-    grads: list[F64],
+def reference_path(
+    spec: Spec,
+    params: list[F64],
+    grads: list[list[F64]],
     *,
-    lr: float = 1e-3,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    nesterov: bool = False,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    weight_decay: float = 0.0,
+    l1: float = 0.0,
+    max_norm: float | None = None,
     maximize: bool = False,
-) -> F64:
-    """The parameter at the end, from the formulas of SPEC 4; clipping is left to the caller."""
-    p = p.copy()
-    u, m, v = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
-    for t, grad in enumerate(grads, start=1):
-        g = (-grad if maximize else grad) + weight_decay * p
-        if name == "sgd":
-            u = g if t == 1 else momentum * u + (1 - dampening) * g
-            p = p - lr * (g + momentum * u if nesterov else u)
-        else:
-            m = betas[0] * m + (1 - betas[0]) * g
-            v = betas[1] * v + (1 - betas[1]) * g**2
-            m_hat, v_hat = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
-            p = p - lr * m_hat / (np.sqrt(v_hat + eps_root) + eps)
-    return p
+    nonfinite: str = "propagate",
+    **own: Any,
+) -> tuple[list[F64], list[dict[str, F64]]]:
+    """The parameters and the states at the end, by the formulas of reference.py behind what all optimizers share."""
+    del nonfinite  # the gradients are finite
+    params = [p.copy() for p in params]
+    states: list[dict[str, F64]] = [{} for _ in params]
+    for t, step in enumerate(grads, start=1):
+        used = step if max_norm is None else clipped(step, max_norm)
+        for i, (p, grad) in enumerate(zip(params, used, strict=True)):
+            g = (-grad if maximize else grad) + l1 * np.sign(p)
+            params[i] = np.asarray(spec.reference(p, g, states[i], t, **{**spec.parameters, **own}))
+    return params, states
 
 
 def clipped(grads: list[F64], max_norm: float) -> list[F64]:
@@ -85,47 +80,80 @@ def clipped(grads: list[F64], max_norm: float) -> list[F64]:
     return [g * min(1.0, max_norm / norm) for g in grads]
 
 
-@pytest.mark.parametrize(("name", "options"), ALL_OPTIONS)
-def test_formula(name: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("spec", "options"), CASES)
+def test_formula(spec: Spec, options: dict[str, Any]) -> None:
     params, grads = problem()
-    options = dict(options)
-    optimizer = fp.optim.get(name, params, **options)
-    max_norm = options.pop("max_norm", None)
-    fed = grads if max_norm is None else [clipped(step, max_norm) for step in grads]
-    expected = [formula(name, p, [step[i] for step in fed], **options) for i, p in enumerate(params)]
+    expected, states = reference_path(spec, params, grads, **options)
+    optimizer = spec.cls(params, **options)
     for step in grads:
         optimizer.step(step)
     for found, wanted in zip(params, expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    for arrays, wanted_arrays in zip(optimizer.state_dict()["groups"][0]["states"], states, strict=True):
+        assert arrays.keys() == wanted_arrays.keys()
+        for name, array in arrays.items():
+            np.testing.assert_allclose(array, wanted_arrays[name], rtol=1e-12, atol=1e-12)
     assert optimizer.steps == 30
+    assert optimizer.skipped == 0
 
 
-@pytest.mark.parametrize(("name", "options"), [p for p in ALL_OPTIONS if p.id not in ("adam-eps_root",)])
-def test_torch(name: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [p for p in CASES if not {"eps_root", "l1"} & p.values[1].keys() and p.values[0].name != "lion"],
+)
+def test_torch(spec: Spec, options: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
     params, grads = problem()
-    options = dict(options)
-    optimizer = fp.optim.get(name, params, **options)
     theirs = [torch.tensor(p.copy(), requires_grad=True) for p in params]
-    max_norm = options.pop("max_norm", None)
-    reference = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name](theirs, **options)
-    for step in grads:
-        optimizer.step(step)
-        for tensor, grad in zip(theirs, step, strict=True):
-            tensor.grad = torch.tensor(grad)
-        if max_norm is not None:  # theirs divides by norm + 1e-6
-            norm = math.sqrt(sum(float((g**2).sum()) for g in step))
-            torch.nn.utils.clip_grad_norm_(theirs, max_norm * (norm + 1e-6) / norm)
-        reference.step()
-    for found, tensor in zip(params, theirs, strict=True):
-        np.testing.assert_allclose(found, tensor.detach().numpy(), rtol=1e-12, atol=1e-12)
+    optimizer = spec.cls(params, **options)
+    own = {name: value for name, value in options.items() if name not in ("max_norm", "nonfinite")}
+    if spec.name == "rmsprop" and own.get("centered"):
+        own["eps"] = optimizer.eps
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # NAdam keeps a product of its own in it
+    try:
+        reference = getattr(torch.optim, spec.cls.__name__)(theirs, **{"lr": spec.parameters["lr"], **own})
+        for step in grads:
+            optimizer.step(step)
+            for tensor, grad in zip(theirs, step, strict=True):
+                tensor.grad = torch.tensor(grad)
+            if "max_norm" in options:  # theirs divides by norm + 1e-6
+                norm = math.sqrt(sum(float((g**2).sum()) for g in step))
+                torch.nn.utils.clip_grad_norm_(theirs, options["max_norm"] * (norm + 1e-6) / norm)
+            reference.step()
+            for found, tensor in zip(params, theirs, strict=True):
+                np.testing.assert_allclose(found, tensor.detach().numpy(), rtol=1e-12, atol=1e-12)
+    finally:
+        torch.set_default_dtype(before)
 
 
-@pytest.mark.parametrize(("name", "options"), ALL_OPTIONS)
-def test_float32_is_close_to_float64(name: str, options: dict[str, Any]) -> None:
+def test_torch_has_our_defaults() -> None:
+    torch = pytest.importorskip("torch")
+    for spec in OPTIMIZERS:
+        if spec.name == "lion":
+            assert not hasattr(torch.optim, "Lion"), "compare with it"
+            continue
+        theirs = inspect.signature(getattr(torch.optim, spec.cls.__name__)).parameters
+        for name, value in spec.parameters.items():
+            if name != "eps_root":
+                assert theirs[name].default == value, (spec.name, name)
+
+
+def test_epsilon_under_the_root() -> None:
+    # The notes' form of Adam's first step from m = v = 0: lr g / sqrt(g^2 + eps).
+    g = np.array([0.0, 1e-3, -0.5, 2.0])
+    for name in ("adam", "adamw", "rmsprop", "adagrad"):
+        p = np.zeros(4)
+        options = {"alpha": 0.0} if name == "rmsprop" else {}
+        fp.optim.get(name, p, lr=0.1, eps=0.0, eps_root=1e-6, **options).step(g)
+        np.testing.assert_allclose(p, -0.1 * g / np.sqrt(g**2 + 1e-6), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("spec", "options"), CASES)
+def test_float32_is_close_to_float64(spec: Spec, options: dict[str, Any]) -> None:
     params, grads = problem(dtype=np.float32)
     wide = [p.astype(np.float64) for p in params]
-    ours, reference = fp.optim.get(name, params, **options), fp.optim.get(name, wide, **options)
+    ours, reference = spec.cls(params, **options), spec.cls(wide, **options)
     for step in grads:
         ours.step(step)
         reference.step([g.astype(np.float64) for g in step])
@@ -288,21 +316,79 @@ def test_lr_between_steps() -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("options", [{"momentum": 0.9}, {}])
-def test_threads_give_the_same_bits(dtype: Any, options: dict[str, Any]) -> None:
-    rng = np.random.default_rng(0)
-    start, grads = rng.standard_normal(300_001).astype(dtype), rng.standard_normal((3, 300_001)).astype(dtype)
+@pytest.mark.parametrize(("spec", "options"), OWN_CASES)
+def test_threads_and_targets_give_the_same_bits(spec: Spec, options: dict[str, Any], dtype: Any) -> None:
+    rng = seeded("optimizer bits")
+    start, grads = rng.standard_normal(LARGE).astype(dtype), rng.standard_normal((3, LARGE)).astype(dtype)
+    grads[:, :100] = rng.choice([0.0, np.nan, np.inf, -np.inf, 1e-40, np.finfo(dtype).max], (3, 100))
+
+    def run(**shared: Any) -> tuple[Any, ...]:
+        x = start.copy()
+        optimizer = spec.cls(x, **options, **shared)
+        for grad in grads:
+            optimizer.step(grad)
+        return (x, *optimizer.state_dict()["groups"][0]["states"][0].values())
+
     results = []
-    for threads in (1, 2, 3):
-        x, y = start.copy(), start.copy()
-        adam, sgd = fp.optim.Adam(x, max_norm=1.0), fp.optim.SGD(y, **options)
-        with fp.num_threads(threads):
-            for grad in grads:
-                adam.step(grad)
-                sgd.step(grad)
-        results.append((x, y))
-    assert_same_bits(results[1], results[0])
-    assert_same_bits(results[2], results[0])
+    for target in FMA_TARGETS or [fp.build_info()["active_target"]]:
+        for threads in (1, 2, 3):
+            with fp.simd_target(target), fp.num_threads(threads), np.errstate(all="ignore"):
+                results.append(run())
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_clipping_gives_the_same_bits(threads: int) -> None:
+    rng = seeded("clipped bits")
+    start, grad = rng.standard_normal((2, LARGE))
+    results = []
+    for target in FMA_TARGETS or [fp.build_info()["active_target"]]:
+        x = start.copy()
+        with fp.simd_target(target), fp.num_threads(threads):
+            fp.optim.AdamW(x, max_norm=1.0, l1=0.01).step(grad)
+        results.append(x)
+    x = start.copy()
+    with fp.num_threads(1):
+        fp.optim.AdamW(x, max_norm=1.0, l1=0.01).step(grad)
+    for other in results:
+        assert_same_bits(other, x)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    sizes=st.lists(st.lists(st.integers(0, 40), max_size=3), min_size=1, max_size=5),
+    offset=st.integers(0, 3),
+    which=st.integers(0, len(OWN_CASES) - 1),
+    wide=st.booleans(),
+)
+def test_an_entry_does_not_depend_on_where_it_stands(
+    sizes: list[list[int]], offset: int, which: int, wide: bool
+) -> None:
+    """Many arrays of any shapes at any alignment get what their entries get in one flat array."""
+    spec, options = OWN_CASES[which].values
+    dtype = np.float64 if wide else np.float32
+    ends = np.cumsum([math.prod(shape) for shape in sizes])
+    rng = seeded(sizes, offset)
+    flat, *grads = rng.standard_normal((4, ends[-1])).astype(dtype)
+
+    def cut(x: Any) -> list[Any]:
+        parts = []
+        for part, shape in zip(np.split(x, ends[:-1]), sizes, strict=True):
+            memory = np.full(part.size + offset + 1, 7, dtype)
+            memory[offset : offset + part.size] = part
+            parts.append(memory[offset : offset + part.size].reshape(shape))
+        return parts
+
+    pieces = cut(flat)
+    many, one = spec.cls(pieces, **options), spec.cls(flat, **options)
+    for grad in grads:
+        many.step(cut(grad))
+        one.step(grad)
+    assert_same_bits(np.concatenate([p.ravel() for p in pieces]), flat)
+    for piece in pieces:  # nothing beyond was written
+        memory = piece.base if piece.base is not None and piece.base.ndim == 1 else None
+        assert memory is None or (memory[:offset] == 7).all()
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -323,6 +409,17 @@ def test_threads_give_the_same_bits(dtype: Any, options: dict[str, Any]) -> None
             ValueError,
             "max_norm is 0.0; expected a finite number > 0",
         ),
+        (lambda: fp.optim.SGD(np.ones(3), l1=-1), ValueError, "l1 is -1.0"),
+        (lambda: fp.optim.SGD(np.ones(3), maximize=1), TypeError, "maximize must be a bool"),
+        (lambda: fp.optim.SGD(np.ones(3), nonfinite="stop"), ValueError, "nonfinite is 'stop'; expected 'propagate'"),
+        (lambda: fp.optim.Adam(np.ones(3), amsgrad="no"), TypeError, "amsgrad must be a bool"),
+        (lambda: fp.optim.Adagrad(np.ones(3), initial_accumulator_value=-1), ValueError, "initial_accumulator_value"),
+        (lambda: fp.optim.RMSprop(np.ones(3), alpha=1.0), ValueError, "alpha is 1.0"),
+        (lambda: fp.optim.RMSprop(np.ones(3), centered=None), TypeError, "centered must be a bool"),
+        (lambda: fp.optim.RMSprop(np.ones(3), momentum=-0.1), ValueError, "momentum is -0.1"),
+        (lambda: fp.optim.NAdam(np.ones(3), momentum_decay=-1), ValueError, "momentum_decay is -1.0"),
+        (lambda: fp.optim.Adadelta(np.ones(3), rho=2), ValueError, "rho is 2.0"),
+        (lambda: fp.optim.Lion(np.ones(3), betas=(0.9,)), ValueError, "betas is (0.9,); expected a pair"),
         (lambda: fp.optim.Adam(np.ones(3), betas=(0.9, 1.0)), ValueError, "betas[1] is 1.0"),
         (lambda: fp.optim.Adam(np.ones(3), betas=0.9), ValueError, "betas is 0.9; expected a pair"),
         (lambda: fp.optim.Adam(np.ones(3), eps=-1e-8), ValueError, "eps is -1e-08"),
@@ -352,7 +449,7 @@ def test_threads_give_the_same_bits(dtype: Any, options: dict[str, Any]) -> None
         (
             lambda: fp.optim.get("adm", np.ones(3)),
             ValueError,
-            "unknown optimizer 'adm'; did you mean 'adam'?",
+            "unknown optimizer 'adm'; did you mean 'adam'",
         ),
     ],
 )
@@ -442,19 +539,157 @@ def test_non_finite_gradients_propagate() -> None:
     np.testing.assert_array_equal(x, [np.nan, 0.0, 0.0])
 
 
+@each_dtype
+@pytest.mark.parametrize(("spec", "options"), OWN_CASES)
+def test_a_non_finite_gradient_stays_where_it_is(spec: Spec, options: dict[str, Any], dtype: Any) -> None:
+    rng = seeded(spec.name, "non-finite")
+    x, g = rng.standard_normal((2, 40)).astype(dtype)
+    expected, bad = x.copy(), g.copy()
+    bad[[3, 17, 38]] = np.nan, np.inf, -np.inf
+    spec.cls(x, **options).step(bad)
+    spec.cls(expected, **options).step(g)
+    rest = np.ones(40, bool)
+    rest[[3, 17, 38]] = False
+    assert_same_bits(x[rest], expected[rest])
+    assert np.isnan(x[3])
+    if spec.name != "lion":  # whose step is a sign
+        assert not np.isfinite(x[[17, 38]]).any()
+
+
+@each_dtype
+def test_subnormal_numbers_are_not_flushed(dtype: Any) -> None:
+    tiny = np.finfo(dtype).smallest_subnormal
+    x = np.array([0, 5, -3], dtype) * tiny
+    fp.optim.SGD(x, lr=1.0).step(np.array([3, 1, -4], dtype) * tiny)
+    np.testing.assert_array_equal(x, np.array([-3, 4, 1], dtype) * tiny)
+    x = np.zeros(3, dtype)
+    fp.optim.Lion(x, lr=1.0).step(np.array([tiny * 64, -tiny * 64, 0], dtype))
+    np.testing.assert_array_equal(x, [-1, 1, 0])
+
+
+@each_optimizer
+def test_zero_gradients_of_zero_parameters_change_nothing(spec: Spec) -> None:
+    x = np.zeros(20)
+    optimizer = spec.cls(x, max_norm=1.0, l1=0.5, nonfinite="raise")
+    for _ in range(3):
+        optimizer.step(np.zeros(20))
+    assert not x.any()
+
+
+def test_an_infinite_parameter_stays_without_penalties() -> None:
+    x = np.array([np.inf, 1.0])
+    fp.optim.SGD(x, lr=0.5).step(np.ones(2))
+    np.testing.assert_array_equal(x, [np.inf, 0.5])
+
+
+@pytest.mark.parametrize("kind", ["raise", "skip"])
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+@each_optimizer
+def test_nonfinite_leaves_everything_as_it_was(spec: Spec, max_norm: Any, groups: bool, kind: Any) -> None:
+    a, b = np.ones((2, 3)), np.ones(4, np.float32)
+    params: Any = [{"params": a}, {"params": {"b": b}}] if groups else {"a": a, "b": b}
+
+    def arranged(x: Any, y: Any) -> Any:
+        return [x, {"b": y}] if groups else {"a": x, "b": y}
+
+    optimizer = spec.cls(params, max_norm=max_norm, nonfinite=kind)
+    good = arranged(np.full((2, 3), 0.5), np.full(4, 0.25, np.float32))
+    optimizer.step(good)
+    before = snapshot(optimizer)
+    for count, value in enumerate((np.nan, np.inf, -np.inf), start=1):
+        bad = np.full((2, 3), 0.5)
+        bad[1, 2] = value
+        in_b = np.full(4, 0.25, np.float32)
+        in_b[3] = value
+        if kind == "skip":
+            optimizer.step(arranged(bad, good[1]["b"] if groups else good["b"]))
+            optimizer.step(arranged(good[0] if groups else good["a"], in_b))
+            assert optimizer.skipped == 2 * count
+        else:
+            first = "grads[0]" if groups else "grads['a']"
+            message = f"{first}[1, 2] is {float(value)!r}; expected finite gradients"
+            with pytest.raises(FloatingPointError, match=re.escape(message)):
+                optimizer.step(arranged(bad, in_b))
+            second = "grads[1]['b']" if groups else "grads['b']"
+            with pytest.raises(FloatingPointError, match=re.escape(f"{second}[3] is {float(value)!r}")):
+                optimizer.step(arranged(good[0] if groups else good["a"], in_b))
+        assert_unchanged(optimizer, before)
+    optimizer.step(good)
+    assert optimizer.steps == 2
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_gradients_whose_squares_overflow_are_finite(groups: bool) -> None:
+    x = np.zeros(2)
+    optimizer = fp.optim.SGD([{"params": x}] if groups else x, lr=1.0, max_norm=1.0, nonfinite="raise")
+    g = np.array([3e200, -4e200])
+    optimizer.step([g] if groups else g)
+    np.testing.assert_allclose(x, [-0.6, 0.8], rtol=1e-15)
+    assert fp.optim.clip_grad_norm(g, math.inf) == pytest.approx(5e200, rel=1e-15)
+    assert fp.optim.clip_grad_norm(np.array([3e-200, 4e-200]), 1.0) == pytest.approx(5e-200, rel=1e-15)
+    limit = np.full(4, np.finfo(np.float64).max)
+    optimizer.step([limit[:2]] if groups else limit[:2])  # the norm itself overflows: clipped to 0, but no error
+    assert optimizer.steps == 2
+    np.testing.assert_allclose(x, [-0.6, 0.8], rtol=1e-15)
+
+
+# --- penalties ----------------------------------------------------------------------------------------------
+
+
+def test_groups_have_penalties_of_their_own() -> None:
+    a, b = np.array([2.0, -2.0, 0.0]), np.array([2.0, -2.0])
+    optimizer = fp.optim.SGD([{"params": a, "l1": 0.5}, {"params": b, "l1": 0.0}], lr=1.0, weight_decay=0.25, l1=9.0)
+    optimizer.step([np.zeros(3), np.zeros(2)])
+    np.testing.assert_allclose(a, [1.0, -1.0, 0.0])
+    np.testing.assert_allclose(b, [1.5, -1.5])
+    optimizer.groups[1].l1 = 1.0
+    optimizer.groups[1].weight_decay = 0.0
+    optimizer.step([np.zeros(3), np.zeros(2)])
+    np.testing.assert_allclose(b, [0.5, -0.5])
+    with pytest.raises(ValueError, match=r"l1 is -1\.0"):
+        optimizer.groups[0].l1 = -1.0
+    with pytest.raises(ValueError, match=r"params\[0\]\['l1'\] is nan"):
+        fp.optim.SGD([{"params": a, "l1": math.nan}])
+
+
+def test_decoupled_decay_of_groups() -> None:
+    a, b = np.ones(1), np.ones(1)
+    optimizer = fp.optim.AdamW([{"params": a, "lr": 0.5, "weight_decay": 0.5}, {"params": b}], lr=0.1, weight_decay=1.0)
+    optimizer.step([np.zeros(1), np.zeros(1)])
+    np.testing.assert_allclose([a[0], b[0]], [0.75, 0.9])
+
+
+@each_optimizer
+def test_groups_take_the_path_of_one(spec: Spec) -> None:
+    rng = seeded(spec.name, "groups")
+    x, y = rng.standard_normal(5), rng.standard_normal((2, 3))
+    one, two = [x.copy(), y.copy()], [x.copy(), y.copy()]
+    single = spec.cls(one, weight_decay=0.1)
+    grouped = spec.cls([{"params": two[0]}, {"params": two[1]}], weight_decay=0.1)
+    for _ in range(4):
+        gx, gy = rng.standard_normal(5), rng.standard_normal((2, 3))
+        single.step([gx, gy])
+        grouped.step([gx, gy])
+    assert_same_bits(tuple(two), tuple(one))
+
+
 # --- state --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "options"), [("adam", {}), ("sgd", {"momentum": 0.9, "dampening": 0.5}), ("sgd", {})])
-def test_state_goes_on_exactly(name: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("spec", "options"), OWN_CASES)
+def test_state_goes_on_exactly(spec: Spec, options: dict[str, Any]) -> None:
     params, grads = problem(6)
-    optimizer = fp.optim.get(name, params, **options)
+    optimizer = spec.cls(params, **options)
     for step in grads[:3]:
         optimizer.step(step)
     optimizer.lr = 0.002
     others = [p.copy() for p in params]
     state = optimizer.state_dict()
-    resumed = fp.optim.get(name, others, lr=0.5, **options)
+    resumed = spec.cls(others, **{**options, "lr": 0.5})
+    resumed.step(grads[5])
+    for p, q in zip(others, params, strict=True):
+        p[...] = q
     resumed.load_state_dict(state)
     assert resumed.steps == 3
     assert resumed.lr == 0.002
@@ -466,6 +701,20 @@ def test_state_goes_on_exactly(name: str, options: dict[str, Any]) -> None:
         for arrays, now in zip(group["states"], optimizer.state_dict()["groups"][0]["states"], strict=True):
             for key, array in arrays.items():
                 assert array.size == 0 or not np.array_equal(array, now[key])
+
+
+def test_state_of_nadam_may_go_back() -> None:
+    x, y = np.ones(3), np.ones(3)
+    a, b = fp.optim.NAdam(x), fp.optim.NAdam(y)
+    start = a.state_dict()
+    for _ in range(5):
+        a.step(np.ones(3))
+    a.load_state_dict(start)
+    x[...] = 1.0
+    for _ in range(2):
+        a.step(np.full(3, 2.0))
+        b.step(np.full(3, 2.0))
+    assert_same_bits(x, y)
 
 
 def test_state_of_another_kind_is_refused() -> None:
@@ -539,6 +788,24 @@ def test_clip_grad_value() -> None:
     fp.optim.clip_grad_value(grads, 0.5)
     np.testing.assert_array_equal(grads["a"], [-0.5, 0.1, np.nan])
     np.testing.assert_array_equal(grads["b"], [[0.5, -0.5]])
+
+
+def test_clip_weights() -> None:
+    network = model()
+    network.flat_parameters[:3] = 5.0, -5.0, 0.005
+    gradients = network.flat_gradients.copy()
+    fp.optim.clip_weights(network, 0.01)
+    assert np.abs(network.flat_parameters).max() == 0.01
+    assert network.flat_parameters[:3].tolist() == [0.01, -0.01, 0.005]
+    np.testing.assert_array_equal(network.flat_gradients, gradients)
+    weights = {"a": np.array([2.0, np.nan]), "b": np.full((3, 4), -2.0, np.float32)[:, ::2]}
+    fp.optim.clip_weights(weights, 1.0)
+    np.testing.assert_array_equal(weights["a"], [1.0, np.nan])
+    np.testing.assert_array_equal(weights["b"], -1)
+    with pytest.raises(ValueError, match=r"value is 0\.0"):
+        fp.optim.clip_weights(weights, 0)
+    with pytest.raises(ValueError, match=r"params\[0\] is read-only"):
+        fp.optim.clip_weights(np.broadcast_to(1.0, 3), 1)
 
 
 @pytest.mark.parametrize(

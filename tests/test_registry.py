@@ -19,6 +19,7 @@ from helpers import (
     LINEAR_LOSSES,
     LOSSES,
     METRICS,
+    OPTIMIZERS,
     ROOTS,
     ROW_LOSSES,
     STRUCTURED,
@@ -63,7 +64,48 @@ def test_core_has_the_registered_losses() -> None:
 
 def test_references_are_those_of_the_registry() -> None:
     public = {n for n, f in vars(reference).items() if inspect.isfunction(f) and not n.startswith("_")}
-    assert public == {spec.name for spec in ALL} | {"batch_norm", "layer_norm"}  # which are layers
+    layers = {"batch_norm", "layer_norm"}
+    assert public == {spec.name for spec in [*ALL, *OPTIMIZERS]} | layers
+
+
+def test_core_has_the_rules_of_the_registered_optimizers() -> None:
+    """Each rule is reached by an optimizer's defaults or examples, which is what the tests go through."""
+    reached = {spec.cls(np.ones(3), **parameters)._rule for spec in OPTIMIZERS for parameters in ({}, *spec.examples)}
+    assert reached == set(_core.optimizer_names())
+
+
+@pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.name)
+def test_spec_of_an_optimizer(spec: Spec) -> None:
+    assert spec.cls.spec is spec
+    assert spec.name == spec.cls.__name__.lower()
+    assert getattr(fp.optim, spec.cls.__name__) is spec.cls
+    constructor = inspect.signature(spec.cls).parameters
+    own = {name: p.default for name, p in constructor.items() if name not in ("params", "shared")}
+    assert own == spec.parameters
+    assert list(inspect.signature(spec.reference).parameters) == ["p", "g", "state", "t", *spec.parameters]
+    text = inspect.getdoc(spec.cls) or ""
+    described = {name for line in re.findall(r"^([\w, ]+?)(?: :.*)?$", text, re.MULTILINE) for name in line.split(", ")}
+    assert {*spec.parameters, "l1", "max_norm", "maximize", "nonfinite"} <= described
+    for example in spec.examples:
+        assert set(example) <= set(spec.parameters)
+    made = fp.optim.get(spec.name.upper(), np.ones(3))
+    assert type(made) is spec.cls
+    for name, value in spec.parameters.items():
+        found = made.groups[0].weight_decay if name == "weight_decay" else getattr(made, name)
+        assert found == value
+        assert type(found) is type(value)
+
+
+def test_get_refuses_optimizers() -> None:
+    with pytest.raises(ValueError, match="unknown optimizer 'rmspro'; did you mean 'rmsprop'"):
+        fp.optim.get("rmspro", np.ones(3))
+    with pytest.raises(ValueError, match="known are " + ", ".join(fp.optim.names())):
+        fp.optim.get("qqqqqqqqqq", np.ones(3))
+    with pytest.raises(TypeError, match="name must be a string, found int"):
+        fp.optim.get(3, np.ones(3))  # type: ignore[arg-type]
+    for name in fp.optim.names():
+        with pytest.raises(TypeError, match="wrong_parameter"):
+            fp.optim.get(name, np.ones(3), wrong_parameter=1.0)
 
 
 @each_spec
@@ -209,7 +251,17 @@ def test_a_pickled_copy_computes_the_same(spec: Spec) -> None:
     assert np.array_equal(formula(*arguments), again(*arguments))
 
 
-PUBLIC_MODULES = ["fuseprop", "fuseprop.activations", "fuseprop.losses", "fuseprop.ops", "fuseprop.reference"]
+PUBLIC_MODULES = [
+    "fuseprop",
+    "fuseprop.activations",
+    "fuseprop.losses",
+    "fuseprop.ops",
+    "fuseprop.optim",
+    "fuseprop.optim.schedules",
+    "fuseprop.reference",
+    "fuseprop.regularizers",
+    "fuseprop.rules",
+]
 
 
 @pytest.mark.parametrize("name", PUBLIC_MODULES)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fuseprop._checks import flag, real
 from fuseprop._registry import register
 from fuseprop.optim.arrays import Arrays
-from fuseprop.optim.optimizer import Optimizer, Shared
+from fuseprop.optim.optimizer import Optimizer, Shared, option
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11; for type checkers alone
@@ -76,6 +76,10 @@ class SGD(Optimizer):
     """
 
     __slots__ = ()
+
+    momentum = option("momentum")
+    dampening = option("dampening")
+    nesterov = option("nesterov")
 
     def __init__(
         self,
@@ -155,6 +159,10 @@ class Adagrad(Optimizer):
     """
 
     __slots__ = ()
+
+    eps = option("eps")
+    eps_root = option("eps_root")
+    initial_accumulator_value = option("initial_accumulator_value")
 
     def __init__(
         self,
@@ -247,6 +255,12 @@ class RMSprop(Optimizer):
 
     __slots__ = ()
 
+    alpha = option("alpha")
+    eps = option("eps")
+    eps_root = option("eps_root")
+    momentum = option("momentum")
+    centered = option("centered")
+
     def __init__(
         self,
         params: Params,
@@ -288,6 +302,10 @@ class _Adam(Optimizer):
     """What Adam and its relatives share: two running means and the correction of their start at zero."""
 
     __slots__ = ()
+
+    betas = option("betas")
+    eps = option("eps")
+    eps_root = option("eps_root")
 
     def __init__(
         self,
@@ -390,6 +408,8 @@ class Adam(_Adam):
 
     __slots__ = ()
 
+    amsgrad = option("amsgrad")
+
     def __init__(
         self,
         params: Params,
@@ -460,6 +480,8 @@ class AdamW(_Adam):
     """
 
     __slots__ = ()
+
+    amsgrad = option("amsgrad")
 
     def __init__(
         self,
@@ -546,6 +568,9 @@ class NAdam(_Adam):
     """
 
     __slots__ = ("_product", "_product_steps")
+
+    momentum_decay = option("momentum_decay")
+    decoupled_weight_decay = option("decoupled_weight_decay")
 
     def __init__(
         self,
@@ -637,6 +662,9 @@ class Adadelta(Optimizer):
 
     __slots__ = ()
 
+    rho = option("rho")
+    eps = option("eps")
+
     def __init__(
         self,
         params: Params,
@@ -702,6 +730,8 @@ class Lion(Optimizer):
     """
 
     __slots__ = ()
+
+    betas = option("betas")
 
     def __init__(
         self,

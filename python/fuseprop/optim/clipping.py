@@ -11,7 +11,7 @@ import numpy as np
 from fuseprop import _core
 from fuseprop._checks import real
 from fuseprop.optim.arrays import Arrays, Model, describe
-from fuseprop.optim.optimizer import clip_scale, global_norm
+from fuseprop.optim.optimizer import clip_scale, exact_norm
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -72,7 +72,7 @@ def clip_grad_norm(grads: Arrays | Iterable[FloatArray], max_norm: float) -> flo
     arrays = _listed(grads, "grads")
     # Any rule will do: only the norm is wanted of it.
     contiguous = [np.require(a, requirements=["C", "A"]) for a in arrays]
-    norm = global_norm([_core.Updater("sgd", contiguous, [()] * len(arrays))], [contiguous])
+    norm = exact_norm(_core.Updater("sgd", contiguous, [()] * len(arrays)).global_norm(contiguous), [contiguous])
     scale = clip_scale(norm, max_norm)
     if scale != 1.0:
         for array in arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
@@ -33,11 +34,13 @@ class Shared(TypedDict, total=False):
     nonfinite: NonFinite
 
 
-def global_norm(updaters: Sequence[_core.Updater], grads: Sequence[Sequence[FloatArray]]) -> float:
-    """Return sqrt(sum g^2) over all gradients, summed in float64; infinite only if an entry is."""
-    norms = [updater.global_norm(arrays) for updater, arrays in zip(updaters, grads, strict=True)]
-    norm = norms[0] if len(norms) == 1 else math.hypot(*norms)
-    if 1e-140 < norm < math.inf:
+# The squares of gradients whose norm is in this range did not overflow, nor did those that count become zero.
+_LEAST_NORM, _LARGEST_NORM = 1e-140, sys.float_info.max
+
+
+def exact_norm(norm: float, grads: Sequence[Sequence[FloatArray]]) -> float:
+    """Return the norm of gradients that the core has measured as `norm`; infinite only if an entry is."""
+    if _LEAST_NORM < norm <= _LARGEST_NORM:
         return norm
     # Squares of float64 may be beyond its range though the gradients are not: seldom enough to do it slowly.
     largest = max((float(np.abs(g).max()) for arrays in grads for g in arrays if g.size), default=0.0)
@@ -121,6 +124,11 @@ class Group:
         self._l1 = real(value, "l1", least=0.0)
 
 
+def option(name: str) -> Any:
+    """Return a property that reads a hyper-parameter; the class's docstring describes it."""
+    return property(lambda self: self._options[name])
+
+
 class Optimizer:
     """Base of the optimizers: what they share is described at the head of `fuseprop.optim`.
 
@@ -169,7 +177,7 @@ class Optimizer:
         self._sign = -1.0 if flag(maximize, "maximize") else 1.0
         self._decoupled = decoupled
         nonfinite = choice(nonfinite, "nonfinite", _NONFINITE)  # type: ignore[assignment]
-        #: The hyper-parameters besides those of the groups; they read as attributes.
+        # The hyper-parameters besides those of the groups.
         self._options = {**options, "max_norm": self._max_norm, "maximize": bool(maximize), "nonfinite": nonfinite}
         # Whether a step reads the gradients once before: for their norm, or to find what is not finite.
         self._measures = max_norm is not None or nonfinite != "propagate"
@@ -209,17 +217,16 @@ class Optimizer:
         """Return the rule's numbers, as its functor in the core takes them, at this step, counted from 1."""
         return self._constants
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "_options" or name not in self._options:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return self._options[name]
-
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self._options.items())
         size = sum(array.size for group in self.groups for array in group._structure.arrays)
         return f"{type(self).__name__}({size} parameters, lr={self._lr:g}{options})"
 
     # --- hyper-parameters -----------------------------------------------------------------------------------
+
+    max_norm = option("max_norm")
+    maximize = option("maximize")
+    nonfinite = option("nonfinite")
 
     @property
     def lr(self) -> float:
@@ -275,9 +282,15 @@ class Optimizer:
         steps = self._steps
         decay = group._weight_decay
         try:
-            scale = self._scale([group._updater], [arrays], ["grads"]) if self._measures else self._sign
-            if scale is None:
-                return
+            scale = self._sign
+            if self._measures:
+                norm = group._updater.global_norm(arrays)
+                if not _LEAST_NORM < norm <= _LARGEST_NORM:
+                    norm = exact_norm(norm, [arrays])
+                    if not self._is_usable(norm, [arrays], ["grads"]):
+                        return
+                if self._max_norm is not None:
+                    scale *= clip_scale(norm, self._max_norm)
             numbers = self._numbers(steps + 1)
             # Counted before: an interrupt is delivered behind the call, when the step is complete.
             self._steps = steps + 1
@@ -320,10 +333,14 @@ class Optimizer:
     def _update_groups(self, arrays: Sequence[Sequence[FloatArray]]) -> None:
         groups = self.groups
         updaters = [group._updater for group in groups]
-        names = [f"grads[{i}]" for i in range(len(groups))]
-        scale = self._scale(updaters, arrays, names) if self._measures else self._sign
-        if scale is None:
-            return
+        scale = self._sign
+        if self._measures:
+            norms = [updater.global_norm(entry) for updater, entry in zip(updaters, arrays, strict=True)]
+            norm = exact_norm(math.hypot(*norms), arrays)
+            if not self._is_usable(norm, arrays, [f"grads[{i}]" for i in range(len(groups))]):
+                return
+            if self._max_norm is not None:
+                scale *= clip_scale(norm, self._max_norm)
         steps = self._steps
         numbers = self._numbers(steps + 1)
         rates = [group._lr for group in groups]
@@ -341,21 +358,22 @@ class Optimizer:
             self._steps = steps
             raise
 
-    def _scale(
-        self, updaters: Sequence[_core.Updater], grads: Sequence[Sequence[FloatArray]], names: Sequence[str]
-    ) -> float | None:
-        """Measure the gradients and return what they are multiplied by; None: leave the step out."""
-        norm = global_norm(updaters, grads)
+    def _is_usable(self, norm: float, grads: Sequence[Sequence[FloatArray]], names: Sequence[str]) -> bool:
+        """Return whether to make a step with gradients of this norm; raises if they are to be refused."""
         nonfinite = self._options["nonfinite"]
-        if not math.isfinite(norm) and nonfinite != "propagate":
-            for group, arrays, name in zip(self.groups, grads, names, strict=True):
-                found = _first_non_finite(group._structure, arrays, name)
-                if found is not None and nonfinite == "raise":
-                    raise FloatingPointError(f"{found} (nonfinite is 'raise')")
-                if found is not None:
-                    self._skipped += 1
-                    return None
-        return self._sign if self._max_norm is None else self._sign * clip_scale(norm, self._max_norm)
+        if math.isfinite(norm) or nonfinite == "propagate":
+            return True
+        found = [
+            _first_non_finite(group._structure, arrays, name)
+            for group, arrays, name in zip(self.groups, grads, names, strict=True)
+        ]
+        first = next((text for text in found if text is not None), None)
+        if first is None:  # a norm beyond float64's range
+            return True
+        if nonfinite == "raise":
+            raise FloatingPointError(f"{first} (nonfinite is 'raise')")
+        self._skipped += 1
+        return False
 
     # --- state ----------------------------------------------------------------------------------------------
 
