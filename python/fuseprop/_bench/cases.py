@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import subprocess
@@ -735,22 +736,21 @@ def _softmax_family(name: str, shape: tuple[int, int], peers: Peers) -> Problem:
 
 
 def _numpy_sgd(
-    p: Array, g: Array, state: list[Array], t: int, *, momentum: float = 0.0, nesterov: bool = False
+    p: Array, g: Array, state: dict[str, Array], t: int, *, momentum: float = 0.0, nesterov: bool = False
 ) -> None:
     if momentum == 0:
         p -= 1e-3 * g
         return
-    (u,) = state
     if t == 1:
-        u[...] = g
+        state["u"] = g.copy()
     else:
-        u *= momentum
-        u += g
-    p -= 1e-3 * (g + momentum * u if nesterov else u)
+        state["u"] *= momentum
+        state["u"] += g
+    p -= 1e-3 * (g + momentum * state["u"] if nesterov else state["u"])
 
 
-def _numpy_adam(p: Array, g: Array, state: list[Array], t: int) -> None:
-    m, v = state
+def _numpy_adam(p: Array, g: Array, state: dict[str, Array], t: int) -> None:
+    m, v = state.setdefault("m", np.zeros_like(p)), state.setdefault("v", np.zeros_like(p))
     m *= 0.9
     m += 0.1 * g
     v *= 0.999
@@ -758,62 +758,89 @@ def _numpy_adam(p: Array, g: Array, state: list[Array], t: int) -> None:
     p -= (1e-3 / (1 - 0.9**t)) * m / (np.sqrt(v * (1 / (1 - 0.999**t))) + 1e-8)
 
 
-#: By name: the rule in NumPy, and for each variant its options (PyTorch's too) and how many states it keeps
-#: per parameter. lr is 1e-3 throughout.
-OPTIMIZERS: dict[str, tuple[Callable[..., None], dict[str, tuple[dict[str, Any], int]]]] = {
-    "sgd": (_numpy_sgd, {"": ({}, 0), "nesterov": ({"momentum": 0.9, "nesterov": True}, 1)}),
-    "adam": (_numpy_adam, {"": ({}, 2)}),
+#: What one writes by hand in NumPy; for the others, the reference formula in float32.
+NUMPY_OPTIMIZERS: dict[str, Callable[..., None]] = {"sgd": _numpy_sgd, "adam": _numpy_adam}
+#: By name: variants beside the defaults, with their options (PyTorch's too, but for max_norm). lr is 1e-3 throughout.
+OPTIMIZER_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "sgd": {"nesterov": {"momentum": 0.9, "nesterov": True}},
+    "rmsprop": {"centered-momentum": {"centered": True, "momentum": 0.9}},
+    "adam": {"amsgrad": {"amsgrad": True}, "max_norm": {"max_norm": 1.0}},
 }
 #: How many arrays of how many elements.
-TENSORS = {"10M": (1, 10_000_000), "100x4096": (100, 4096)}
+TENSORS = {"10M": (1, 10_000_000), "100x4096": (100, 4096), "2000": (1, 2000)}
 
 
-def _optimizer(name: str, variant: str, tensors: tuple[int, int], peers: Peers) -> Problem:
-    rule, variants = OPTIMIZERS[name]
-    options, num_states = variants[variant]
+def _joined(parameters: Iterable[Any]) -> Callable[[Any], list[Array]]:
+    """Return what reads a candidate's answer: its parameters, which were updated in place."""
+    found = list(parameters)
+    return lambda _: [np.concatenate(as_arrays(found))]
+
+
+def _optimizer(spec: Spec, options: dict[str, Any], tensors: tuple[int, int], peers: Peers) -> Problem:
     number, length = tensors
     start = [_normal(length, seed=2 * i) for i in range(number)]
     grads = [_normal(length, seed=2 * i + 1) for i in range(number)]
+    own = {name: value for name, value in options.items() if name != "max_norm"}
+    max_norm = options.get("max_norm")
 
-    def outputs(parameters: Iterable[Any]) -> Callable[[Any], list[Array]]:
-        found = list(parameters)
-        return lambda _: [np.concatenate(as_arrays(found))]
-
-    def in_numpy(parameters: list[Array], gradients: list[Array]) -> Callable[[], None]:
-        states = [[np.zeros_like(p) for _ in range(num_states)] for p in parameters]
+    def in_numpy(parameters: list[Array], gradients: list[Array], by_hand: bool) -> Callable[[], None]:
+        states: list[dict[str, Array]] = [{} for _ in parameters]
+        given = {**spec.parameters, **own, "lr": 1e-3}
         t = 0
 
         def step() -> None:
             nonlocal t
             t += 1
+            scale = 1.0
+            if max_norm is not None:
+                scale = min(1.0, max_norm / math.sqrt(sum(float(np.vdot(g, g)) for g in gradients)))
             for p, g, state in zip(parameters, gradients, states, strict=True):
-                rule(p, g, state, t, **options)
+                clipped = g if max_norm is None else scale * g
+                if by_hand:
+                    NUMPY_OPTIMIZERS[spec.name](p, clipped, state, t, **own)
+                else:
+                    p[...] = spec.reference(p, clipped, state, t, **given)
 
         return step
 
     ours = [p.copy() for p in start]
-    optimizer = fp.optim.get(name, ours if number > 1 else ours[0], lr=1e-3, **options)
+    optimizer = spec.cls(ours if number > 1 else ours[0], **{**options, "lr": 1e-3})
     step = call(optimizer.step, grads if number > 1 else grads[0])
-    candidates = [Candidate(OURS, step, outputs=outputs(ours))]
+    candidates = [Candidate(OURS, step, outputs=_joined(ours))]
     if peers.numpy:
-        copies = [p.copy() for p in start]
-        candidates.append(_numpy(in_numpy(copies, grads), outputs=outputs(copies)))
-    if peers.torch:
-        torch = peers.torch
-        kind = getattr(torch.optim, type(optimizer).__name__)
-        for flavour in ("fused", "foreach"):
-            parameters = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in start]
-            for parameter, g in zip(parameters, grads, strict=True):
-                parameter.grad = torch.from_numpy(g.copy())  # PyTorch's foreach SGD with nesterov writes it
-            torch_optimizer = kind(parameters, lr=1e-3, **options, **{flavour: True})
-            candidates.append(Candidate("PyTorch", call(torch_optimizer.step), flavour, outputs=outputs(parameters)))
-    if peers.jax:
-        candidates.append(_jax_optimizer(peers.jax, name, (options, num_states), start, grads))
+        copies, by_hand = [p.copy() for p in start], spec.name in NUMPY_OPTIMIZERS and "amsgrad" not in own
+        variant = "" if by_hand else "reference"
+        candidates.append(_numpy(in_numpy(copies, grads, by_hand), outputs=_joined(copies), variant=variant))
+    if peers.torch and (kind := getattr(peers.torch.optim, spec.cls.__name__, None)):
+        candidates += _torch_optimizers(peers.torch, partial(kind, **{**own, "lr": 1e-3}), start, grads, max_norm)
+    if peers.jax and spec.name in ("sgd", "adam") and not {"amsgrad", "max_norm"} & options.keys():
+        candidates.append(_jax_optimizer(peers.jax, spec.name, (own, optimizer.num_states), start, grads))
     wide = [p.astype(np.float64) for p in start]
-    in_numpy(wide, [g.astype(np.float64) for g in grads])()
+    in_numpy(wide, [g.astype(np.float64) for g in grads], False)()
     size = number * length
-    num_bytes = 4 * size * (3 + 2 * num_states)  # the gradient read, parameter and states read and written
+    # The gradient read (for its norm, once more), parameter and states read and written.
+    num_bytes = 4 * size * (3 + 2 * optimizer.num_states + (max_norm is not None))
     return Problem(candidates, [expect(np.concatenate(wide))], elements=size, num_bytes=num_bytes)
+
+
+def _torch_optimizers(
+    torch: Any, make: partial[Any], start: list[Array], grads: list[Array], max_norm: float | None
+) -> Iterator[Candidate]:
+    """Fused where PyTorch has it, and foreach."""
+    for flavour in ("fused", "foreach"):
+        if flavour not in inspect.signature(make.func).parameters:
+            continue
+        parameters = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in start]
+        for parameter, g in zip(parameters, grads, strict=True):
+            parameter.grad = torch.from_numpy(g.copy())  # PyTorch's foreach SGD with nesterov writes it
+        optimizer = make(parameters, **{flavour: True})
+
+        def clip_and_step(optimizer: Any = optimizer, parameters: list[Any] = parameters) -> None:
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+            optimizer.step()
+
+        step = optimizer.step if max_norm is None else clip_and_step
+        yield Candidate("PyTorch", call(step), flavour, outputs=_joined(parameters))
 
 
 def _jax_optimizer(
@@ -1090,11 +1117,11 @@ def _ops(sizes: Sequence[str]) -> Iterator[Case]:
 
 
 def _optimizers() -> Iterator[Case]:
-    for name, (_, variants) in OPTIMIZERS.items():
-        for variant in variants:
+    for name, spec in _registry.optimizers().items():
+        for variant, options in {"": {}, **OPTIMIZER_VARIANTS.get(name, {})}.items():
             for label, tensors in TENSORS.items():
                 case = "/".join(filter(None, ("optimizer", name, variant, label)))
-                yield Case(case, f"optimizer {name}", partial(_optimizer, name, variant, tensors))
+                yield Case(case, f"optimizer {name}", partial(_optimizer, spec, options, tensors))
 
 
 def _training_steps() -> Iterator[Case]:

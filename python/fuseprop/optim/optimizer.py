@@ -246,6 +246,11 @@ class Optimizer:
         return self._steps
 
     @property
+    def num_states(self) -> int:
+        """The number of state arrays per parameter, each of the parameter's size."""
+        return len(self._state_names)
+
+    @property
     def skipped(self) -> int:
         """The number of steps that `nonfinite="skip"` left out; not part of the saved state."""
         return self._skipped
