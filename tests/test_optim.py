@@ -162,6 +162,46 @@ def test_float32_is_close_to_float64(spec: Spec, options: dict[str, Any]) -> Non
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=30 * 8 * 2**-24 * 2)
 
 
+@each_dtype
+@pytest.mark.parametrize(("spec", "options"), OWN_CASES)
+def test_rounding_of_one_step(spec: Spec, options: dict[str, Any], dtype: Any) -> None:
+    """From any state, a step rounds the parameter (twice with decoupled decay), and its own size some times.
+
+    A step is at most 12 operations on 4 rounded constants. Each shifts a value on the way by half a unit at most, which
+    counts as much as a shift of the step itself, or of an input that went into the value, by as much.
+    """
+    rng = seeded(spec.name, "one step")
+    n = 5000
+    x, *gradients = (rng.standard_normal((8, n)) * 10 ** rng.uniform(-3, 3, (8, n))).astype(dtype)
+    optimizer = spec.cls(x, **options)
+    half_unit = np.finfo(dtype).eps / 2
+    parameters = {**spec.parameters, **options}
+    for t, g in enumerate(gradients, start=1):
+        states = optimizer.state_dict()["groups"][0]["states"][0] if t > 1 else {}
+        inputs = {name: array.astype(np.longdouble) for name, array in {"p": x, "g": g, **states}.items()}
+
+        def change(t: int = t, **inputs: Any) -> Any:
+            p, gradient = inputs.pop("p"), inputs.pop("g")
+            return spec.reference(p, gradient, inputs, t, **parameters) - p
+
+        exact, shift = change(**inputs), 2.0**-30
+        sizes = np.abs(exact)
+        for name, value in inputs.items():
+            sizes += np.abs(change(**{**inputs, name: value * (1 + shift)}) - exact) / shift
+        optimizer.step(g)
+        largest = np.maximum(np.abs(inputs["p"]), np.abs(inputs["p"] + exact))
+        bound = half_unit * ((1 + optimizer._decoupled) * largest + 16 * sizes)
+        error = np.abs(x - (inputs["p"] + exact))
+        if spec.name == "lion" and t > 1:  # a sign within rounding of its change may be either
+            kept, added = parameters["betas"][0] * inputs["momentum"], (1 - parameters["betas"][0]) * inputs["g"]
+            sure = np.abs(kept + added) > 8 * half_unit * (np.abs(kept) + np.abs(added))
+            assert sure.mean() > 0.99
+            error = error[sure] / bound[sure]
+        else:
+            error = error / bound
+        assert error.max() <= 1
+
+
 def test_descent_of_the_notes() -> None:
     # SPEC 7: J = x^2 from x = 1.2, rate 0.3.
     x = np.array([1.2])
@@ -171,6 +211,43 @@ def test_descent_of_the_notes() -> None:
         optimizer.step(2 * x)
         seen.append(float(x[0]))
     np.testing.assert_allclose(seen, [0.48, 0.192, 0.0768, 0.03072], rtol=1e-14)
+
+
+def test_descent_of_the_notes_in_two_dimensions() -> None:
+    # SPEC 7: J = x^2 + sin^2 y from (3, 1), rate 0.1.
+    p = np.array([3.0, 1.0])
+    optimizer = fp.optim.SGD(p, lr=0.1)
+    path, values = [p.copy()], [math.inf]
+    for _ in range(16):
+        optimizer.step(np.array([2 * p[0], math.sin(2 * p[1])]))
+        path.append(p.copy())
+        values.append(p[0] ** 2 + math.sin(p[1]) ** 2)
+    for step, x, y, value in (
+        (1, 2.4, 0.909070, 6.382415),
+        (15, 0.105553, 0.063481, 0.015166),
+        (16, 0.084442, 0.050819, 0.009711),
+    ):
+        np.testing.assert_allclose([*path[step], values[step]], [x, y, value], atol=0.5e-6 * (1 + 1e-6))
+    assert [step for step, value in enumerate(values) if value < 0.01] == [16]
+
+
+def test_rates_of_the_notes() -> None:
+    # SPEC 7: on J = x^2, 1.0 jumps between x and -x, 0.8 zig-zags down, 0.4 and 0.1 come down from one side.
+    paths = {}
+    for lr in (1.0, 0.8, 0.4, 0.1):
+        x = np.array([1.5])
+        optimizer, path = fp.optim.SGD(x, lr=lr), []
+        for _ in range(12):
+            path.append(float(x[0]))
+            optimizer.step(2 * x)
+        paths[lr] = np.array(path)
+    np.testing.assert_allclose(paths[1.0], 1.5 * (-1.0) ** np.arange(12), rtol=1e-14)
+    assert (paths[0.8][1:] * paths[0.8][:-1] < 0).all()
+    for lr in (0.4, 0.1):
+        assert (paths[lr] > 0).all()
+    for lr in (0.8, 0.4, 0.1):
+        assert (np.diff(np.abs(paths[lr])) < 0).all()
+    assert paths[0.4][5] < 1e-3 < paths[0.1][11]
 
 
 def test_nesterov_is_the_look_ahead_form() -> None:
