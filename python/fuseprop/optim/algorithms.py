@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fuseprop._checks import flag, real
 from fuseprop._registry import register
 from fuseprop.optim.arrays import Arrays
-from fuseprop.optim.optimizer import Optimizer, Shared, option
+from fuseprop.optim.optimizer import Optimizer, Shared
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11; for type checkers alone
@@ -76,10 +76,6 @@ class SGD(Optimizer):
     """
 
     __slots__ = ()
-
-    momentum = option("momentum")
-    dampening = option("dampening")
-    nesterov = option("nesterov")
 
     def __init__(
         self,
@@ -159,10 +155,6 @@ class Adagrad(Optimizer):
     """
 
     __slots__ = ()
-
-    eps = option("eps")
-    eps_root = option("eps_root")
-    initial_accumulator_value = option("initial_accumulator_value")
 
     def __init__(
         self,
@@ -255,12 +247,6 @@ class RMSprop(Optimizer):
 
     __slots__ = ()
 
-    alpha = option("alpha")
-    eps = option("eps")
-    eps_root = option("eps_root")
-    momentum = option("momentum")
-    centered = option("centered")
-
     def __init__(
         self,
         params: Params,
@@ -302,10 +288,6 @@ class _Adam(Optimizer):
     """What Adam and its relatives share: two running means and the correction of their start at zero."""
 
     __slots__ = ()
-
-    betas = option("betas")
-    eps = option("eps")
-    eps_root = option("eps_root")
 
     def __init__(
         self,
@@ -408,8 +390,6 @@ class Adam(_Adam):
 
     __slots__ = ()
 
-    amsgrad = option("amsgrad")
-
     def __init__(
         self,
         params: Params,
@@ -480,8 +460,6 @@ class AdamW(_Adam):
     """
 
     __slots__ = ()
-
-    amsgrad = option("amsgrad")
 
     def __init__(
         self,
@@ -569,9 +547,6 @@ class NAdam(_Adam):
 
     __slots__ = ("_product", "_product_steps")
 
-    momentum_decay = option("momentum_decay")
-    decoupled_weight_decay = option("decoupled_weight_decay")
-
     def __init__(
         self,
         params: Params,
@@ -602,7 +577,7 @@ class NAdam(_Adam):
         )
 
     def _mu(self, step: int) -> float:
-        decay: float = self._options["momentum_decay"]
+        decay: float = self._parameters["momentum_decay"]
         share: float = 0.96 ** (step * decay)
         return self._constants[0] * (1.0 - 0.5 * share)
 
@@ -661,9 +636,6 @@ class Adadelta(Optimizer):
     """
 
     __slots__ = ()
-
-    rho = option("rho")
-    eps = option("eps")
 
     def __init__(
         self,
@@ -730,8 +702,6 @@ class Lion(Optimizer):
     """
 
     __slots__ = ()
-
-    betas = option("betas")
 
     def __init__(
         self,

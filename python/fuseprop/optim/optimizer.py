@@ -124,11 +124,6 @@ class Group:
         self._l1 = real(value, "l1", least=0.0)
 
 
-def option(name: str) -> Any:
-    """Return a property that reads a hyper-parameter; the class's docstring describes it."""
-    return property(lambda self: self._options[name])
-
-
 class Optimizer:
     """Base of the optimizers: what they share is described at the head of `fuseprop.optim`.
 
@@ -142,13 +137,15 @@ class Optimizer:
         "_lr",
         "_max_norm",
         "_measures",
+        "_nonfinite",
         "_only",
-        "_options",
+        "_parameters",
         "_rule",
         "_sign",
         "_skipped",
         "_state_names",
         "_steps",
+        "_weight_decay",
         "groups",
     )
 
@@ -176,16 +173,15 @@ class Optimizer:
         self._max_norm = None if max_norm is None else real(max_norm, "max_norm", above=0.0)
         self._sign = -1.0 if flag(maximize, "maximize") else 1.0
         self._decoupled = decoupled
-        nonfinite = choice(nonfinite, "nonfinite", _NONFINITE)  # type: ignore[assignment]
+        self._nonfinite: NonFinite = choice(nonfinite, "nonfinite", _NONFINITE)  # type: ignore[assignment]
+        self._weight_decay = real(weight_decay, "weight_decay", least=0.0)
         # The hyper-parameters besides those of the groups.
-        self._options = {**options, "max_norm": self._max_norm, "maximize": bool(maximize), "nonfinite": nonfinite}
+        self._parameters = {**options, "max_norm": self._max_norm, "maximize": bool(maximize), "nonfinite": nonfinite}
         # Whether a step reads the gradients once before: for their norm, or to find what is not finite.
         self._measures = max_norm is not None or nonfinite != "propagate"
         self._steps = self._skipped = 0
         self._lock = threading.Lock()
-        self.groups = self._make_groups(
-            params, real(weight_decay, "weight_decay", least=0.0), real(l1, "l1", least=0.0)
-        )
+        self.groups = self._make_groups(params, self._weight_decay, real(l1, "l1", least=0.0))
         # Without groups given there is one; its gradients come as they are, not in a list.
         self._only = None if _is_groups(params) else self.groups[0]
         structures = [group._structure for group in self.groups]
@@ -218,15 +214,35 @@ class Optimizer:
         return self._constants
 
     def __repr__(self) -> str:
-        options = "".join(f", {name}={value!r}" for name, value in self._options.items())
+        options = "".join(f", {name}={value!r}" for name, value in self._parameters.items())
         size = sum(array.size for group in self.groups for array in group._structure.arrays)
         return f"{type(self).__name__}({size} parameters, lr={self._lr:g}{options})"
 
     # --- hyper-parameters -----------------------------------------------------------------------------------
 
-    max_norm = option("max_norm")
-    maximize = option("maximize")
-    nonfinite = option("nonfinite")
+    if TYPE_CHECKING:
+        # The rule's parameters are properties, which `register` makes.
+        def __getattr__(self, name: str) -> Any: ...
+
+    @property
+    def max_norm(self) -> float | None:
+        """The largest norm of all gradients together, or None."""
+        return self._max_norm
+
+    @property
+    def maximize(self) -> bool:
+        """Whether steps go up the gradient."""
+        return self._sign < 0
+
+    @property
+    def nonfinite(self) -> NonFinite:
+        """What is done about gradients that are NaN or infinite."""
+        return self._nonfinite
+
+    @property
+    def weight_decay(self) -> float:
+        """What groups without a weight decay of their own were given; `groups` has each one's."""
+        return self._weight_decay
 
     @property
     def lr(self) -> float:
@@ -365,7 +381,7 @@ class Optimizer:
 
     def _is_usable(self, norm: float, grads: Sequence[Sequence[FloatArray]], names: Sequence[str]) -> bool:
         """Return whether to make a step with gradients of this norm; raises if they are to be refused."""
-        nonfinite = self._options["nonfinite"]
+        nonfinite = self._nonfinite
         if math.isfinite(norm) or nonfinite == "propagate":
             return True
         found = [
@@ -396,7 +412,7 @@ class Optimizer:
             "optimizer": type(self).__name__,
             "steps": self._steps,
             "lr": self._lr,
-            "options": dict(self._options),
+            "options": dict(self._parameters),
             "groups": [
                 {
                     "lr": group._lr if group._own_lr else None,
@@ -425,7 +441,7 @@ class Optimizer:
         """
         if state["optimizer"] != type(self).__name__:
             raise ValueError(f"state is one of {state['optimizer']}; expected one of {type(self).__name__}")
-        for name, expected in self._options.items():
+        for name, expected in self._parameters.items():
             found = state["options"][name]
             if (tuple(found) if isinstance(found, list) else found) != expected:
                 raise ValueError(f"state has {name}={found!r}; expected this optimizer's, {expected!r}")
