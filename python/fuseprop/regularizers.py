@@ -14,12 +14,12 @@ A regulariser is a small immutable object. With `params` an array, a list or a d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fuseprop._checks import real
+from fuseprop._value import Value
 from fuseprop.optim.arrays import Arrays, Model, describe
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _sum_of_squares(params: Arrays) -> float:
     return sum(float(np.square(w, dtype=np.float64).sum()) for w in _arrays(params))
 
 
-class Regularizer:
+class Regularizer(Value):
     """What all regularisers share: l1 sum |w| + l2 / 2 sum w^2, with the gradient l1 sign(w) + l2 w, sign(0) = 0."""
 
     __slots__ = ()
@@ -112,7 +112,6 @@ class Regularizer:
         return gradient + l1 * np.sign(w) if l1 else gradient
 
 
-@dataclass(frozen=True)
 class L1(Regularizer):
     """Lasso: factor sum |w|.
 
@@ -126,10 +125,10 @@ class L1(Regularizer):
     The gradient is a subgradient at 0, where it is 0: descent along it makes weights small, not exactly 0.
     """
 
-    factor: float
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", real(self.factor, "factor", least=0.0))
+    def __init__(self, factor: float) -> None:
+        super().__init__(factor=real(factor, "factor", least=0.0))
 
     @property
     def penalties(self) -> dict[str, float]:
@@ -137,7 +136,6 @@ class L1(Regularizer):
         return {"l1": self.factor, "weight_decay": 0.0}
 
 
-@dataclass(frozen=True)
 class L2(Regularizer):
     """Ridge: factor / 2 sum w^2, whose gradient is factor w.
 
@@ -151,10 +149,10 @@ class L2(Regularizer):
     PyTorch's `weight_decay`. Keras' `L2` is without the half.
     """
 
-    factor: float
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", real(self.factor, "factor", least=0.0))
+    def __init__(self, factor: float) -> None:
+        super().__init__(factor=real(factor, "factor", least=0.0))
 
     @property
     def penalties(self) -> dict[str, float]:
@@ -162,7 +160,6 @@ class L2(Regularizer):
         return {"l1": 0.0, "weight_decay": self.factor}
 
 
-@dataclass(frozen=True)
 class ElasticNet(Regularizer):
     """Both: factor (l1_ratio sum |w| + (1 - l1_ratio) / 2 sum w^2).
 
@@ -178,12 +175,12 @@ class ElasticNet(Regularizer):
     The penalty of `sklearn.linear_model.ElasticNet`. Source: Zou and Hastie 2005.
     """
 
-    factor: float
-    l1_ratio: float = 0.5
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", real(self.factor, "factor", least=0.0))
-        object.__setattr__(self, "l1_ratio", real(self.l1_ratio, "l1_ratio", least=0.0, most=1.0))
+    def __init__(self, factor: float, l1_ratio: float = 0.5) -> None:
+        super().__init__(
+            factor=real(factor, "factor", least=0.0), l1_ratio=real(l1_ratio, "l1_ratio", least=0.0, most=1.0)
+        )
 
     @property
     def penalties(self) -> dict[str, float]:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, SupportsFloat, TypeAlias
 
 from fuseprop._checks import choice, integer, real
+from fuseprop._value import Value
 
 __all__ = [
     "Constant",
@@ -37,24 +37,11 @@ __all__ = [
 Schedule: TypeAlias = Callable[[int], float]
 
 
-class _Checked:
-    """Checks the fields of a dataclass, all of them numbers, by their names."""
-
-    __slots__ = ()
-
-    def _check(self, name: str, **limits: float) -> None:
-        object.__setattr__(self, name, real(getattr(self, name), name, **limits))
-
-    def _check_steps(self, name: str, least: int = 1) -> None:
-        object.__setattr__(self, name, integer(getattr(self, name), name, least=least))
-
-
 def _step(step: int) -> int:
     return integer(step, "step", least=0)
 
 
-@dataclass(frozen=True)
-class Constant(_Checked):
+class Constant(Value):
     """The same rate at every step: lr.
 
     Parameters
@@ -63,19 +50,18 @@ class Constant(_Checked):
         >= 0.
     """
 
-    lr: float
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        self._check("lr", least=0.0)
+    def __init__(self, lr: float) -> None:
+        super().__init__(lr=real(lr, "lr", least=0.0))
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
         _step(step)
-        return self.lr
+        return float(self.lr)
 
 
-@dataclass(frozen=True)
-class Step(_Checked):
+class Step(Value):
     """Down by a factor every so many steps: lr gamma^floor(step / step_size).
 
     Parameters
@@ -92,22 +78,21 @@ class Step(_Checked):
     `torch.optim.lr_scheduler.StepLR`.
     """
 
-    lr: float
-    step_size: int
-    gamma: float = 0.1
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        self._check("lr", least=0.0)
-        self._check_steps("step_size")
-        self._check("gamma", above=0.0)
+    def __init__(self, lr: float, step_size: int, gamma: float = 0.1) -> None:
+        super().__init__(
+            lr=real(lr, "lr", least=0.0),
+            step_size=integer(step_size, "step_size", least=1),
+            gamma=real(gamma, "gamma", above=0.0),
+        )
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
         return float(self.lr * self.gamma ** (_step(step) // self.step_size))
 
 
-@dataclass(frozen=True)
-class Exponential(_Checked):
+class Exponential(Value):
     """Down by a factor at every step: lr gamma^step.
 
     Parameters
@@ -122,20 +107,17 @@ class Exponential(_Checked):
     `torch.optim.lr_scheduler.ExponentialLR`.
     """
 
-    lr: float
-    gamma: float
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        self._check("lr", least=0.0)
-        self._check("gamma", above=0.0, most=1.0)
+    def __init__(self, lr: float, gamma: float) -> None:
+        super().__init__(lr=real(lr, "lr", least=0.0), gamma=real(gamma, "gamma", above=0.0, most=1.0))
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
         return float(self.lr * self.gamma ** _step(step))
 
 
-@dataclass(frozen=True)
-class InverseScaling(_Checked):
+class InverseScaling(Value):
     """Down by a power of the step: lr / (1 + step)^power.
 
     Parameters
@@ -150,20 +132,17 @@ class InverseScaling(_Checked):
     "invscaling" of scikit-learn's MLPClassifier, whose step is the number of samples seen after an epoch.
     """
 
-    lr: float
-    power: float = 0.5
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        self._check("lr", least=0.0)
-        self._check("power", least=0.0)
+    def __init__(self, lr: float, power: float = 0.5) -> None:
+        super().__init__(lr=real(lr, "lr", least=0.0), power=real(power, "power", least=0.0))
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
         return float(self.lr / (1 + _step(step)) ** self.power)
 
 
-@dataclass(frozen=True)
-class Cosine(_Checked):
+class Cosine(Value):
     """Down half a cosine: least + (lr - least) (1 + cos(pi step / steps)) / 2, and `least` from `steps` on.
 
     Parameters
@@ -181,22 +160,18 @@ class Cosine(_Checked):
     and Hutter 2017 (arXiv:1608.03983).
     """
 
-    lr: float
-    steps: int
-    least: float = 0.0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        self._check("lr", least=0.0)
-        self._check_steps("steps")
-        self._check("least", least=0.0, most=self.lr)
+    def __init__(self, lr: float, steps: int, least: float = 0.0) -> None:
+        lr = real(lr, "lr", least=0.0)
+        super().__init__(lr=lr, steps=integer(steps, "steps", least=1), least=real(least, "least", least=0.0, most=lr))
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
         return _cosine(self.lr, self.least, min(_step(step) / self.steps, 1.0))
 
 
-@dataclass(frozen=True)
-class Warmup(_Checked):
+class Warmup(Value):
     """Up in a line before another schedule: start + (schedule(0) - start) step / steps, then schedule(step - steps).
 
     Parameters
@@ -213,25 +188,23 @@ class Warmup(_Checked):
     With `Cosine` it is `optax.warmup_cosine_decay_schedule`, whose `decay_steps` counts the rise, too.
     """
 
-    schedule: Schedule
-    steps: int
-    start: float = 0.0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        if not callable(self.schedule):
-            raise TypeError(f"schedule must be a function of the step, found {type(self.schedule).__name__}")
-        self._check_steps("steps", least=0)
-        self._check("start", least=0.0)
+    def __init__(self, schedule: Schedule, steps: int, start: float = 0.0) -> None:
+        if not callable(schedule):
+            raise TypeError(f"schedule must be a function of the step, found {type(schedule).__name__}")
+        super().__init__(
+            schedule=schedule, steps=integer(steps, "steps", least=0), start=real(start, "start", least=0.0)
+        )
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
         if _step(step) >= self.steps:
-            return self.schedule(step - self.steps)
-        return self.start + (self.schedule(0) - self.start) * (step / self.steps)
+            return float(self.schedule(step - self.steps))
+        return float(self.start + (self.schedule(0) - self.start) * (step / self.steps))
 
 
-@dataclass(frozen=True)
-class OneCycle(_Checked):
+class OneCycle(Value):
     """Up to the highest rate and down again, in half cosines: from lr / div to lr to lr / div / final_div.
 
     The rise ends at step rise * total_steps - 1, the descent at step total_steps - 1; the rate stays there.
@@ -255,18 +228,18 @@ class OneCycle(_Checked):
     momentum, too. Source: Smith and Topin 2018 (arXiv:1708.07120).
     """
 
-    lr: float
-    total_steps: int
-    rise: float = 0.3
-    div: float = 25.0
-    final_div: float = 1e4
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        self._check("lr", least=0.0)
-        self._check_steps("total_steps")
-        self._check("rise", least=0.0, most=1.0)
-        self._check("div", least=1.0)
-        self._check("final_div", least=1.0)
+    def __init__(
+        self, lr: float, total_steps: int, rise: float = 0.3, div: float = 25.0, final_div: float = 1e4
+    ) -> None:
+        super().__init__(
+            lr=real(lr, "lr", least=0.0),
+            total_steps=integer(total_steps, "total_steps", least=1),
+            rise=real(rise, "rise", least=0.0, most=1.0),
+            div=real(div, "div", least=1.0),
+            final_div=real(final_div, "final_div", least=1.0),
+        )
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
