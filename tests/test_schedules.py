@@ -149,6 +149,19 @@ def test_drives_an_optimizer(schedule: Any) -> None:
 
 
 @each_schedule
+def test_drives_fit(schedule: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 12, 1))
+    model = fp.nn.Sequential([fp.nn.Dense(1, 1)], rng=0, dtype=np.float64)
+    schedule = copy.deepcopy(schedule)
+    optimizer = fp.optim.SGD(model, lr=9.0)
+    history = model.fit(
+        x, y, loss="half_squared_error", optimizer=optimizer, schedule=schedule, epochs=3, batch_size=4, progress=False
+    )
+    assert history["lr"] == [schedule(step) for step in (2, 5, 8)]
+
+
+@each_schedule
 def test_schedules_are_values(schedule: Any) -> None:
     assert all(isinstance(rate, float) and rate >= 0 for rate in rates(schedule, 50))
     for other in (copy.copy(schedule), pickle.loads(pickle.dumps(schedule))):
