@@ -364,15 +364,8 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
     if (j + 1 < columns) next += tile.b_k;
   }
   FactorRows<kRows, T> a(tile);
-  const T* fetch = tile.fetch;
   for (size_t k = 0; k < tile.k; k += kLanes) {
     const size_t count = HWY_MIN(kLanes, tile.k - k);
-    if (fetch != nullptr) {
-      // In the order of memory: so processors fetch ahead themselves, unlike here and there in many rows.
-      HWY_UNROLL(32)
-      for (size_t j = 0; j < kVectors * kLanes; ++j) __builtin_prefetch(fetch + j * kLanes, 0, 2);
-      fetch += kVectors * kLanes * kLanes;
-    }
     const FactorRows<kRows, T> a_begin = a;
     HWY_UNROLL(2)
     for (size_t v = 0; v < kVectors; ++v) {
