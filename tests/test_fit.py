@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -229,7 +230,7 @@ class Scripted:
     __name__ = "scripted"
 
     def __init__(self, values: list[float]) -> None:
-        self.values = iter([values[0], *values])  # one call before training
+        self.values = iter(values)
 
     def __call__(self, pred: Array, target: Array) -> float:
         return next(self.values) if len(pred) != 16 and len(pred) != 8 else 0.0
@@ -335,6 +336,38 @@ def test_a_loss_that_is_not_finite(spoil: Any, message: str) -> None:
     assert issubclass(nn.NonFiniteLossError, FloatingPointError)
 
 
+@pytest.mark.parametrize("draws", [nn.Dropout(0.02), nn.Activation("rrelu")], ids=repr)
+def test_the_cause_is_that_of_the_draws_of_the_step(draws: nn.Layer) -> None:
+    """Found by a second pass, which draws the same."""
+
+    class Rarely(nn.Layer):
+        """Overflows for some of the draws."""
+
+        outputs: ClassVar[list[Array]] = []
+
+        def output_shape(self, input_shape: Any) -> Any:
+            return input_shape
+
+        def forward(self, x: Array, training: bool) -> Array:
+            self.outputs.append(np.where(x > 0, 1.0, np.inf) if (x == 0).any() or x.min() < -0.33 else x.copy())
+            return self.outputs[-1]
+
+        def backward(self, dy: Array, accumulate: bool = False, need_dx: bool = True) -> Array:
+            return dy
+
+        def __repr__(self) -> str:
+            return "Rarely()"
+
+    for seed in range(8):
+        model = nn.Sequential([copy.copy(draws), Rarely(), nn.Dense(5, 3)], rng=seed, dtype=np.float64)
+        Rarely.outputs.clear()
+        with pytest.raises(nn.NonFiniteLossError) as caught, np.errstate(invalid="ignore"):
+            fitted(model, -np.ones((40, 5)), epochs=100, batch_size=8, rng=0)
+        step, repeated = Rarely.outputs[-2:]
+        assert_same_bits(repeated, step)
+        assert str(caught.value).endswith("elements that are not finite, first behind layer 1, Rarely()")
+
+
 def test_a_loss_that_is_infinite_by_itself() -> None:
     model = nn.Sequential([nn.Dense(5, 1, "sigmoid")], rng=0)
     model.load_state_dict({"0.weight": np.zeros((5, 1), np.float32), "0.bias": np.full(1, -200, np.float32)})
@@ -419,7 +452,7 @@ np.savez({out!r}, history=[*history.values()], **model.state_dict())
 
 
 def a_run(
-    path: str | None, *, epochs: int, resume: str | None, dtype: Any, orders: int | None, stop: int | None = None
+    path: str | None, *, epochs: int, resume: str | None, dtype: Any, orders: int | None
 ) -> tuple[nn.Sequential, dict[str, list[float]]]:
     """Train a network that draws, with moments, a schedule and early stopping."""
     block = [nn.Dense(8, 8), nn.Activation("rrelu"), nn.Dropout(0.2)]
@@ -488,6 +521,10 @@ def test_checkpoints_by_hand(tmp_path: Path) -> None:
         "note": "three",
         "nested": [1.5, {"seen": np.arange(4)}, None, True, math.inf],
         "n": np.int64(2),
+        "a.b": np.arange(3.0),
+        "a": {"b": np.arange(4.0), "scalar": np.array(2.5), "empty": np.zeros((2, 0))},
+        "strided": np.arange(6, dtype=np.int16).reshape(2, 3).T,
+        "swapped": np.array([1.0, 2.0]).astype(">f8"),
     }
     nn.save_checkpoint(tmp_path / "run", a, optimizers[0], state)
     found = nn.load_checkpoint(tmp_path / "run", b, optimizers[1])
@@ -495,13 +532,33 @@ def test_checkpoints_by_hand(tmp_path: Path) -> None:
     assert (found["epoch"], found["note"], found["nested"][0], found["nested"][2:], found["n"]) == (
         3, "three", 1.5, [None, True, math.inf], 2,
     )  # fmt: skip
+    for expected, array in (
+        (state["a.b"], found["a.b"]),
+        (state["a"]["b"], found["a"]["b"]),  # type: ignore[index,call-overload]
+        (np.array(2.5), found["a"]["scalar"]),
+        (np.zeros((2, 0)), found["a"]["empty"]),
+        (state["strided"], found["strided"]),
+        (np.array([1.0, 2.0]), found["swapped"]),
+    ):
+        assert_same_bits(array, expected)
     assert optimizers[1].lr == 0.01
     for _ in range(3):
         assert a.train_step(x, LABELS[:12], loss, optimizers[0]) == b.train_step(x, LABELS[:12], loss, optimizers[1])
     np.testing.assert_equal(a.state_dict(), b.state_dict())
     assert not (tmp_path / "run.tmp").exists()
-    with pytest.raises(TypeError, match=re.escape("checkpoint.state.what is of type object")):
-        nn.save_checkpoint(tmp_path / "run", a, optimizers[0], {"what": object()})
+    whole = (tmp_path / "run").read_bytes()
+    what: Any
+    for what, message in (
+        (object(), "checkpoint.state.what is of type object"),
+        ({0: 1.5}, "checkpoint.state.what has the key 0; expected strings"),
+        ([{"deep": {None: 1}}], "checkpoint.state.what.0.deep has the key None"),
+        (np.array(["text"]), "checkpoint.state.what has dtype <U4"),
+        (np.ones(2, np.complex64), "checkpoint.state.what has dtype complex64"),
+        (np.longdouble(1), "checkpoint.state.what is of type longdouble"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(message)):
+            nn.save_checkpoint(tmp_path / "run", a, optimizers[0], {"what": what})
+    assert (tmp_path / "run").read_bytes() == whole
 
 
 @pytest.mark.parametrize("seed", [np.random.MT19937, np.random.Philox, np.random.SFC64])
@@ -545,20 +602,114 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
         fitted(wrong, resume=path)
 
 
+class Counts(nn.Callback):
+    """A callback with a state."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.epochs, self.fails = 0, fails
+
+    def after_epoch(self, run: nn.Run) -> None:
+        self.epochs += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.fails:
+            raise RuntimeError("this callback has changed")
+        self.epochs = state["epochs"]
+
+
+def test_a_failed_resume_changes_nothing(tmp_path: Path) -> None:
+    plain, path = tmp_path / "plain", tmp_path / "run"
+    model = small(rng=1)
+    fitted(model, callbacks=[nn.Checkpoint(plain)])
+    fitted(small(rng=1), epochs=4, schedule=HalvesOnPlateau(0.5), callbacks=[Counts(), nn.Checkpoint(path)], rng=3)
+    good = {"schedule": HalvesOnPlateau(0.25), "callbacks": [Counts()], "resume": path, "rng": 3, "epochs": 5}
+
+    class Fails(HalvesOnPlateau):
+        def load_state_dict(self, state: Mapping[str, Any]) -> None:
+            raise RuntimeError("this schedule has changed")
+
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"schedule": lambda step: 0.1}, ValueError, "a run with a schedule that has a state; expected one without"),
+        ({"schedule": None}, ValueError, "a run that reports ['loss', 'lr']; expected what this one reports, ['loss']"),
+        ({"metrics": ["accuracy"]}, ValueError, "expected what this one reports, ['loss', 'accuracy', 'lr']"),
+        ({"validation_data": VALIDATION}, ValueError, "expected what this one reports, ['loss', 'val_loss', 'lr']"),
+        ({"rng": np.random.Generator(np.random.MT19937(1))}, ValueError, "a generator PCG64; expected that of rng, MT"),
+        ({"callbacks": [Counts(fails=True)]}, RuntimeError, "this callback has changed"),
+        ({"schedule": Fails(0.25)}, RuntimeError, "this schedule has changed"),
+        ({"callbacks": [], "resume": plain}, ValueError, "a run that reports ['loss']; expected what"),
+    ]
+    other = small(rng=2)
+    optimizer = fp.optim.Adam(other)
+    other.train_step(X, LABELS, fp.losses.SoftmaxCrossEntropy(), optimizer)
+    before, state, drawn = other.state_dict(), optimizer.state_dict(), other.rng.bit_generator.state
+    for change, error, message in cases:
+        options: dict[str, Any] = good | change
+        with pytest.raises(error, match=re.escape(message)):
+            fitted(other, optimizer=optimizer, **options)
+        np.testing.assert_equal(other.state_dict(), before)
+        np.testing.assert_equal(optimizer.state_dict(), state)
+        assert other.rng.bit_generator.state == drawn
+    # A schedule with a state, where the run had one without.
+    fitted(small(), schedule=lambda step: 0.1, callbacks=[nn.Checkpoint(plain)])
+    with pytest.raises(ValueError, match="a run without a schedule that has a state; expected one with"):
+        fitted(other, schedule=HalvesOnPlateau(0.5), resume=plain)
+    np.testing.assert_equal(other.state_dict(), before)
+    assert len(fitted(other, optimizer=optimizer, **good)["loss"]) == 5
+
+
+def test_states_without_axes_are_resumed(tmp_path: Path) -> None:
+    """Early stopping keeps the best parameters; one of them is a number."""
+
+    class Factor(nn.Layer):
+        def output_shape(self, input_shape: Any) -> Any:
+            return input_shape
+
+        def initialize(self, input_shape: Any, rng: Any, dtype: Any) -> dict[str, Array]:
+            return {"factor": np.array(1.0, dtype)}
+
+        def forward(self, x: Array, training: bool) -> Array:
+            self.x = x
+            return x * self.parameters["factor"]
+
+        def backward(self, dy: Array, accumulate: bool = False, need_dx: bool = True) -> Array:
+            self.gradients["factor"][...] = (dy * self.x).sum()
+            return dy * self.parameters["factor"]
+
+    def run(**options: Any) -> tuple[nn.Sequential, dict[str, list[float]]]:
+        model = nn.Sequential([nn.Dense(5, 3), Factor()], rng=0)
+        return model, fitted(model, early_stopping=3, epochs=6, **options)
+
+    model, history = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(callbacks=[Interrupts(5), nn.Checkpoint(tmp_path / "run")])
+    again, found = run(callbacks=[type("Interrupts", (nn.Callback,), {})()], resume=tmp_path / "run")
+    assert found == history
+    np.testing.assert_equal(again.state_dict(), model.state_dict())
+
+
+class Interrupts(nn.Callback):
+    """Ctrl-C in the second step of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def before_step(self, run: nn.Run) -> None:
+        if run.epoch == self.epoch and run.step == 3 * self.epoch + 1:
+            raise KeyboardInterrupt
+
+
 def test_ctrl_c_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     """Interrupted in the sixth epoch, the run goes on from the fifth as if nothing had happened."""
     path = tmp_path / "run"
     whole = small()
     expected = fitted(whole, epochs=8)
 
-    class Interrupts(nn.Callback):
-        def before_step(self, run: nn.Run) -> None:
-            if run.epoch == 5 and run.step == 16:
-                raise KeyboardInterrupt
-
     model = small()
     with pytest.raises(KeyboardInterrupt):
-        fitted(model, epochs=8, callbacks=[nn.Checkpoint(path), Interrupts()])
+        fitted(model, epochs=8, callbacks=[nn.Checkpoint(path), Interrupts(5)])
     again = small()
     names = [nn.Checkpoint(path), nn.Callback()]
     with pytest.raises(ValueError, match="expected those of this one, \\['Callback'\\]"):
@@ -706,11 +857,13 @@ def test_the_first_gradient_that_is_not_finite() -> None:
             self.steps += 1
             return dy if self.steps < 3 else dy * np.nan
 
-    model = nn.Sequential([nn.Dense(5, 4), Breaks(), nn.Dense(4, 3)], rng=0)
+    layers = [nn.Dense(5, 4), nn.Dense(4, 4, "tanh"), nn.Dropout(), nn.Dense(4, 2), Breaks(), nn.Dense(2, 3)]
+    model = nn.Sequential(layers, rng=0)
     health = nn.GradientHealth(every=1)
     with pytest.raises(nn.NonFiniteLossError, match=re.escape("parameter 'weight' has 20 of 20 elements")):
         fitted(model, callbacks=[health])
-    assert health.first_nonfinite == "step 2: the gradient of layer 0, Dense(5, 4)"
+    # Gradients come from the output: this layer is the first that got it.
+    assert health.first_nonfinite == "step 2: the gradient of layer 3, Dense(4, 2)"
     assert "exploding: layer 0, Dense(5, 4)" in health.verdicts()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
+import sys
 import threading
 import tracemalloc
 from pathlib import Path
@@ -17,6 +19,7 @@ from test_nn import Scale, numeric_gradient
 
 import fuseprop as fp
 from fuseprop import _core, nn
+from fuseprop._memory import BatchBuffer, RowBuffer
 
 Array = Any
 
@@ -326,11 +329,82 @@ def nested() -> nn.Sequential:
         (lambda: nn.Sequential([nested()]), ValueError, "is part of a model already"),
         (lambda: nn.Residual(nested()), ValueError, "is part of a model already"),
         (lambda: nn.Sequential([nn.Sequential([nn.Dense(2, 2)])] * 2), ValueError, "is part of a model already"),
+        (lambda: nn.Sequential([d := nn.Dense(3, 3), nn.Residual(d)]), ValueError, "layers[0], Dense(3, 3), is part"),
+        (lambda: nn.Sequential([nn.Residual(d := nn.Dense(3, 3)), nn.Residual([d])]), ValueError, "layers[0], Dense(3"),
+        (lambda: nn.Residual([nn.Residual(d := nn.Dropout()), d]), ValueError, "layers[1], Dropout(0.5), is part of"),
+        (lambda: nn.Residual([nn.Dense(3, 3)] * 2), ValueError, "layers[1], Dense(3, 3), is part of a model already"),
+        (lambda: nn.Sequential([nn.Residual(nn.Dense(3, 3))] * 2), ValueError, "is part of a model already"),
+        (lambda: nn.Residual(nn.Residual([nn.Dense(3, 3)]).block), ValueError, "is part of a model already"),
     ],
 )
 def test_construction_errors(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         make()
+
+
+def test_a_block_keeps_its_layer() -> None:
+    """Before it is in a model, too."""
+    dense = nn.Dense(3, 3)
+    block = nn.Residual(dense)
+    with pytest.raises(ValueError, match=re.escape("layers[0], Dense(3, 3), is part of a model already")):
+        nn.Sequential([dense])
+    model = nn.Sequential([block], rng=0)
+    assert np.shares_memory(dense.weight, model.flat_parameters)
+    # A copy of the layer is free, and a copy of the block has one of its own.
+    for free in (copy.copy(dense), copy.deepcopy(dense), copy.copy(nn.Residual(nn.Dense(3, 3)).block)):
+        assert not np.shares_memory(nn.Sequential([free]).flat_parameters, model.flat_parameters)
+    for duplicate in (copy.copy, copy.deepcopy, lambda part: pickle.loads(pickle.dumps(part))):
+        for part in (block, nn.Residual([nn.Dense(3, 3), nn.Dropout()]), nn.Residual(nn.Sequential([nn.Dense(3, 3)]))):
+            again = duplicate(part)
+            assert repr(again) == repr(part)
+            nn.Sequential([again])
+
+
+def test_a_failed_construction_takes_nothing() -> None:
+    def fails(shape: tuple[int, ...], *, rng: Any, dtype: Any) -> Array:
+        raise FloatingPointError
+
+    inner, dense, norm = nn.Sequential([nn.Dense(3, 4), nn.BatchNorm(4)], rng=5), nn.Dense(4, 4), nn.BatchNorm(4)
+    before, x = repr(inner), seeded("failed").standard_normal((6, 3)).astype(np.float32)
+    state = copy.deepcopy(inner).state_dict()
+    with pytest.raises(ValueError, match="gets samples of shape"):
+        nn.Sequential([inner, nn.Dense(5, 2)])
+    with pytest.raises(ValueError, match="samples of shape"):
+        nn.Residual([dense, nn.Dense(4, 3)])
+    with pytest.raises(TypeError, match="must be a Layer"):
+        nn.Sequential([inner, dense, norm, "relu"])  # type: ignore[list-item]
+    # Behind the first layers' initial values.
+    with pytest.raises(FloatingPointError):
+        nn.Sequential([inner, dense, norm, nn.Dense(4, 2, init=fails)], dtype=np.float64)
+    assert repr(inner) == before
+    assert inner.dtype == np.float32
+    model = nn.Sequential([dense, norm])
+    assert model.flat_parameters.size == 28
+    np.testing.assert_equal(copy.deepcopy(inner).state_dict(), state)
+    inner.fit(x, x[:, [0, 1, 2, 0]], loss="squared_error", epochs=1, progress=False)
+    assert inner(x, training=True).dtype == np.float32
+
+
+def test_a_block_whose_output_has_another_shape() -> None:
+    """A layer of one's own need not know its shape beforehand."""
+
+    class First(nn.Layer):
+        def output_shape(self, input_shape: Any) -> Any:
+            return None
+
+        def forward(self, x: Array, training: bool) -> Array:
+            return x[:, :1].copy()
+
+    model = nn.Sequential([nn.Residual(First())])
+    health = nn.GradientHealth()
+    for call in (
+        lambda: model(np.ones((4, 3))),
+        lambda: model(np.ones((4, 3)), training=True),
+        lambda: model.fit(np.ones((4, 3)), np.ones((4, 3)), loss="squared_error", callbacks=[health], progress=False),
+    ):
+        with pytest.raises(ValueError, match=re.escape("gets a batch of shape (4, 3); expected (4, 1), which the")):
+            call()
+    assert model(np.ones((4, 1))).shape == (4, 1)
 
 
 def test_a_batch_of_one_has_no_variance() -> None:
@@ -384,7 +458,7 @@ def test_the_root_lays_out() -> None:
     assert all(name.startswith("1.") for name in changed)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_go_on_alike(duplicate: Any) -> None:
     model = everything(np.float32, p=0.2)
     model.fit(X, LABELS, loss="softmax_cross_entropy", epochs=2, batch_size=5, progress=False)
@@ -505,6 +579,142 @@ def test_an_interrupted_step_changes_nothing() -> None:
         np.testing.assert_equal(optimizer.state_dict(), state)
     layer.when = "never"
     assert np.isfinite(model.train_step(x, LABELS, loss, optimizer))
+
+
+class Interrupted(fp.optim.SGD):
+    """Ctrl-C during the kernel is delivered behind it."""
+
+    interrupted = False
+
+    def step(self, grads: Any = None) -> None:
+        super().step(grads)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+
+class Commits(nn.Layer):
+    """Ctrl-C while the buffers follow."""
+
+    interrupted = False
+
+    def output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def forward(self, x: Array, training: bool) -> Array:
+        return x
+
+    def backward(self, dy: Array, accumulate: bool = False, need_dx: bool = True) -> Array:
+        return dy
+
+    def commit(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("what", ["optimizer", "layer"])
+def test_buffers_follow_an_interrupted_step(what: str) -> None:
+    """When the parameters have changed, the running statistics have."""
+    x = X.reshape(12, 6)
+    states = []
+    for interrupt in (False, True):
+        commits = Commits()
+        layers = [nn.Dense(6, 5), commits, nn.BatchNorm(5), nn.Dense(5, 3), nn.BatchNorm(3)]
+        model = nn.Sequential(layers, rng=0, dtype=np.float64)
+        optimizer = Interrupted(model, lr=0.1)
+        model.train_step(x, LABELS, CROSS_ENTROPY, optimizer)
+        before = model.state_dict()
+        if interrupt:
+            (optimizer if what == "optimizer" else commits).interrupted = True  # type: ignore[attr-defined]
+            with pytest.raises(KeyboardInterrupt):
+                model.train_step(x, LABELS, CROSS_ENTROPY, optimizer)
+            optimizer.interrupted = commits.interrupted = False
+        else:
+            model.train_step(x, LABELS, CROSS_ENTROPY, optimizer)
+        states.append(model.state_dict())
+        assert all(not np.array_equal(array, before[name]) for name, array in model.state_dict().items())
+        assert optimizer.steps == 2
+    np.testing.assert_equal(states[1], states[0])
+
+
+def test_an_interrupt_anywhere_leaves_a_usable_model() -> None:
+    """At each line in turn of a step with another size, and of one with another loss."""
+    x, other = X.reshape(12, 6), fp.losses.SoftmaxCrossEntropy(label_smoothing=0.5)
+
+    def make() -> nn.Sequential:
+        block = nn.Residual([nn.Dense(8, 8), nn.LayerNorm(8)])
+        layers = [nn.Dense(6, 8, "tanh"), nn.Dense(8, 8), nn.BatchNorm(8), block, nn.Maxout(8, 8), Sizes()]
+        return nn.Sequential([*layers, nn.Activation("softsign"), nn.Dense(8, 3)], rng=0, dtype=np.float64)
+
+    class Sizes(nn.Layer):
+        """Makes the model ask the first batch of a size for the shape."""
+
+        def output_shape(self, input_shape: Any) -> Any:
+            return None
+
+        def forward(self, x: Array, training: bool) -> Array:
+            return x.copy()
+
+        def backward(self, dy: Array, accumulate: bool = False, need_dx: bool = True) -> Array:
+            return dy
+
+    def interrupted_at(line: int) -> bool:
+        """Interrupt the step at this line; return whether it was so long, and check the steps after it."""
+        model, seen = make(), 0
+        optimizer = fp.optim.SGD(model, lr=0.1)
+        model.train_step(x[:8], LABELS[:8], CROSS_ENTROPY, optimizer)
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal seen
+            if f"fuseprop{os.sep}" not in frame.f_code.co_filename:
+                return None
+            seen += event == "line"
+            if seen == line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        tracer = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            model.train_step(x, LABELS, other, optimizer)
+        except KeyboardInterrupt:
+            pass
+        else:
+            return False
+        finally:
+            sys.settrace(tracer)
+        reference = make()
+        reference.load_state_dict(model.state_dict())
+        optimizers = optimizer, fp.optim.SGD(reference, lr=0.1)
+        for n, loss in ((8, CROSS_ENTROPY), (12, other), (8, CROSS_ENTROPY)):
+            values = [
+                m.train_step(x[:n], LABELS[:n], loss, o) for m, o in zip((model, reference), optimizers, strict=True)
+            ]
+            assert values[0] == values[1], line
+        np.testing.assert_equal(model.state_dict(), reference.state_dict())
+        return True
+
+    lines = 1
+    while interrupted_at(lines):
+        lines += 1
+    assert lines > 50
+
+
+@pytest.mark.parametrize("first", [(4, 3), (4, 5)])
+def test_a_buffer_after_an_interrupt(first: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two things that it keeps."""
+    buffer, dtype = BatchBuffer(), np.dtype(np.float64)
+    buffer.of(first, dtype)
+
+    def interrupt(self: Any, n: int) -> Array:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowBuffer, "rows", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            buffer.of((4, 7), dtype)
+    for shape in ((9, *first[1:]), (4, 7), first):
+        assert buffer.of(shape, dtype).shape == shape
 
 
 def test_a_steady_step_allocates_nothing() -> None:

@@ -463,6 +463,8 @@ def used() -> nn.Dense:
         (lambda: nn.Dense(3, 2, "rleu"), ValueError, "unknown activation 'rleu'"),
         (lambda: nn.Dense(3, 2, 5), TypeError, "activation must be an Activation or a name, found int"),
         (lambda: nn.Dense(3, 2, init="best"), ValueError, "unknown initialiser 'best'"),
+        (lambda: nn.Dense(3, 2, use_bias="no"), TypeError, "use_bias must be a bool, True or False, found str"),
+        (lambda: nn.Maxout(3, 2, use_bias=0), TypeError, "use_bias must be a bool, True or False, found int"),
     ],
 )
 def test_construction_errors(make: Any, error: type[Exception], message: str) -> None:
@@ -553,7 +555,7 @@ def test_state_dict() -> None:
         b.load_state_dict({})
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_stand_alone(duplicate: Any) -> None:
     model = small()
     model.fit(X, LABELS, loss="softmax_cross_entropy", epochs=1, batch_size=4, progress=False)
@@ -707,6 +709,54 @@ def test_fit_validates() -> None:
     assert history["len_of_target"] == pytest.approx([(9 + 9 + 4) / 8] * 3)
 
 
+def squared(pred: Array, target: Array) -> float:
+    return float(np.mean((pred - target) ** 2))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_metrics_get_the_target_that_the_loss_gets(flat: bool) -> None:
+    y = X.sum(axis=1) if flat else X.sum(axis=1, keepdims=True)
+    model = nn.Sequential([nn.Dense(5, 1)], rng=0, dtype=np.float64)
+    before = squared(model(X), y.reshape(8, 1))
+    history = fitted(
+        model, X, y, loss="squared_error", metrics=[squared], validation_data=(X, y), batch_size=8, epochs=2
+    )
+    assert history["squared"][0] == pytest.approx(before, rel=1e-12)
+    assert history["val_squared"][-1] == squared(model(X), y.reshape(8, 1))
+
+
+def test_names_of_metrics() -> None:
+    history = fitted(small(), metrics=["accuracy", lambda pred, target: 1.0, lambda pred, target: 2.0], epochs=1)
+    assert history == history | {"metric_1": [1.0], "metric_2": [2.0]}
+    for name in ("loss", "lr", "val_loss", "accuracy", "metric_1"):
+
+        def metric(pred: Array, target: Array) -> float:
+            return 7.0
+
+        metric.__name__ = name
+        model = small()
+        before = model.flat_parameters.copy()
+        with pytest.raises(ValueError, match=re.escape(f"metrics[2] has the name '{name}'; expected one that")):
+            fitted(model, metrics=["accuracy", lambda pred, target: 1.0, metric])
+        assert_same_bits(model.flat_parameters, before)
+    with pytest.raises(ValueError, match=re.escape("metrics[1] has the name 'accuracy'")):
+        fitted(small(), metrics=["accuracy", "accuracy"])
+
+
+def test_metrics_that_are_not_defined_for_one_sample() -> None:
+    sizes: list[int] = []
+
+    def of_two_classes(pred: Array, target: Array) -> float:
+        sizes.append(len(target))
+        if len(np.unique(target)) < 2:
+            raise ValueError("only one class")
+        return 1.0
+
+    history = fitted(small(), metrics=[of_two_classes], validation_data=(X[:5], LABELS[:5]), batch_size=8, epochs=1)
+    assert history["val_of_two_classes"] == [1.0]
+    assert sizes == [8, 5]
+
+
 def len_of_target(pred: Array, target: Array) -> float:
     assert len(pred) == len(target)
     return float(len(target))
@@ -728,8 +778,13 @@ def test_accuracy() -> None:
     assert nn.accuracy(scores, np.array([[0.2, 0.8], [0.9, 0.1]])) == 1.0
     assert nn.accuracy(scores[:, :1] - 2, np.array([0, 1])) == 1.0
     assert nn.accuracy(scores[:, :1] - 2, np.array([[-1.0], [-1.0]])) == 0.5
-    with pytest.raises(ValueError, match="accuracy needs"):
-        nn.accuracy(scores, np.zeros(3))
+    assert nn.accuracy(scores, np.array([[1], [0]])) == 1.0
+    assert nn.accuracy(scores, np.array([[1], [1]])) == 0.5
+    for wrong in (np.zeros(3), np.zeros(()), np.zeros((2, 3)), np.zeros((2, 1, 1))):
+        with pytest.raises(ValueError, match=re.escape(f"found (2, 2) and {wrong.shape}")):
+            nn.accuracy(scores, wrong)
+    with pytest.raises(ValueError, match=re.escape("found (2, 1) and (2, 2)")):
+        nn.accuracy(scores[:, :1], scores)
 
 
 def test_sample_weights() -> None:

@@ -34,6 +34,10 @@ class RowBuffer:
         self._memory = aligned_zeros((0, *sample_shape), dtype)
         self._current: NDArray[Any] = self._memory
 
+    def holds(self, sample_shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
+        """Whether it is one of such samples."""
+        return self._memory.shape[1:] == sample_shape and self._memory.dtype == dtype
+
     def rows(self, n: int) -> NDArray[Any]:
         """Return the array with `n` rows; the same object again if `n` has not changed."""
         if len(self._current) != n:
@@ -61,7 +65,8 @@ class BatchBuffer:
         current = self._current
         if current.shape == shape and current.dtype == dtype:
             return current
-        if self._rows is None or current.shape[1:] != shape[1:] or current.dtype != dtype:
+        # Not a look at `current`: an interrupt may have fallen between the two assignments.
+        if self._rows is None or not self._rows.holds(shape[1:], dtype):
             self._rows = RowBuffer(shape[1:], dtype)
         self._current = self._rows.rows(shape[0])
         return self._current

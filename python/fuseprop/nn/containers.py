@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -12,6 +13,8 @@ from fuseprop._memory import BatchBuffer
 from fuseprop.nn.layers import Layer, Shape, Visitor, in_runs
 
 if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
+
     from fuseprop._typing import FloatArray
 
 
@@ -19,8 +22,12 @@ if TYPE_CHECKING:
 class Nestable(Protocol):
     """A model that can be a layer of another one."""
 
+    @property
+    def _taken(self) -> bool:
+        """Whether it is part of another one already."""
+
     def _nest(self, name: str) -> Chain:
-        """Give up the parameters and return the layers, for another model to lay out; `name` is for messages."""
+        """Return the layers, for another model to lay out; `name` is for messages."""
 
 
 #: What containers are made of: layers and models.
@@ -41,13 +48,12 @@ class MisfitError(ValueError):
 
 def as_layer(part: object, name: str, others: Iterable[object] = ()) -> Layer:
     """Return what is to become a part of a model as a layer; refuse it if it is part of a model already."""
-    if isinstance(part, Nestable):
-        return part._nest(name)
-    if not isinstance(part, Layer):
+    if not isinstance(part, Layer | Nestable):
         raise TypeError(f"{name} must be a Layer, found {type(part).__name__}")
-    if "_own_names" in part.__dict__ or any(part is other for other in others):
+    # A layer that a layer of the user's own has bound is in use, too.
+    if part._taken or "_own_names" in part.__dict__ or any(part is other for other in others):
         raise ValueError(f"{name}, {part!r}, is part of a model already; make a new one")
-    return part
+    return part._nest(name) if isinstance(part, Nestable) else part
 
 
 class Container(Layer):
@@ -57,6 +63,11 @@ class Container(Layer):
     #: Those of the model that lays it out.
     dtype: np.dtype[Any]
     rng: np.random.Generator
+
+    def take(self) -> None:
+        """Mark all layers within as parts: what a constructor that users call does when nothing can fail any more."""
+        for layer in self.tree()[1:]:
+            layer._taken = True
 
     def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
         """Draw the children's parameters one after the other."""
@@ -80,6 +91,10 @@ class Container(Layer):
         # The children belong to the parts, which may be models.
         return type(self), self._arguments()
 
+    def __copy__(self) -> Self:
+        # A layer is in one place only, so that two containers cannot share their children.
+        return copy.deepcopy(self)
+
     def _arguments(self) -> tuple[Any, ...]:
         """Return what the constructor was given."""
         raise NotImplementedError
@@ -94,6 +109,13 @@ class Container(Layer):
         found: list[tuple[str, Layer]] = []
         for child, layer in self.children.items():
             found += layer.leaves(f"{path}{child}.") if isinstance(layer, Container) else [(path + child, layer)]
+        return found
+
+    def tree(self) -> list[Layer]:
+        """Return this layer and all within."""
+        found: list[Layer] = [self]
+        for layer in self.children.values():
+            found += layer.tree() if isinstance(layer, Container) else [layer]
         return found
 
 
@@ -174,7 +196,7 @@ class Residual(Container):
     Raises
     ------
     ValueError, TypeError
-        If the block changes the shape, is no layer, or is part of a model already.
+        If the block changes the shape, is no layer, or is part of a model or of another block already.
 
     Notes
     -----
@@ -191,6 +213,7 @@ class Residual(Container):
             self.output_shape(self._layer.output_shape(None))
         except MisfitError as error:
             raise ValueError(error.describe("x")) from None
+        self.take()
 
     def __repr__(self) -> str:
         return f"Residual({self.block!r})"
@@ -214,7 +237,13 @@ class Residual(Container):
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Return x + block(x)."""
         y = self._layer.forward(x, training)
+        self._check(x, y)
         return np.add(x, y, out=self._y_buffer.like(x)) if training else x + y
+
+    def _check(self, x: FloatArray, y: FloatArray) -> None:
+        # A layer of the user's own need not say its shape beforehand, and NumPy would broadcast (N, 1).
+        if y.shape != x.shape:
+            raise ValueError(f"{self!r} gets a batch of shape {x.shape}; expected {y.shape}, which the block gives")
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Return dy + (the block's dx)."""
@@ -229,7 +258,9 @@ class Residual(Container):
 
     def trace(self, x: FloatArray, training: bool, path: str, visit: Visitor) -> FloatArray:
         """`forward` that shows the outputs of the block's layers, and the sum."""
-        y: FloatArray = x + self._layer.trace(x, training, f"{path}.block", visit)
+        y = self._layer.trace(x, training, f"{path}.block", visit)
+        self._check(x, y)
+        y = x + y
         visit(path, self, y)
         return y
 

@@ -16,9 +16,9 @@ from fuseprop._checks import class_weights, integer, real
 from fuseprop._memory import RowBuffer
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCallback, Run, monitored
 from fuseprop.nn.health import explain_loss
-from fuseprop.nn.io import open_checkpoint, restore_checkpoint
+from fuseprop.nn.io import check_generator, open_checkpoint, restore_checkpoint
 from fuseprop.nn.norm import BatchNorm
-from fuseprop.nn.sequential import LossLike, NonFiniteLossError, Sequential
+from fuseprop.nn.sequential import LossLike, NonFiniteLossError, Sequential, as_column
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -84,7 +84,9 @@ def fit(
         an object with a method update(metric), called after each epoch with the validation loss (without validation
         data the loss), which returns the new rate, or None; or both in one. See `fuseprop.optim`.
     metrics
-        Names ("accuracy") or functions of (pred, target); reported along with the loss.
+        Names ("accuracy") or functions of (pred, target), which get what the loss gets: targets (N, 1) for an output of
+        (N, 1). They are reported along with the loss by their names, which differ; a lambda, or what has no name, is
+        "metric_" and its place, "metric_0".
     callbacks
         `Callback` objects, such as `Checkpoint` and `GradientHealth`, or functions called after each epoch with (epoch
         counted from 0, dict of the epoch's values, model); training stops behind the epoch in which one returns True.
@@ -96,21 +98,23 @@ def fit(
         Draws these orders. None: the model's own generator.
     resume
         A file that `Checkpoint` wrote in a run like this one: it goes on from there, until `epochs` in all. Model,
-        optimizer, schedule and callbacks are made as they were made for that run.
+        optimizer, schedule, callbacks, metrics and rng are made as they were made for that run; one that does not fit
+        is refused, and model and optimizer stay as they were.
 
     Returns
     -------
     dict
-        Lists with one number per epoch: "loss" and each metric, the means over the epoch's samples while the
-        parameters were moving; with validation data "val_loss" and "val_" + metric, of the parameters at
-        the end of the epoch; with a schedule "lr", the rate at the end of the epoch. It is `model.history`, too, which
-        stays if the run ends by an exception.
+        Lists with one number per epoch: "loss" and each metric, while the parameters were moving: the mean over the
+        batches, each weighted by its number of samples, or the sum of their weights, also where the loss divides by
+        something else (ignore_index, weights of classes of its own, a root); with validation data "val_loss" and
+        "val_" + metric, of the parameters at the end of the epoch; with a schedule "lr", the rate at the end of the
+        epoch. It is `model.history`, too, which stays if the run ends by an exception.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument does not fit; refused by the first batch at the latest, before any parameter has
-        changed, but for what only a later batch shows (a label out of range): then the steps before it
+        If an argument does not fit, or the checkpoint the run; refused by the first batch at the latest, before any
+        parameter has changed, but for what only a later batch shows (a label out of range): then the steps before it
         stand.
     NonFiniteLossError
         A FloatingPointError: the loss of a batch is NaN or infinite. The message names the layer where that arose; the
@@ -186,6 +190,7 @@ class _Steps:
 
     def through(self, order: NDArray[np.intp], batch_size: int, bar: Any) -> dict[str, float]:
         """Take the steps of one epoch; return the means of the loss and the metrics."""
+        model = self.run.model
         sums = dict.fromkeys(("loss", *self.metrics), 0.0)
         total = 0.0
         for begin in range(0, len(order), batch_size):
@@ -194,7 +199,7 @@ class _Steps:
             share = float(len(rows)) if weight is None else float(weight.sum(dtype=np.float64))
             sums["loss"] += share * self.value
             for name, metric in self.metrics.items():
-                sums[name] += share * metric(self.run.model._output, target)
+                sums[name] += share * metric(model._output, as_column(target) if model._one_output else target)
             total += share
             if bar is not None:
                 bar.update()
@@ -202,17 +207,18 @@ class _Steps:
 
     def _step(self, rows: NDArray[np.intp], number: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Take a step with these samples, whose loss is then `value`; return targets and weights."""
-        run = self.run
+        run, model = self.run, self.run.model
         run.batch = x, target, weight = self.data.gather(rows)
         if self.rate is not None:
             run.optimizer.lr = self.rate(run.optimizer.steps)
         for hook in self.before:
             hook(run)
+        drawn_from = model.rng.bit_generator.state
         try:
-            self.value = run.model._step(x, target, self.loss, run.optimizer, weight, finite=True)
+            self.value = model._step(x, target, self.loss, run.optimizer, weight, finite=True)
         except NonFiniteLossError as error:
             where = f"step {number} of epoch {run.epoch}"
-            text = f"the loss is {error.value} at {where}: {explain_loss(run.model, x)}"
+            text = f"the loss is {error.value} at {where}: {explain_loss(run.model, x, drawn_from)}"
             raise NonFiniteLossError(error.value, text) from None
         run.step += 1
         for hook in self.after:
@@ -300,12 +306,33 @@ class _RunState:
                 f"resume is {path!s}, a run with the callbacks {[name for name, _ in state['callbacks']]}; expected "
                 f"those of this one, {names}"
             )
-        restore_checkpoint(path, parts, self.run.model, self.run.optimizer)
+        if state["history"].keys() != set(self.run.names):
+            raise ValueError(
+                f"resume is {path!s}, a run that reports {list(state['history'])}; expected what this one reports, "
+                f"{list(self.run.names)}"
+            )
+        if (state["schedule"] is not None) != hasattr(self.schedule, "state_dict"):
+            found, expected = ("without", "with") if state["schedule"] is None else ("with", "without")
+            raise ValueError(
+                f"resume is {path!s}, a run {found} a schedule that has a state; expected one {expected}, as this is"
+            )
+        check_generator(path, state["order_rng"], self.generator, "rng")
+        model, optimizer = self.run.model, self.run.optimizer
+        before = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "rng": model.rng.bit_generator.state,
+        }
+        restore_checkpoint(path, parts, model, optimizer)
+        try:
+            for callback, (_, saved) in zip(self.callbacks, state["callbacks"], strict=True):
+                callback.load_state_dict(saved)
+            if state["schedule"] is not None:
+                self.schedule.load_state_dict(state["schedule"])
+        except BaseException:
+            restore_checkpoint(path, before, model, optimizer)
+            raise
         self.generator.bit_generator.state = state["order_rng"]
-        for callback, (_, saved) in zip(self.callbacks, state["callbacks"], strict=True):
-            callback.load_state_dict(saved)
-        if state["schedule"] is not None:
-            self.schedule.load_state_dict(state["schedule"])
         self.run.epoch, self.run.stopped = state["epoch"], state["stopped"]
         self.run.history.update(state["history"])
 
@@ -442,18 +469,22 @@ class _Validation:
         if len(self.x) == 0:
             raise ValueError("validation_data is empty; expected at least one sample, or None")
         self.loss: Any = losses.get(loss) if isinstance(loss, str) else loss
-        self(slice(1))  # better an error now than behind the first epoch
+        # Better an error now than behind the first epoch. The metrics may not be defined for one sample.
+        self._evaluate(slice(1), {})
 
-    def __call__(self, rows: slice = slice(None)) -> dict[str, float]:
+    def __call__(self) -> dict[str, float]:
+        return self._evaluate(slice(None), self.metrics)
+
+    def _evaluate(self, rows: slice, metrics: Mapping[str, Metric]) -> dict[str, float]:
         pred = self.model.predict(self.x[rows], _VALIDATION_ROWS)
         target = self.y[rows]
-        if pred.shape[1:] == (1,) and target.ndim == 1:
-            target = target[:, np.newaxis]
+        if pred.shape[1:] == (1,):
+            target = as_column(target)
         weights = () if self.weight is None else (self.weight[rows],)
         value = self.loss(pred, target, *weights)
         # A user's function returns the gradient as well.
         logs = {"val_loss": float(value[0] if isinstance(value, tuple) else value)}
-        logs.update({f"val_{name}": float(metric(pred, self.y[rows])) for name, metric in self.metrics.items()})
+        logs.update({f"val_{name}": float(metric(pred, target)) for name, metric in metrics.items()})
         return logs
 
 
@@ -463,13 +494,18 @@ _VALIDATION_ROWS = 4096  # at once: the activations of all would take memory wit
 def accuracy(pred: FloatArray, target: NDArray[Any]) -> float:
     """Share of samples whose class is right.
 
-    For (N, C): the largest score's class against labels (N,) or distributions (N, C). For (N, 1): pred > 0,
+    For (N, C): the largest score's class against labels, (N,) or (N, 1), or distributions (N, C). For (N, 1): pred > 0,
     as for a logit, against target > 0.5, which serves targets in {0, 1} and {-1, 1}.
     """
-    if pred.ndim != 2 or len(pred) != len(target):
-        raise ValueError(f"accuracy needs pred (N, C) and N targets, found {pred.shape} and {target.shape}")
+    if pred.ndim != 2 or target.shape not in (pred.shape, (len(pred),), (len(pred), 1)):
+        raise ValueError(
+            "accuracy needs pred (N, C) and labels (N,) or (N, 1), or distributions (N, C); "
+            f"found {pred.shape} and {target.shape}"
+        )
+    if target.shape[1:] == (1,):
+        target = target[:, 0]
     if pred.shape[1] == 1:
-        return float(np.mean((pred[:, 0] > 0) == (target.reshape(len(target)) > 0.5)))
+        return float(np.mean((pred[:, 0] > 0) == (target > 0.5)))
     labels = target if target.ndim == 1 else target.argmax(axis=1)
     return float(np.mean(pred.argmax(axis=1) == labels))
 
@@ -483,11 +519,20 @@ def _named_metrics(metrics: Sequence[str | Metric]) -> dict[str, Metric]:
         if isinstance(metric, str):
             if metric not in _METRICS:
                 raise ValueError(f"unknown metric {metric!r}; known: {', '.join(_METRICS)}")
-            named[metric] = _METRICS[metric]
+            name, function = metric, _METRICS[metric]
         elif callable(metric):
-            named[getattr(metric, "__name__", f"metric_{i}")] = metric
+            name, function = getattr(metric, "__name__", "<lambda>"), metric
+            if name == "<lambda>":
+                name = f"metric_{i}"
         else:
             raise TypeError(f"metrics[{i}] must be a name or a function, found {type(metric).__name__}")
+        if name in named or name in ("loss", "lr") or name.startswith("val_"):
+            reported = ", ".join(map(repr, ["loss", "lr", *named]))
+            raise ValueError(
+                f"metrics[{i}] has the name {name!r}; expected one that is not reported already ({reported}) and does "
+                "not begin with 'val_'"
+            )
+        named[name] = function
     return named
 
 

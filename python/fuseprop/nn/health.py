@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ class GradientHealth(Callback):
     Notes
     -----
     `steps` are those that were looked at; `gradient_norms`, `update_ratios` and `dead_units` are dicts from paths ("0",
-    "2.block.1") to one number for each of them; `first_nonfinite` says where the first NaN or infinity was, or is None.
+    "2.block.1") to one number for each of them; `first_nonfinite` says where the first NaN or infinity was, or is None:
+    gradients go from the output to the input, so it is the layer nearest to the output that has one.
     """
 
     def __init__(self, every: int = 10, *, limit: float = 1e3) -> None:
@@ -108,6 +110,7 @@ class GradientHealth(Callback):
         if not self._looks:
             return
         self.steps.append(run.step - 1)
+        last_broken: str | None = None
         for path, layer in self._layers:
             if path not in self._sizes:
                 continue
@@ -118,8 +121,11 @@ class GradientHealth(Callback):
             self.gradient_norms[path].append(gradient)
             self._parameter_norms[path].append(size)
             self.update_ratios[path].append(change / size if size else math.inf if change else 0.0)
-            if self.first_nonfinite is None and not math.isfinite(gradient):
-                self.first_nonfinite = f"step {run.step - 1}: the gradient of layer {path}, {self._names[path]}"
+            if not math.isfinite(gradient):
+                last_broken = path
+        if self.first_nonfinite is None and last_broken is not None:
+            name = self._names[last_broken]
+            self.first_nonfinite = f"step {run.step - 1}: the gradient of layer {last_broken}, {name}"
 
     def report(self) -> list[LayerHealth]:
         """Return what was found of each layer, in the order of the forward pass."""
@@ -178,8 +184,11 @@ def _median(values: list[float]) -> float:
     return float(np.median(values)) if values else math.nan
 
 
-def explain_loss(model: Sequential, x: FloatArray) -> str:
-    """Say where a loss that is not finite comes from: the first layer whose parameters or output are not."""
+def explain_loss(model: Sequential, x: FloatArray, drawn_from: Mapping[str, Any]) -> str:
+    """Say where a loss that is not finite comes from: the first layer whose parameters or output are not.
+
+    The forward pass is repeated; `drawn_from` is the state of the model's generator before it.
+    """
     wrong = _count(x)
     if wrong:
         sample = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(axis=1)))
@@ -196,8 +205,8 @@ def explain_loss(model: Sequential, x: FloatArray) -> str:
         if wrong := _count(y):
             found.append(f"the output has {wrong}, first behind layer {path}, {layer!r}")
 
-    # The pass draws; the model's generator is not to notice.
     state = model.rng.bit_generator.state
+    model.rng.bit_generator.state = drawn_from
     try:
         model._chain.trace(x, True, "", visit)
     finally:

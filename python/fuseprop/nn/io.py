@@ -157,7 +157,7 @@ def save_checkpoint(
     ImportError
         If safetensors is not installed.
     TypeError
-        If `state` holds something else.
+        If `state` holds something else, or a dict has keys that are no strings.
     """
     safetensors = require_safetensors()
     arrays: dict[str, Any] = model.state_dict()
@@ -213,13 +213,18 @@ def open_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     return parts
 
 
+def check_generator(path: str | PathLike[str], state: Mapping[str, Any], rng: np.random.Generator, owner: str) -> None:
+    """Refuse the state of a generator of another kind."""
+    found, expected = state["bit_generator"], rng.bit_generator.state["bit_generator"]
+    if found != expected:
+        raise ValueError(f"{fspath(path)} has the state of a generator {found}; expected that of {owner}, {expected}")
+
+
 def restore_checkpoint(
     path: str | PathLike[str], parts: Mapping[str, Any], model: Sequential, optimizer: Optimizer
 ) -> None:
     """Bring model and optimizer to where they were; all or nothing."""
-    found, expected = parts["rng"]["bit_generator"], model.rng.bit_generator.state["bit_generator"]
-    if found != expected:
-        raise ValueError(f"{fspath(path)} has the state of a generator {found}; expected the model's, {expected}")
+    check_generator(path, parts["rng"], model.rng, "the model")
     before = model.state_dict()
     model.load_state_dict(parts["model"])
     try:
@@ -231,17 +236,23 @@ def restore_checkpoint(
 
 
 def _pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
-    """Return a nested value as JSON can hold it; arrays go to `arrays`, and their names take their places."""
+    """Return a nested value as JSON can hold it; arrays go to `arrays`, and their names there take their places."""
     if isinstance(value, np.ndarray):
-        arrays[name] = np.ascontiguousarray(value)
-        return {"array": name}
+        if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+            raise TypeError(f"{name} has dtype {value.dtype}, which a checkpoint cannot hold")
+        # Keys may have dots, so that a path is no name of its own; and the file is little-endian without saying so.
+        place = f"{_CHECKPOINT}{len(arrays)}"
+        arrays[place] = np.asarray(value, value.dtype.newbyteorder("="), order="C")
+        return {"array": place}
     if isinstance(value, Mapping):
-        entries = [(str(key), entry) for key, entry in value.items()]
-        return {"dict": {key: _pack(entry, f"{name}.{key}", arrays) for key, entry in entries}}
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{name} has the key {key!r}; expected strings, as a checkpoint can hold")
+        return {"dict": {key: _pack(entry, f"{name}.{key}", arrays) for key, entry in value.items()}}
     if isinstance(value, list | tuple):
         return [_pack(entry, f"{name}.{i}", arrays) for i, entry in enumerate(value)]
     if isinstance(value, np.generic):
-        return _pack(value.item(), name, arrays)
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{name} is of type {type(value).__name__}, which a checkpoint cannot hold")

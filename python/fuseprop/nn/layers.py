@@ -38,7 +38,7 @@ import numpy as np
 
 from fuseprop import _core, activations
 from fuseprop import init as initializers
-from fuseprop._checks import integer
+from fuseprop._checks import flag, integer
 from fuseprop._memory import BatchBuffer, RowBuffer
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Layer:
     gradients: Mapping[str, FloatArray]
     #: State besides the parameters, such as running statistics: arrays that stay the same, changed in place.
     buffers: Mapping[str, FloatArray] = MappingProxyType({})
+    #: Whether a container has it, in which case no other one may.
+    _taken = False
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of one sample of the output; ValueError if the layer does not take such an input."""
@@ -81,7 +83,7 @@ class Layer:
         """Take the places of the parameters, which hold the initial values, and of their gradients."""
         # The layers of a nested model are bound twice: as its own, and as those of its root.
         if "_own_names" not in self.__dict__:
-            self._own_names = frozenset(self.__dict__) - {"buffers"}
+            self._own_names = frozenset(self.__dict__) - {"buffers", "_taken"}
         self.parameters = parameters
         self.gradients = gradients
 
@@ -115,8 +117,8 @@ class Layer:
         return y
 
     def __getstate__(self) -> dict[str, Any]:
-        # What binding added (views, buffers) belongs to the model.
-        own = self.__dict__.get("_own_names", self.__dict__)
+        # What being in a model added (views, buffers, the mark) stays there.
+        own = self.__dict__.get("_own_names", self.__dict__.keys() - {"_taken"})
         return {name: value for name, value in self.__dict__.items() if name in own}
 
     def __repr__(self) -> str:
@@ -184,7 +186,7 @@ class Dense(Layer):
     Raises
     ------
     ValueError, TypeError
-        If a number of features is no integer >= 1, or an activation or an initialiser is not known.
+        If a number of features is no integer >= 1, `use_bias` no bool, or an activation or an initialiser not known.
 
     Notes
     -----
@@ -203,7 +205,7 @@ class Dense(Layer):
         self.in_features = integer(in_features, "in_features", least=1)
         self.out_features = integer(out_features, "out_features", least=1)
         self.activation = None if activation is None else _as_elementwise(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag(use_bias, "use_bias")
         if init is None:
             rectified = isinstance(self.activation, activations.ReLU | activations.LeakyReLU)
             init = "he_normal" if rectified else "glorot_uniform"
@@ -299,6 +301,7 @@ class DenseRun:
         """Return the last layer's output, an array that the next call overwrites."""
         del training
         if len(x) != self._rows:
+            self._rows = -1  # an interrupt may fall between the two bindings, the stack's and this one's
             self._bind(len(x), self._has_dx)
         return self._stack.forward(x)
 

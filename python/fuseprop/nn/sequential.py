@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,14 +10,16 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fuseprop import losses, optim
-from fuseprop._memory import RowBuffer, gradient_of, linked_zeros
+from fuseprop._memory import BatchBuffer, gradient_of, linked_zeros
 from fuseprop.nn.containers import Chain, MisfitError, Part
 from fuseprop.nn.layers import Layer, Shape
 
 if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
+
     from fuseprop._typing import FloatArray
     from fuseprop.init import Rng
     from fuseprop.nn.callbacks import Callback, EarlyStopping, EpochFunction, Schedule
@@ -30,6 +33,10 @@ class _ValueAndGrad(Protocol):
     def __call__(
         self, pred: FloatArray, target: Any, sample_weight: Any, reduction: str, out: FloatArray, /
     ) -> tuple[Any, FloatArray]: ...
+
+
+#: In the place of a loss or an optimizer before there is one; no argument is this object.
+_NONE_YET = object()
 
 
 class Sequential:
@@ -56,10 +63,11 @@ class Sequential:
     ------
     ValueError, TypeError
         If there is no layer, one does not take the output of the one before it, is no `Layer` or belongs to
-        a model already, or the dtype is neither float32 nor float64.
+        a model already, or the dtype is neither float32 nor float64. The layers can be used for another model then.
 
     Notes
     -----
+    `copy.copy` and `copy.deepcopy` are the same: a model with parameters of its own, as a copy of an array has.
     Evaluation, `model(x)` and `predict`, may run in several threads at once. Training keeps the activations
     of the batch in buffers of the model, which it reuses: it must not.
     """
@@ -70,8 +78,9 @@ class Sequential:
             raise TypeError(f"dtype is {self._dtype}; expected float32 or float64")
         self._chain = Chain(layers)
         self._output_shape(None)
-        self._nested = self._used = False
+        self._used = False
         self._lay_out(np.random.default_rng(rng))
+        self._chain.take()
         # What train_step goes through, and what it has checked and prepared already.
         runs = self._chain.runs
         self._forwards = tuple(run.forward for run in runs)
@@ -79,10 +88,9 @@ class Sequential:
         self._first_backward = runs[0].backward
         self._commits = tuple(layer.commit for _, layer in self._chain.leaves() if type(layer).commit != Layer.commit)
         self._trained_shape: tuple[int, ...] | None = None
-        self._loss: object = None
-        self._optimizer: object = None
-        self._dy_buffer = RowBuffer((0,), self._dtype)
-        self._dy = self._dy_buffer.rows(0)
+        self._loss = self._optimizer = _NONE_YET
+        self._dy_buffer = BatchBuffer()
+        self._dy = self._dy_buffer.of((0, 0), self._dtype)
         self._one_output = False
         # What backward needs.
         self._output = self._dy
@@ -105,19 +113,21 @@ class Sequential:
         """The generator that the model and its layers draw from."""
         return self._chain.rng
 
+    @property
+    def _taken(self) -> bool:
+        """Whether it is part of another model."""
+        return self._chain._taken
+
     def _nest(self, name: str) -> Chain:
-        if self._nested:
-            raise ValueError(f"{name}, {self!r}, is part of a model already; make a new one")
         if self._used:
             raise ValueError(
                 f"{name}, {self!r}, has been used as a model of its own; make a new one, and give it the state of this "
                 "one with load_state_dict when it is in its place"
             )
-        self._nested = True
         return self._chain
 
     def _check_root(self) -> None:
-        if self._nested:
+        if self._taken:
             raise RuntimeError("this Sequential is part of another model, which has its flat arrays and is trained")
 
     def _output_shape(self, shape: Shape, name: str = "x") -> Shape:
@@ -129,7 +139,18 @@ class Sequential:
 
     def _lay_out(self, rng: np.random.Generator) -> None:
         """Draw the initial values and give every layer its places in the flat arrays."""
-        initial = self._chain.initialize(None, rng, self._dtype)
+        layers = self._chain.tree()
+        before = [dict(vars(layer)) for layer in layers]
+        try:
+            self._bind(self._chain.initialize(None, rng, self._dtype))
+        except BaseException:
+            # Models among the layers stay models of their own.
+            for layer, attributes in zip(layers, before, strict=True):
+                vars(layer).clear()
+                vars(layer).update(attributes)
+            raise
+
+    def _bind(self, initial: Mapping[str, FloatArray]) -> None:
         size = sum(array.size for array in initial.values())
         self._flat_parameters, self._flat_gradients = linked_zeros(size, self._dtype)
         parameters: dict[str, FloatArray] = {}
@@ -144,17 +165,21 @@ class Sequential:
         self._chain.bind(parameters, gradients)
 
     def __repr__(self) -> str:
-        if self._nested:
+        if self._taken:
             return repr(self._chain)
         lines = "".join(textwrap.indent(f"{layer!r},\n", "    ") for layer in self.layers)
         return f"Sequential([\n{lines}], dtype={self.dtype})  # {self._flat_parameters.size} parameters"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The views are made anew; copying them one by one would tear them from the flat array.
-        if self._nested:
+        if self._taken:
             return _rebuild_nested, (self.layers, self._dtype)
         state = self.rng.bit_generator.state
         return _rebuild, (self.layers, self.dtype, self.rng, state, self._copies())
+
+    def __copy__(self) -> Self:
+        # Two models cannot share their layers.
+        return copy.deepcopy(self)
 
     # --- parameters -----------------------------------------------------------------------------------------
 
@@ -367,9 +392,7 @@ class Sequential:
         if optimizer is not self._optimizer:
             self._set_optimizer(optimizer)
         if self._one_output:
-            target = np.asarray(target)
-            if target.ndim == 1:
-                target = target[:, np.newaxis]
+            target = as_column(np.asarray(target))
         self._has_activations = False
         y = x
         for forward in self._forwards:
@@ -381,9 +404,18 @@ class Sequential:
         for backward in self._backwards:
             dy = backward(dy)  # type: ignore[assignment]
         self._first_backward(dy, False, False)
-        optimizer.step()
-        for commit in self._commits:
-            commit()
+        steps = optimizer._steps
+        commits = iter(self._commits)
+        try:
+            optimizer.step()
+            for commit in commits:
+                commit()
+        finally:
+            # An interrupt is delivered behind the call in which it came: when the parameters have changed, the
+            # buffers follow.
+            if optimizer._steps != steps:
+                for commit in commits:
+                    commit()
         return value  # type: ignore[no-any-return]
 
     def _prepare(self, shape: tuple[int, ...]) -> None:
@@ -391,16 +423,16 @@ class Sequential:
         self._check_root()
         self._used = True
         sample = self._check_shape(shape)
+        self._trained_shape = None  # until all is bound: an interrupt may fall in between
         if sample is None:
             sample = self(np.zeros(shape, self.dtype)).shape[1:]
-        if self._dy.shape[1:] != sample:
-            self._dy_buffer = RowBuffer(sample, self._dtype)
-        self._dy = self._dy_buffer.rows(shape[0])
+        self._dy = self._dy_buffer.of((shape[0], *sample), self._dtype)
         self._one_output = sample == (1,)
         self._trained_shape = shape
 
     def _set_loss(self, loss: LossLike) -> None:
         found: Any = losses.get(loss) if isinstance(loss, str) else loss
+        self._loss = _NONE_YET  # until its function is bound
         if isinstance(found, losses.Loss):
             if found.spec.inputs != ("pred", "target"):
                 raise TypeError(
@@ -501,6 +533,11 @@ class Sequential:
     def config(self) -> dict[str, Any]:
         """Return the layers' descriptions, as of a layer."""
         return self._chain.config()
+
+
+def as_column(target: NDArray[Any]) -> NDArray[Any]:
+    """Return the target of an output of shape (N, 1): (N,) as (N, 1), others as they are."""
+    return target[:, np.newaxis] if target.ndim == 1 else target
 
 
 class NonFiniteLossError(FloatingPointError):
