@@ -341,7 +341,7 @@ def test_the_cause_is_that_of_the_draws_of_the_step(draws: nn.Layer) -> None:
     """Found by a second pass, which draws the same."""
 
     class Rarely(nn.Layer):
-        """Overflows for some of the draws."""
+        """Overflows where an element is dropped, or a slope is large."""
 
         outputs: ClassVar[list[Array]] = []
 
@@ -349,7 +349,7 @@ def test_the_cause_is_that_of_the_draws_of_the_step(draws: nn.Layer) -> None:
             return input_shape
 
         def forward(self, x: Array, training: bool) -> Array:
-            self.outputs.append(np.where(x > 0, 1.0, np.inf) if (x == 0).any() or x.min() < -0.33 else x.copy())
+            self.outputs.append(np.where((x == 0) | ((x > -1) & (x < -0.33)), np.inf, x))
             return self.outputs[-1]
 
         def backward(self, dy: Array, accumulate: bool = False, need_dx: bool = True) -> Array:
@@ -682,23 +682,10 @@ def test_states_without_axes_are_resumed(tmp_path: Path) -> None:
         model = nn.Sequential([nn.Dense(5, 3), Factor()], rng=0)
         return model, fitted(model, early_stopping=3, epochs=6, **options)
 
-    model, history = run()
-    with pytest.raises(KeyboardInterrupt):
-        run(callbacks=[Interrupts(5), nn.Checkpoint(tmp_path / "run")])
-    again, found = run(callbacks=[type("Interrupts", (nn.Callback,), {})()], resume=tmp_path / "run")
+    model, history = run(callbacks=[nn.Checkpoint(tmp_path / "run")])
+    again, found = run(resume=tmp_path / "run")
     assert found == history
     np.testing.assert_equal(again.state_dict(), model.state_dict())
-
-
-class Interrupts(nn.Callback):
-    """Ctrl-C in the second step of an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def before_step(self, run: nn.Run) -> None:
-        if run.epoch == self.epoch and run.step == 3 * self.epoch + 1:
-            raise KeyboardInterrupt
 
 
 def test_ctrl_c_keeps_the_last_checkpoint(tmp_path: Path) -> None:
@@ -707,9 +694,14 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     whole = small()
     expected = fitted(whole, epochs=8)
 
+    class Interrupts(nn.Callback):
+        def before_step(self, run: nn.Run) -> None:
+            if run.epoch == 5 and run.step == 16:
+                raise KeyboardInterrupt
+
     model = small()
     with pytest.raises(KeyboardInterrupt):
-        fitted(model, epochs=8, callbacks=[nn.Checkpoint(path), Interrupts(5)])
+        fitted(model, epochs=8, callbacks=[nn.Checkpoint(path), Interrupts()])
     again = small()
     names = [nn.Checkpoint(path), nn.Callback()]
     with pytest.raises(ValueError, match="expected those of this one, \\['Callback'\\]"):

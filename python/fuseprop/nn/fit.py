@@ -184,6 +184,8 @@ class _Steps:
         callbacks: Sequence[Callback],
     ) -> None:
         self.run, self.data, self.loss, self.metrics, self.rate = run, data, loss, metrics, rate
+        # Whether the model draws in training, which its first step tells.
+        self.draws = True
         # Most callbacks have nothing to do at a step.
         self.before = [c.before_step for c in callbacks if type(c).before_step is not Callback.before_step]
         self.after = [c.after_step for c in callbacks if type(c).after_step is not Callback.after_step]
@@ -213,13 +215,16 @@ class _Steps:
             run.optimizer.lr = self.rate(run.optimizer.steps)
         for hook in self.before:
             hook(run)
-        drawn_from = model.rng.bit_generator.state
+        drawn_from = model.rng.bit_generator.state if self.draws else None
         try:
             self.value = model._step(x, target, self.loss, run.optimizer, weight, finite=True)
         except NonFiniteLossError as error:
             where = f"step {number} of epoch {run.epoch}"
             text = f"the loss is {error.value} at {where}: {explain_loss(run.model, x, drawn_from)}"
             raise NonFiniteLossError(error.value, text) from None
+        if self.draws and run.step == 0:
+            # Asking for the state takes as long as a small layer. It is a nest of numbers, and of arrays for some.
+            self.draws = repr(model.rng.bit_generator.state) != repr(drawn_from)
         run.step += 1
         for hook in self.after:
             hook(run)

@@ -184,10 +184,10 @@ def _median(values: list[float]) -> float:
     return float(np.median(values)) if values else math.nan
 
 
-def explain_loss(model: Sequential, x: FloatArray, drawn_from: Mapping[str, Any]) -> str:
+def explain_loss(model: Sequential, x: FloatArray, drawn_from: Mapping[str, Any] | None) -> str:
     """Say where a loss that is not finite comes from: the first layer whose parameters or output are not.
 
-    The forward pass is repeated; `drawn_from` is the state of the model's generator before it.
+    The forward pass is repeated; `drawn_from` is the state of the model's generator before it, None if none draws.
     """
     wrong = _count(x)
     if wrong:
@@ -206,7 +206,8 @@ def explain_loss(model: Sequential, x: FloatArray, drawn_from: Mapping[str, Any]
             found.append(f"the output has {wrong}, first behind layer {path}, {layer!r}")
 
     state = model.rng.bit_generator.state
-    model.rng.bit_generator.state = drawn_from
+    if drawn_from is not None:
+        model.rng.bit_generator.state = drawn_from
     try:
         model._chain.trace(x, True, "", visit)
     finally:
