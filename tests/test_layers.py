@@ -636,6 +636,19 @@ def test_buffers_follow_an_interrupted_step(what: str) -> None:
     np.testing.assert_equal(states[1], states[0])
 
 
+def test_a_step_that_the_optimizer_leaves_out() -> None:
+    """NaN does not get into the running statistics, where it would stay."""
+    model = nn.Sequential([nn.Dense(6, 5), nn.BatchNorm(5), nn.Dense(5, 3)], rng=0, dtype=np.float64)
+    optimizer = fp.optim.Adam(model, nonfinite="skip")
+    x = X.reshape(12, 6).copy()
+    model.train_step(x, LABELS, CROSS_ENTROPY, optimizer)
+    before = model.state_dict()
+    x[3, 2] = np.nan
+    model.train_step(x, LABELS, CROSS_ENTROPY, optimizer)
+    assert (optimizer.steps, optimizer.skipped) == (1, 1)
+    np.testing.assert_equal(model.state_dict(), before)
+
+
 def test_an_interrupt_anywhere_leaves_a_usable_model() -> None:
     """At each line in turn of a step with another size, and of one with another loss."""
     x, other = X.reshape(12, 6), fp.losses.SoftmaxCrossEntropy(label_smoothing=0.5)

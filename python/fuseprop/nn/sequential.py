@@ -408,7 +408,7 @@ class Sequential:
         commits = iter(self._commits)
         try:
             optimizer.step()
-            for commit in commits:
+            for commit in commits if optimizer._steps != steps else ():  # it leaves steps out with nonfinite="skip"
                 commit()
         finally:
             # An interrupt is delivered behind the call in which it came: when the parameters have changed, the
