@@ -70,6 +70,8 @@ def test_an_error_leaves_the_parameters_as_they_were() -> None:
         ((1.0, np.ones(3)), ValueError, "gradients of value_and_grad has shape"),
         ((1.0, [np.ones(2)]), ValueError, "gradients of value_and_grad is a list of 1"),
         (1.0, TypeError, "value_and_grad returned an object of type float"),
+        ((1.0, np.ones(2), 3), TypeError, r"value_and_grad returned a tuple of 3; expected \(value, gradients\)"),
+        (("low", np.ones(2)), TypeError, "value_and_grad returned an object of type str as the value"),
     ):
         with pytest.raises(error, match=message):
             fp.optim.lbfgs(x, lambda result=result: result)  # type: ignore[misc]

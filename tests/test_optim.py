@@ -6,6 +6,8 @@ import copy
 import inspect
 import math
 import re
+import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -525,6 +527,7 @@ def test_an_entry_does_not_depend_on_where_it_stands(
             ValueError,
             "unknown optimizer 'adm'; did you mean 'adam'",
         ),
+        (lambda: fp.optim.Adam(np.ones(3), lrr=1), TypeError, "Adam() got an unexpected keyword argument 'lrr'"),
     ],
 )
 def test_construction_errors(make: Any, error: type[Exception], message: str) -> None:
@@ -569,7 +572,7 @@ def assert_unchanged(optimizer: fp.optim.Optimizer, before: Any) -> None:
         ([np.ones(3)], ValueError, "grads is a list of 1; expected a list of 2 arrays"),
         ({"a": np.ones(3)}, ValueError, "grads is a dict"),
         (np.ones(3), ValueError, "grads is an array of shape (3,)"),
-        ([np.ones(3), [1.0] * 4], TypeError, "grads[1] must be a NumPy array, found a list of 4"),
+        ([np.ones(3), [1.0] * 4], TypeError, "grads[1] must be a NumPy array, found list"),
     ],
 )
 def test_failed_step_changes_nothing(options: dict[str, Any], grads: Any, error: type[Exception], message: str) -> None:
@@ -596,6 +599,208 @@ def test_failed_step_of_groups_changes_nothing() -> None:
         with pytest.raises(ValueError, match=re.escape(message)):
             optimizer.step(grads)
         assert_unchanged(optimizer, before)
+
+
+class Hooked(np.ndarray):  # type: ignore[type-arg]
+    """An array whose copies run Python code, once."""
+
+    hook: Any = None
+
+    def __array_finalize__(self, other: Any) -> None:
+        if Hooked.hook is not None:
+            hook, Hooked.hook = Hooked.hook, None
+            hook()
+
+
+def test_gradients_that_run_python_code_when_copied() -> None:
+    a, b = np.zeros((4, 6)), np.zeros(3)
+    optimizer = fp.optim.SGD([a, b], lr=1.0)
+    unaligned = np.zeros(4 * 6 * 8 + 1, np.uint8)[1:].view(Hooked).view(np.float64).reshape(4, 6)
+    unaligned[...] = 1.0
+    other = [np.full((4, 6), 10.0), np.full(3, 10.0)]
+    for strided in (np.ones((6, 4)).view(Hooked).T, unaligned):
+        grads = [strided, np.ones(3)]
+
+        def interfere(grads: list[Any] = grads) -> None:
+            grads.clear()
+            with pytest.raises(RuntimeError, match="is running"):
+                optimizer.step(other)
+
+        a[...] = b[...] = 0.0
+        Hooked.hook = interfere
+        try:
+            optimizer.step(grads)
+        finally:
+            Hooked.hook = None
+        assert (a == -1).all()
+        assert (b == -1).all()
+    assert optimizer.steps == 2
+
+
+def test_a_refusal_of_a_later_group_changes_nothing() -> None:
+    memory = np.arange(5.0)
+    a, b, c = np.ones(3), memory[:-1], np.ones(2)
+    optimizer = fp.optim.Adam([{"params": a}, {"params": {"b": b}}, {"params": c}], lr=1.0)
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=re.escape("grads[1]['b'] overlaps params[1]['params']['b'] in memory")):
+        optimizer.step([np.ones(3), {"b": memory[1:]}, np.ones(2)])
+    assert_unchanged(optimizer, before)
+    c.flags.writeable = False
+    with pytest.raises(ValueError, match=re.escape("params[2]['params'] is read-only")):
+        optimizer.step([np.ones(3), {"b": np.ones(4)}, np.ones(2)])
+    assert_unchanged(optimizer, before)
+
+
+def test_a_gradient_is_no_other_parameter() -> None:
+    memory = np.ones(12)
+    a, b, c = memory[:4], memory[4:8], memory[8:]
+    optimizer = fp.optim.SGD([a, b, c], lr=0.5)
+    for grads, which, whose in (
+        ([b, a, c], 0, 1),
+        ([a, b, memory[:4]], 2, 0),
+        ([np.ones(4), memory[2:6], np.ones(4)], 1, 0),
+        ([memory[::3], np.ones(4), np.ones(4)], 0, 0),
+        ([a[::-1], b, c], 0, 0),
+    ):
+        message = f"grads[{which}] overlaps params[{whose}] in memory"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            optimizer.step(grads)
+        with pytest.raises(ValueError, match=re.escape(f"grads[{which}] overlaps params[{whose}]['params']")):
+            fp.optim.SGD([{"params": p} for p in (a, b, c)]).step(grads)
+    assert (memory == 1).all()
+    optimizer.step([a, b, c])  # each its own
+    assert (memory == 0.5).all()
+    empty = np.ones((0, 4))
+    fp.optim.SGD([a, empty]).step([np.ones(4), memory[4:4].reshape(0, 4)])
+
+
+# --- interrupts and threads ---------------------------------------------------------------------------------
+
+
+def interruptible(kind: str) -> tuple[fp.optim.Optimizer, list[F64]]:
+    params = [np.zeros(3), np.zeros(3)]
+    if kind == "groups":
+        return fp.optim.SGD([{"params": p} for p in params], lr=1.0, max_norm=1e9), params
+    return fp.optim.SGD(params, lr=1.0, max_norm=1e9 if kind == "clipped" else None), params
+
+
+@pytest.mark.parametrize("kind", ["one", "groups", "clipped"])
+@pytest.mark.parametrize("hook", [sys.settrace, sys.setprofile], ids=lambda hook: hook.__name__)
+def test_an_interrupt_tears_no_step_apart(hook: Any, kind: str) -> None:
+    """Wherever it comes: at every line, call and return of Python, and around every call of the core."""
+    optimizer, params = interruptible(kind)
+    grads = [np.ones(3), np.ones(3)]
+    before = sys.gettrace() if hook is sys.settrace else sys.getprofile()  # coverage, perhaps
+    last, interrupted = 0, True
+    while interrupted:
+        last, seen = last + 1, 0
+
+        def event(*_: Any, last: int = last) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == last:
+                raise KeyboardInterrupt
+            return event
+
+        interrupted = False
+        try:
+            hook(event)
+            optimizer.step(grads)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            hook(before)
+        for p in params:
+            assert (p == -optimizer.steps).all(), last
+    assert last > 5
+    steps = optimizer.steps
+    optimizer.step(grads)
+    assert optimizer.steps == steps + 1
+
+
+class Held(fp.optim.SGD):
+    """Its next step waits in the middle until it is released."""
+
+    __slots__ = ("inside", "release")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.inside = self.release = None
+        super().__init__(*args, **options)
+
+    def _numbers(self, step: int) -> tuple[float, ...]:
+        if self.release is not None:
+            inside, release = self.inside, self.release
+            self.inside = self.release = None
+            inside.set()
+            assert release.wait(60)
+        return super()._numbers(step)
+
+
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("max_norm", [None, 100.0])
+def test_a_running_step_is_alone(max_norm: float | None, groups: bool) -> None:
+    x = np.zeros(2)
+    optimizer = Held([{"params": x}] if groups else x, lr=1.0, momentum=0.5, max_norm=max_norm)
+    grads: Any = [np.ones(2)] if groups else np.ones(2)
+    state = optimizer.state_dict()
+    optimizer.inside, optimizer.release = inside, release = threading.Event(), threading.Event()
+    thread = threading.Thread(target=optimizer.step, args=(grads,))
+    thread.start()
+    try:
+        assert inside.wait(60)
+        for call in (
+            lambda: optimizer.step(grads),
+            optimizer.state_dict,
+            lambda: optimizer.load_state_dict({**state, "lr": 9.0}),
+        ):
+            with pytest.raises(RuntimeError, match="a step of this optimizer is running"):
+                call()
+    finally:
+        release.set()
+        thread.join()
+    assert optimizer.lr == 1.0
+    assert optimizer.steps == 1
+    np.testing.assert_array_equal(x, -1.0)
+    optimizer.step(grads)
+    assert optimizer.steps == 2
+
+
+def test_an_interrupt_leaves_the_product_of_nadam_right() -> None:
+    def descend(interrupt: bool) -> F64:
+        x = np.ones(2)
+        optimizer = fp.optim.NAdam(x, lr=0.1, betas=(0.9, 0.99))
+        for at in range(1, 30):
+            seen = 0
+
+            def event(*_: Any, at: int = at) -> Any:
+                nonlocal seen
+                seen += 1
+                if seen == at:
+                    raise KeyboardInterrupt
+                return event
+
+            if interrupt:
+                before = sys.gettrace()
+                try:
+                    sys.settrace(event)
+                    optimizer._numbers(optimizer.steps + 1)
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    sys.settrace(before)
+            optimizer.step(np.ones(2))
+        return x
+
+    assert_same_bits(descend(True), descend(False))
+
+
+def test_nadam_goes_on_from_a_large_number_of_steps() -> None:
+    # Far on, M is nothing beside 1 and mu is beta1: no product of 10^15 factors is needed to say so.
+    optimizer = fp.optim.NAdam(np.ones(2))
+    optimizer.load_state_dict({**optimizer.state_dict(), "steps": 10**15})
+    optimizer.step(np.ones(2))
+    assert optimizer.steps == 10**15 + 1
+    assert optimizer._numbers(10**6)[5:] == pytest.approx((0.1, 0.9), rel=1e-14)
 
 
 # --- non-finite gradients -----------------------------------------------------------------------------------
@@ -703,9 +908,11 @@ def test_gradients_whose_squares_overflow_are_finite(groups: bool) -> None:
     assert fp.optim.clip_grad_norm(g, math.inf) == pytest.approx(5e200, rel=1e-15)
     assert fp.optim.clip_grad_norm(np.array([3e-200, 4e-200]), 1.0) == pytest.approx(5e-200, rel=1e-15)
     limit = np.full(4, np.finfo(np.float64).max)
-    optimizer.step([limit[:2]] if groups else limit[:2])  # the norm itself overflows: clipped to 0, but no error
+    optimizer.step([limit[:2]] if groups else limit[:2])  # beyond float64 is the norm alone
     assert optimizer.steps == 2
-    np.testing.assert_allclose(x, [-0.6, 0.8], rtol=1e-15)
+    np.testing.assert_allclose(x, np.array([-0.6, 0.8]) - math.sqrt(0.5), rtol=0, atol=1e-15)
+    assert fp.optim.clip_grad_norm(limit, 1.0) == math.inf
+    np.testing.assert_allclose(limit, 0.5, rtol=1e-14)
 
 
 # --- penalties ----------------------------------------------------------------------------------------------
@@ -775,6 +982,28 @@ def test_state_goes_on_exactly(spec: Spec, options: dict[str, Any]) -> None:
     np.testing.assert_equal(state, kept)  # copies, which later steps leave alone
 
 
+def test_weight_decay_is_kept_as_the_rate_is() -> None:
+    optimizer = fp.optim.AdamW([{"params": np.ones(1)}, {"params": np.ones(1), "weight_decay": 0.5}], weight_decay=0.3)
+    optimizer.weight_decay = 0.2
+    assert [group.weight_decay for group in optimizer.groups] == [0.2, 0.5]
+    resumed = fp.optim.AdamW([{"params": np.ones(1)}, {"params": np.ones(1)}], weight_decay=0.0)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.weight_decay == 0.2
+    resumed.weight_decay = 0.1
+    assert [group.weight_decay for group in resumed.groups] == [0.1, 0.5]
+    resumed.groups[0].weight_decay = 0.4
+    resumed.weight_decay = 0.0
+    assert [group.weight_decay for group in resumed.groups] == [0.4, 0.5]
+    x = np.ones(1)
+    optimizer = fp.optim.AdamW(x, lr=0.5, weight_decay=0.0)
+    optimizer.weight_decay = 0.5
+    optimizer.step(np.zeros(1))
+    assert x[0] == 0.75
+    with pytest.raises(ValueError, match=r"weight_decay is -1\.0"):
+        optimizer.weight_decay = -1
+    assert optimizer.weight_decay == 0.5
+
+
 def test_state_of_nadam_may_go_back() -> None:
     x, y = np.ones(3), np.ones(3)
     a, b = fp.optim.NAdam(x), fp.optim.NAdam(y)
@@ -813,6 +1042,9 @@ def test_state_of_another_kind_is_refused() -> None:
         (changed(lambda s: s.update(lr=math.inf)), ValueError, "state['lr'] is inf"),
         (changed(lambda s: set_moment(s, np.ones(9))), ValueError, "['states'][1]['second_moment']"),
         (changed(lambda s: s.update(groups=[])), ValueError, "state has 0 groups; expected 1"),
+        (changed(lambda s: s.update(steps=2**60)), ValueError, "state['steps'] is 1152921504606846976"),
+        (changed(lambda s: s.update(weight_decay=-1)), ValueError, "state['weight_decay'] is -1.0"),
+        (3, TypeError, "state must be a dict, what state_dict returned, found an object of type int"),
         ({}, KeyError, "optimizer"),
     ):
         with pytest.raises(error, match=re.escape(message)):
@@ -855,6 +1087,34 @@ def test_clip_grad_norm_of_non_finite() -> None:
     assert fp.optim.clip_grad_norm([], 1.0) == 0.0
 
 
+def test_measuring_changes_nothing() -> None:
+    grads = np.array([1.0, np.nan])
+    for limit in (math.inf, np.float32(np.inf)):
+        assert math.isnan(fp.optim.clip_grad_norm(grads, limit))
+    np.testing.assert_array_equal(grads, [1.0, np.nan])
+
+
+def test_clipping_of_large_float32_does_not_underflow() -> None:
+    for max_norm in (1e-7, 1e-20, 1e-43):
+        # Half a unit of the result, and the rounding of the factors.
+        wanted, unit = -max_norm / 2, float(np.finfo(np.float32).smallest_subnormal)
+        tolerance = max_norm * 4 * 2.0**-24 + unit
+        grads, x = np.full(4, 3e38, np.float32), np.zeros(4, np.float32)
+        fp.optim.SGD(x, lr=1.0, max_norm=max_norm).step(grads)
+        np.testing.assert_allclose(x, wanted, rtol=0, atol=tolerance)
+        fp.optim.clip_grad_norm(grads, max_norm)
+        np.testing.assert_allclose(grads, -wanted, rtol=0, atol=tolerance)
+
+
+def test_norm_of_mixed_dtypes() -> None:
+    grads: list[Any] = [np.ones(3, np.float32), np.full(4, 1e300)]
+    assert fp.optim.clip_grad_norm(grads, 1.0) == pytest.approx(2e300, rel=1e-15)
+    np.testing.assert_allclose(grads[1], 0.5, rtol=1e-15)
+    # A NaN is found wherever it stands.
+    for grads in ([np.array([np.nan], np.float32), np.full(4, 1e300)], [np.full(4, 1e300), np.array([np.nan])]):
+        assert math.isnan(fp.optim.clip_grad_norm(grads, 1.0))
+
+
 def test_clip_grad_value() -> None:
     grads = {"a": np.array([-3.0, 0.1, np.nan]), "b": np.array([[2.0, -np.inf]], np.float32)}
     fp.optim.clip_grad_value(grads, 0.5)
@@ -891,6 +1151,8 @@ def test_clip_weights() -> None:
             "grads[0] is an array of shape (3,)",
         ),
         (lambda: fp.optim.clip_grad_norm(np.broadcast_to(1.0, 3), 1), ValueError, "grads[0] is read-only"),
+        (lambda: fp.optim.clip_grad_norm(None, 1), TypeError, "grads must be a model, an array"),
+        (lambda: fp.optim.clip_grad_norm(np.ones(3), np.ones(2)), TypeError, "max_norm must be a number, found ndarray"),
         (lambda: fp.optim.clip_grad_value(np.ones(3), -1), ValueError, "value is -1.0"),
     ],
 )

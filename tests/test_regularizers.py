@@ -112,6 +112,18 @@ def test_mix() -> None:
     assert (values, gradients[0].tolist()) == (2.0, [1.5, 0.5])
 
 
+@each_dtype
+def test_arrays_without_dimensions(dtype: Any) -> None:
+    w, g = np.array(2.0, dtype), np.array(1.0, dtype)
+    optimizer = fp.optim.SGD({"w": w}, lr=1.0)
+    for regularizer in ALL:
+        _, total = objective(1.0, {"w": g}, {"w": w}, regularizer)
+        for gradient in (regularizer.gradient(w), total["w"], mix(1.0, g, w, 0.5)[1]):
+            assert isinstance(gradient, np.ndarray)
+            assert (gradient.dtype, gradient.shape) == (dtype, ())
+        optimizer.step(total)
+
+
 def test_values() -> None:
     for regularizer in ALL:
         assert pickle.loads(pickle.dumps(regularizer)) == copy.copy(regularizer) == regularizer
@@ -141,6 +153,12 @@ def test_infinite_weights() -> None:
         (lambda: mix(1.0, np.ones(3), np.ones(3), 1.5), ValueError, "share is 1.5"),
         (lambda: mix(1.0, np.ones(2), np.ones(3), 0.5), ValueError, "grads has shape (2,); expected its parameter's"),
         (lambda: objective(1.0, [], [np.ones(3)], L1(1)), ValueError, "grads is a list of 0; expected a list of 1"),
+        (
+            lambda: objective(1.0, np.ones(2), np.ones(2, np.float32), L1(1)),
+            TypeError,
+            "grads has dtype float64; expected its parameter's, float32: cast it with .astype(np.float32)",
+        ),
+        (lambda: objective(1.0, np.ones(2), np.ones(2), 3), TypeError, "regularizer must be a Regularizer, found"),
         (lambda: objective(1.0, {}, {"a": np.ones(3)}, L1(1)), ValueError, "expected a dict with the keys ['a']"),
     ],
 )

@@ -87,6 +87,12 @@ def test_one_cycle_ends() -> None:
         assert all(0 < rate <= 1 for rate in found)
 
 
+def test_powers_beyond_the_range_of_floats() -> None:
+    assert schedules.Step(1e-3, 1, 2.0)(2000) == math.inf
+    assert schedules.Step(0.0, 1, 2.0)(2000) == 0.0
+    assert schedules.InverseScaling(1.0, 200.0)(100) == 0.0
+
+
 def test_inverse_scaling_is_that_of_scikit_learn() -> None:
     network = pytest.importorskip("sklearn.neural_network._stochastic_optimizers")
     theirs = network.SGDOptimizer([np.zeros(1)], learning_rate_init=0.3, lr_schedule="invscaling", power_t=0.4)
@@ -136,6 +142,27 @@ def test_plateau() -> None:
     for wrong in ("low", None, [1.0]):
         with pytest.raises(TypeError, match="metric must be a number, found"):
             again.update(wrong)  # type: ignore[arg-type]
+
+
+def test_plateau_never_raises_the_rate() -> None:
+    schedule = schedules.ReduceOnPlateau(1.0, 0.5, patience=0, least=0.1)
+    schedule.load_state_dict({**schedule.state_dict(), "lr": 0.01, "best": 1.0})
+    assert schedule.update(2.0) == 0.01
+
+
+def test_the_first_metric_is_an_improvement() -> None:
+    for mode, threshold in (("min", 1.0), ("min", 2.0), ("max", 1.0)):
+        schedule = schedules.ReduceOnPlateau(1.0, 0.5, patience=0, mode=mode, threshold=threshold)  # type: ignore[arg-type]
+        assert schedule.update(5.0) == 1.0
+        assert schedule.best == 5.0
+
+
+def test_plateau_refuses_a_best_that_nothing_improves() -> None:
+    schedule = schedules.ReduceOnPlateau(1.0)
+    for best, error in ((math.nan, ValueError), ("3", TypeError)):
+        with pytest.raises(error, match=r"state\['best'\]"):
+            schedule.load_state_dict({**schedule.state_dict(), "best": best})
+    assert schedule.best == math.inf
 
 
 @each_schedule

@@ -14,18 +14,9 @@ bool IsBehaved(PyArrayObject* array) { return PyArray_ISALIGNED(array) && PyArra
 
 Ref Cast(const Ref& array, int typenum, int flags) {
   PyArray_Descr* descr = PyArray_DescrFromType(typenum);
-  return Ref::Check(PyArray_FromArray(array.array(), descr, flags | NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST));
-}
-
-// The addresses [low, high) that the elements of an array lie in.
-std::pair<const char*, const char*> Extent(PyArrayObject* array) {
-  const char* low = PyArray_BYTES(array);
-  const char* high = low;
-  for (int i = 0; i < PyArray_NDIM(array); ++i) {
-    const npy_intp span = PyArray_STRIDE(array, i) * (PyArray_DIM(array, i) - 1);
-    (span < 0 ? low : high) += span;
-  }
-  return {low, high + PyArray_ITEMSIZE(array)};
+  // No subclass: making one would run Python code while arguments are read.
+  flags |= NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST | NPY_ARRAY_ENSUREARRAY;
+  return Ref::Check(PyArray_FromArray(array.array(), descr, flags));
 }
 
 bool SameElements(PyArrayObject* a, PyArrayObject* b) {
@@ -122,6 +113,16 @@ Ref Ones(int ndim, const npy_intp* shape, int typenum, bool fortran) {
   const Ref one = Ref::Check(PyLong_FromLong(1));
   if (PyArray_FillWithScalar(array.array(), one.get()) < 0) throw PythonError();
   return array;
+}
+
+std::pair<const char*, const char*> Extent(PyArrayObject* array) {
+  const char* low = PyArray_BYTES(array);
+  const char* high = low;
+  for (int i = 0; i < PyArray_NDIM(array); ++i) {
+    const npy_intp span = PyArray_STRIDE(array, i) * (PyArray_DIM(array, i) - 1);
+    (span < 0 ? low : high) += span;
+  }
+  return {low, high + PyArray_ITEMSIZE(array)};
 }
 
 bool Overlap(PyArrayObject* a, PyArrayObject* b) {

@@ -125,6 +125,8 @@ T* Data(const Ref& array) {
 inline size_t Size(const Ref& array) { return static_cast<size_t>(PyArray_SIZE(array.array())); }
 inline bool IsFloat32(const Ref& array) { return PyArray_TYPE(array.array()) == NPY_FLOAT32; }
 bool SameShape(PyArrayObject* a, PyArrayObject* b);
+// The addresses [low, high) that the elements of an array lie in.
+std::pair<const char*, const char*> Extent(PyArrayObject* array);
 // Whether the arrays share memory; likewise, without being the same elements.
 bool Overlap(PyArrayObject* a, PyArrayObject* b);
 bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b);

@@ -113,14 +113,6 @@ PyObject* Call(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   });
 }
 
-PyObject* GradAndHess(PyObject*, PyObject* const*, Py_ssize_t) {
-  return Guard([]() -> Ref {
-    Raise(PyExc_TypeError,
-          "linear_cross_entropy has no derivatives per sample: its gradients are by x, weight and bias; "
-          "softmax_cross_entropy has those by logits");
-  });
-}
-
 PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
 
 PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
@@ -132,7 +124,6 @@ PyMethodDef methods[] = {
     {"_value", FastCall(Call<Verb::kValue>), METH_FASTCALL, nullptr},
     {"_gradient", FastCall(Call<Verb::kGradient>), METH_FASTCALL, nullptr},
     {"_value_and_grad", FastCall(Call<Verb::kBoth>), METH_FASTCALL, nullptr},
-    {"_grad_and_hess", FastCall(GradAndHess), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -1,7 +1,8 @@
-// The Updater type: an optimizer's rule bound to its parameter and state arrays.
+// The Updater type: an optimizer's rule bound to its parameter and state arrays, and the count of its steps.
 
 #include "kernels/optimizers.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -12,22 +13,40 @@ namespace fuseprop {
 namespace bind {
 namespace {
 
-// The tensors of a type T, and which of the caller's each is.
-template <class T>
+// The tensors of one group by dtype, and what the running step does to them.
 struct Group {
-  TensorList<T> list;
-  std::vector<size_t> positions;
+  TensorList<float> f32;
+  TensorList<double> f64;
+  double lr = 0.0;
+  SharedTerms shared;
+};
+
+// A parameter with its states, kept alive, and what messages call it and its gradient.
+struct Entry {
+  Ref parameter;
+  std::vector<Ref> states;
+  std::string name;
+  std::string grad_name;
+  size_t tensor;  // its place in the group's list
+};
+
+// The memory of a parameter.
+struct Span {
+  const char* begin;
+  const char* end;
+  size_t entry;
 };
 
 struct Update {
   size_t row = 0;
-  size_t num_states = 0;
-  std::vector<Ref> parameters;  // in the caller's order
-  std::vector<Ref> states;      // kept alive; row by row
-  Group<float> f32;
-  Group<double> f64;
-  // The gradients of the running step: without the GIL, another thread may take an array out of the caller's list.
-  std::vector<Ref> grads;
+  std::vector<Group> groups;
+  std::vector<size_t> group_ends;  // each group's last entry + 1
+  std::vector<Entry> entries;      // of all groups, one behind the other
+  std::vector<Span> spans;         // by address
+  size_t work = 0;                 // for ReleaseGil
+  int64_t steps = 0;
+  // A step is running, or the state is being read or set. Without the GIL another thread may come here, and so may
+  // Python code that is called in the middle.
   bool running = false;
 };
 
@@ -37,7 +56,38 @@ struct Updater {
 
 Update& Self(PyObject* self) { return *reinterpret_cast<Updater*>(self)->update; }
 
-std::string Indexed(const char* name, size_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
+class Running {
+ public:
+  explicit Running(Update& update) : update_(update) {
+    if (update.running) {
+      Raise(PyExc_RuntimeError,
+            "a step of this optimizer is running, or its state is being read or set, in another thread or around "
+            "this call");
+    }
+    update.running = true;
+  }
+  ~Running() { update_.running = false; }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+
+ private:
+  Update& update_;
+};
+
+Ref Tuple(PyObject* object, const char* expected) {
+  PyObject* tuple = PySequence_Tuple(object);
+  if (tuple == nullptr && PyErr_ExceptionMatches(PyExc_TypeError)) {
+    PyErr_Clear();
+    Raise(PyExc_TypeError, "%s, found %s", expected, Py_TYPE(object)->tp_name);
+  }
+  return Ref::Check(tuple);
+}
+
+const char* TextAt(const Ref& tuple, Py_ssize_t i) {
+  const char* text = PyUnicode_AsUTF8(PyTuple_GET_ITEM(tuple.get(), i));
+  if (text == nullptr) throw PythonError();
+  return text;
+}
 
 // An array that the updates may write for as long as the optimizer lives.
 void CheckUpdatable(PyObject* object, const std::string& name) {
@@ -57,78 +107,87 @@ void CheckUpdatable(PyObject* object, const std::string& name) {
 }
 
 template <class T>
-void AddTensor(Group<T>& group, size_t position, const Ref& parameter, const std::vector<Ref>& states,
-               size_t num_states) {
+size_t AddTensor(TensorList<T>& list, const Entry& entry) {
   Tensor<T> tensor;
-  tensor.parameter = Data<T>(parameter);
-  tensor.n = Size(parameter);
-  for (size_t s = 0; s < num_states; ++s) tensor.states[s] = Data<T>(states[states.size() - num_states + s]);
-  group.list.tensors.push_back(tensor);
-  group.positions.push_back(position);
+  tensor.parameter = Data<T>(entry.parameter);
+  tensor.n = Size(entry.parameter);
+  for (size_t s = 0; s < entry.states.size(); ++s) tensor.states[s] = Data<T>(entry.states[s]);
+  list.tensors.push_back(tensor);
+  return list.tensors.size() - 1;
 }
 
-size_t FindRule(const char* name, size_t num_states_given, bool any) {
+size_t FindRule(const char* name) {
   const UpdateTable& table = Updates();
   for (size_t row = 0; row < table.size; ++row) {
-    if (std::string(table.rows[row].name) != name) continue;
-    if (!any && table.rows[row].num_states != num_states_given) {
-      Raise(PyExc_ValueError, "rule %s takes %zu states per parameter, found %zu", name, table.rows[row].num_states,
-            num_states_given);
-    }
-    return row;
+    if (std::string(table.rows[row].name) == name) return row;
   }
   Raise(PyExc_ValueError, "the core has no optimizer named '%s'", name);
 }
 
-// Updater(rule, parameters, states)
+// A parameter as Python gives it: (array, (state, ...), its name, its gradient's name).
+Entry MakeEntry(PyObject* object, const UpdateRow& row) {
+  const Ref given = Tuple(object, "a parameter must be a tuple");
+  if (PyTuple_GET_SIZE(given.get()) != 4) {
+    Raise(PyExc_ValueError, "a parameter is a tuple of %zd; expected (array, states, name, gradient's name)",
+          PyTuple_GET_SIZE(given.get()));
+  }
+  Entry entry;
+  entry.name = TextAt(given, 2);
+  entry.grad_name = TextAt(given, 3);
+  PyObject* parameter = PyTuple_GET_ITEM(given.get(), 0);
+  CheckUpdatable(parameter, entry.name);
+  entry.parameter = Ref::Borrow(parameter);
+  const Ref states = Tuple(PyTuple_GET_ITEM(given.get(), 1), "the states of a parameter must be a tuple");
+  const auto count = static_cast<size_t>(PyTuple_GET_SIZE(states.get()));
+  if (count != row.num_states) {
+    Raise(PyExc_ValueError, "rule %s takes %zu states per parameter, found %zu", row.name, row.num_states, count);
+  }
+  for (size_t s = 0; s < count; ++s) {
+    PyObject* state = PyTuple_GET_ITEM(states.get(), static_cast<Py_ssize_t>(s));
+    const std::string name = "states[" + std::to_string(s) + "] of " + entry.name;
+    CheckUpdatable(state, name);
+    entry.states.push_back(Ref::Borrow(state));
+    CheckSameDtype(entry.parameter, entry.name.c_str(), entry.states.back(), name.c_str());
+    CheckSameShape(entry.parameter, entry.name.c_str(), entry.states.back(), name.c_str());
+  }
+  return entry;
+}
+
+// Updater(rule, groups): each group a sequence of parameters, see MakeEntry
 PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
   return Guard([&] {
     const char* rule = nullptr;
-    PyObject* parameters_object = nullptr;
-    PyObject* states_object = nullptr;
+    PyObject* groups_object = nullptr;
     if (kwargs != nullptr && PyDict_Size(kwargs) != 0) {
       Raise(PyExc_TypeError, "Updater takes no keyword arguments");
     }
-    if (!PyArg_ParseTuple(args, "sOO", &rule, &parameters_object, &states_object)) throw PythonError();
-    const Ref parameters = Ref::Check(PySequence_Fast(parameters_object, "parameters must be a sequence"));
-    const Ref states = Ref::Check(PySequence_Fast(states_object, "states must be a sequence"));
-    const Py_ssize_t count = PySequence_Fast_GET_SIZE(parameters.get());
-    if (PySequence_Fast_GET_SIZE(states.get()) != count) {
-      Raise(PyExc_ValueError, "states has %zd entries for %zd parameters", PySequence_Fast_GET_SIZE(states.get()),
-            count);
-    }
+    if (!PyArg_ParseTuple(args, "sO", &rule, &groups_object)) throw PythonError();
+    const Ref groups = Tuple(groups_object, "groups must be a sequence");
     Ref self = Ref::Check(type->tp_alloc(type, 0));
     reinterpret_cast<Updater*>(self.get())->update = new Update;
     Update& update = Self(self.get());
-    update.row = FindRule(rule, 0, true);
-    update.num_states = Updates().rows[update.row].num_states;
-    for (Py_ssize_t i = 0; i < count; ++i) {
-      const auto position = static_cast<size_t>(i);
-      PyObject* parameter = PySequence_Fast_GET_ITEM(parameters.get(), i);
-      CheckUpdatable(parameter, Indexed("params", position));
-      const Ref row_states =
-          Ref::Check(PySequence_Fast(PySequence_Fast_GET_ITEM(states.get(), i), "states must be tuples"));
-      const auto found = static_cast<size_t>(PySequence_Fast_GET_SIZE(row_states.get()));
-      FindRule(rule, found, false);
-      update.parameters.push_back(Ref::Borrow(parameter));
-      for (size_t s = 0; s < found; ++s) {
-        PyObject* state = PySequence_Fast_GET_ITEM(row_states.get(), static_cast<Py_ssize_t>(s));
-        const std::string name = Indexed("states", position) + "[" + std::to_string(s) + "]";
-        CheckUpdatable(state, name);
-        update.states.push_back(Ref::Borrow(state));
-        const std::string parameter_name = Indexed("params", position);
-        CheckSameDtype(update.parameters.back(), parameter_name.c_str(), update.states.back(), name.c_str());
-        CheckSameShape(update.parameters.back(), parameter_name.c_str(), update.states.back(), name.c_str());
+    update.row = FindRule(rule);
+    for (Py_ssize_t g = 0; g < PyTuple_GET_SIZE(groups.get()); ++g) {
+      const Ref parameters = Tuple(PyTuple_GET_ITEM(groups.get(), g), "a group must be a sequence");
+      Group group;
+      for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(parameters.get()); ++i) {
+        Entry entry = MakeEntry(PyTuple_GET_ITEM(parameters.get(), i), Updates().rows[update.row]);
+        entry.tensor = IsFloat32(entry.parameter) ? AddTensor(group.f32, entry) : AddTensor(group.f64, entry);
+        if (Size(entry.parameter) != 0) {
+          const char* begin = PyArray_BYTES(entry.parameter.array());
+          update.spans.push_back({begin, begin + PyArray_NBYTES(entry.parameter.array()), update.entries.size()});
+        }
+        update.entries.push_back(std::move(entry));
       }
-      if (IsFloat32(update.parameters.back())) {
-        AddTensor(update.f32, position, update.parameters.back(), update.states, found);
-      } else {
-        AddTensor(update.f64, position, update.parameters.back(), update.states, found);
-      }
+      group.f32.CutIntoBlocks();
+      group.f64.CutIntoBlocks();
+      const size_t blocks = group.f32.first_block.back() + group.f64.first_block.back();
+      update.work += blocks > 1 ? blocks * kBlock : 0;
+      update.groups.push_back(std::move(group));
+      update.group_ends.push_back(update.entries.size());
     }
-    update.grads.reserve(update.parameters.size());
-    update.f32.list.CutIntoBlocks();
-    update.f64.list.CutIntoBlocks();
+    std::sort(update.spans.begin(), update.spans.end(),
+              [](const Span& a, const Span& b) { return a.begin < b.begin; });
     return self;
   });
 }
@@ -140,113 +199,221 @@ void Dealloc(PyObject* self) {
   Py_DECREF(type);
 }
 
-// The gradients of one call: checked, and kept alive until the end of it.
+// An array that a kernel can read: itself, or a copy. The copy is no subclass, whose making would run Python code.
+Ref Readable(PyObject* object) {
+  constexpr int kWanted = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED;
+  auto* array = reinterpret_cast<PyArrayObject*>(object);
+  if (PyArray_CHKFLAGS(array, kWanted)) return Ref::Borrow(object);
+  return Ref::Check(PyArray_FromArray(array, nullptr, kWanted | NPY_ARRAY_ENSUREARRAY));
+}
+
+// The gradients of a running step: checked, and kept alive until the end of it.
 class Grads {
  public:
-  Grads(Update& update, PyObject* object) : update_(update) {
-    if (update.running) Raise(PyExc_RuntimeError, "a step of this optimizer is running in another thread");
-    const Ref sequence = Ref::Check(PySequence_Fast(object, "grads must be a sequence of arrays"));
-    const auto count = static_cast<size_t>(PySequence_Fast_GET_SIZE(sequence.get()));
-    if (count != update.parameters.size()) {
-      Raise(PyExc_ValueError, "grads has %zu arrays for %zu parameters", count, update.parameters.size());
+  // `object` holds one sequence of arrays for each group.
+  Grads(Update& update, PyObject* object) : update_(update), arrays_(Tuple(object, "grads must be a sequence")) {
+    CheckCount(arrays_.get(), update.groups.size(), "groups");
+    size_t i = 0;
+    Ref inner = Ref::Check(PyTuple_New(PyTuple_GET_SIZE(arrays_.get())));
+    for (size_t g = 0; g < update.groups.size(); ++g) {
+      const auto at = static_cast<Py_ssize_t>(g);
+      Ref grads = Tuple(PyTuple_GET_ITEM(arrays_.get(), at), "grads must be a sequence of arrays");
+      CheckCount(grads.get(), update.group_ends[g] - i, "parameters");
+      for (Py_ssize_t k = 0; i < update.group_ends[g]; ++i, ++k) {
+        Set(update.groups[g], i, PyTuple_GET_ITEM(grads.get(), k));
+      }
+      PyTuple_SET_ITEM(inner.get(), at, grads.release());
     }
-    try {
-      Set(sequence, update.f32);
-      Set(sequence, update.f64);
-    } catch (...) {
-      update.grads.clear();
-      throw;
-    }
-    update.running = true;
+    std::swap(arrays_, inner);
   }
-  ~Grads() {
-    update_.grads.clear();
-    update_.running = false;
-  }
-  Grads(const Grads&) = delete;
-  Grads& operator=(const Grads&) = delete;
+
+  // A tuple of them for each group.
+  PyObject* arrays() const { return arrays_.get(); }
 
  private:
-  template <class T>
-  void Set(const Ref& sequence, Group<T>& group) {
-    for (size_t k = 0; k < group.positions.size(); ++k) {
-      const size_t i = group.positions[k];
-      PyObject* object = PySequence_Fast_GET_ITEM(sequence.get(), static_cast<Py_ssize_t>(i));
-      Check(update_.parameters[i], object, i);
-      Ref grad = COrdered(Ref::Borrow(object));
-      if (!PyArray_ISALIGNED(grad.array())) grad = Ref::Check(PyArray_NewCopy(grad.array(), NPY_CORDER));
-      group.list.tensors[k].grad = Data<T>(grad);
-      update_.grads.push_back(std::move(grad));
-    }
+  static void CheckCount(PyObject* tuple, size_t expected, const char* of) {
+    const auto found = static_cast<size_t>(PyTuple_GET_SIZE(tuple));
+    if (found != expected) Raise(PyExc_ValueError, "grads has %zu entries for %zu %s", found, expected, of);
   }
 
-  static void Check(const Ref& parameter, PyObject* object, size_t i) {
+  void Set(Group& group, size_t i, PyObject* object) {
+    const Entry& entry = update_.entries[i];
+    Check(i, object);
+    Ref grad = Readable(object);
+    if (IsFloat32(entry.parameter)) {
+      group.f32.tensors[entry.tensor].grad = Data<float>(grad);
+    } else {
+      group.f64.tensors[entry.tensor].grad = Data<double>(grad);
+    }
+    if (grad.get() != object) copies_.push_back(std::move(grad));
+  }
+
+  void Check(size_t i, PyObject* object) const {
+    const Entry& entry = update_.entries[i];
+    PyArrayObject* parameter = entry.parameter.array();
+    const char* name = entry.grad_name.c_str();
     if (!PyArray_Check(object)) {
-      Raise(PyExc_TypeError, "grads[%zu] must be a NumPy array, found %s", i, Py_TYPE(object)->tp_name);
+      Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name, Py_TYPE(object)->tp_name);
     }
     auto* grad = reinterpret_cast<PyArrayObject*>(object);
-    if (PyArray_TYPE(grad) != PyArray_TYPE(parameter.array()) || !PyArray_ISNOTSWAPPED(grad)) {
-      Raise(PyExc_TypeError, "grads[%zu] has dtype %s; its parameter has dtype %s", i, DtypeName(grad).c_str(),
-            DtypeName(parameter.array()).c_str());
+    if (PyArray_TYPE(grad) != PyArray_TYPE(parameter) || !PyArray_ISNOTSWAPPED(grad)) {
+      const std::string expected = DtypeName(parameter);
+      Raise(PyExc_TypeError, "%s has dtype %s; expected its parameter's, %s: cast it with .astype(np.%s)", name,
+            DtypeName(grad).c_str(), expected.c_str(), expected.c_str());
     }
-    if (!SameShape(grad, parameter.array())) {
-      Raise(PyExc_ValueError, "grads[%zu] has shape %s; its parameter has shape %s", i, ShapeText(grad).c_str(),
-            ShapeText(parameter.array()).c_str());
+    if (!SameShape(grad, parameter)) {
+      Raise(PyExc_ValueError, "%s has shape %s; expected its parameter's, %s", name, ShapeText(grad).c_str(),
+            ShapeText(parameter).c_str());
     }
-    if (OverlapOtherwise(grad, parameter.array())) {
-      Raise(PyExc_ValueError,
-            "grads[%zu] overlaps its parameter in memory; it may be that array itself or separate memory", i);
+    if (!PyArray_ISWRITEABLE(parameter)) {
+      Raise(PyExc_ValueError, "%s is read-only; it is updated in place", entry.name.c_str());
     }
-    if (!PyArray_ISWRITEABLE(parameter.array())) Raise(PyExc_ValueError, "params[%zu] is read-only", i);
+    CheckApart(i, grad);
+  }
+
+  // A gradient may be its own parameter. Were it another one, what is read would depend on which is updated first.
+  void CheckApart(size_t i, PyArrayObject* grad) const {
+    if (PyArray_SIZE(grad) == 0) return;
+    const auto [low, high] = Extent(grad);
+    auto span = std::upper_bound(update_.spans.begin(), update_.spans.end(), low,
+                                 [](const char* address, const Span& other) { return address < other.end; });
+    for (; span != update_.spans.end() && span->begin < high; ++span) {
+      const Entry& other = update_.entries[span->entry];
+      PyArrayObject* parameter = other.parameter.array();
+      if (span->entry == i ? OverlapOtherwise(grad, parameter) : Overlap(grad, parameter)) {
+        Raise(PyExc_ValueError,
+              "%s overlaps %s in memory, which the step changes; a gradient may be its own parameter or separate memory",
+              update_.entries[i].grad_name.c_str(), other.name.c_str());
+      }
+    }
   }
 
   Update& update_;
+  Ref arrays_;
+  std::vector<Ref> copies_;
 };
 
-// For ReleaseGil.
-size_t Work(const Update& update) {
-  const size_t blocks = update.f32.list.first_block.back() + update.f64.list.first_block.back();
-  return blocks > 1 ? blocks * kBlock : 0;
+// Reads what the step does to each group: (lr, weight_decay, l1, decay).
+void SetTerms(Update& update, PyObject* object, double scale) {
+  if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != static_cast<Py_ssize_t>(update.groups.size())) {
+    Raise(PyExc_ValueError, "terms must be a tuple of %zu, one entry for each group", update.groups.size());
+  }
+  for (size_t g = 0; g < update.groups.size(); ++g) {
+    PyObject* terms = PyTuple_GET_ITEM(object, static_cast<Py_ssize_t>(g));
+    if (!PyTuple_Check(terms) || PyTuple_GET_SIZE(terms) != 4) {
+      Raise(PyExc_ValueError, "terms[%zu] must be (lr, weight_decay, l1, decay)", g);
+    }
+    Group& group = update.groups[g];
+    group.lr = AsDouble(PyTuple_GET_ITEM(terms, 0), "lr");
+    group.shared.scale = scale;
+    group.shared.weight_decay = AsDouble(PyTuple_GET_ITEM(terms, 1), "weight_decay");
+    group.shared.l1 = AsDouble(PyTuple_GET_ITEM(terms, 2), "l1");
+    group.shared.decay = AsDouble(PyTuple_GET_ITEM(terms, 3), "decay");
+  }
 }
 
-// step(grads, lr, numbers, scale, weight_decay, l1, decay, /)
+// step(grads, terms, scale, numbers, clip, /)
 PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    CheckNumArgs("step", nargs, 7, 7);
+    CheckNumArgs("step", nargs, 5, 5);
     Update& update = Self(self);
     const UpdateRow& row = Updates().rows[update.row];
-    const double lr = AsDouble(args[1], "lr");
+    const Running running(update);
+    const Grads grads(update, args[0]);
+    double scale = AsDouble(args[2], "scale");
+    if (args[4] != Py_None) {
+      double norm = 0.0;
+      {
+        const ReleaseGil release(update.work);
+        for (Group& group : update.groups) {
+          norm = std::hypot(norm, std::hypot(GlobalNorm(group.f32), GlobalNorm(group.f64)));
+        }
+      }
+      const Ref number = Ref::Check(PyFloat_FromDouble(norm));
+      PyObject* given[] = {number.get(), grads.arrays()};
+      const Ref factor = Ref::Check(PyObject_Vectorcall(args[4], given, 2, nullptr));
+      if (factor.get() == Py_None) return Ref::Borrow(Py_None);
+      scale *= AsDouble(factor.get(), "clip");
+    }
+    const Ref step = Ref::Check(PyLong_FromLongLong(update.steps + 1));
+    PyObject* given[] = {step.get()};
+    const Ref found = Ref::Check(PyObject_Vectorcall(args[3], given, 1, nullptr));
     double numbers[kMaxNumbers];
-    if (!PyTuple_Check(args[2]) || PyTuple_GET_SIZE(args[2]) != static_cast<Py_ssize_t>(row.num_numbers)) {
-      Raise(PyExc_ValueError, "numbers must be a tuple of %zu numbers for %s", row.num_numbers, row.name);
+    if (!PyTuple_Check(found.get()) || PyTuple_GET_SIZE(found.get()) != static_cast<Py_ssize_t>(row.num_numbers)) {
+      Raise(PyExc_ValueError, "numbers must give a tuple of %zu numbers for %s", row.num_numbers, row.name);
     }
     for (size_t i = 0; i < row.num_numbers; ++i) {
-      numbers[i] = AsDouble(PyTuple_GET_ITEM(args[2], static_cast<Py_ssize_t>(i)), "numbers");
+      numbers[i] = AsDouble(PyTuple_GET_ITEM(found.get(), static_cast<Py_ssize_t>(i)), "numbers");
     }
-    SharedTerms shared;
-    shared.scale = AsDouble(args[3], "scale");
-    shared.weight_decay = AsDouble(args[4], "weight_decay");
-    shared.l1 = AsDouble(args[5], "l1");
-    shared.decay = AsDouble(args[6], "decay");
-    const Grads grads(update, args[0]);
+    SetTerms(update, args[1], scale);
     {
-      const ReleaseGil release(Work(update));
-      if (!update.f32.positions.empty()) row.f32(lr, numbers, shared, update.f32.list);
-      if (!update.f64.positions.empty()) row.f64(lr, numbers, shared, update.f64.list);
+      const ReleaseGil release(update.work);
+      for (const Group& group : update.groups) {
+        if (!group.f32.tensors.empty()) row.f32(group.lr, numbers, group.shared, group.f32);
+        if (!group.f64.tensors.empty()) row.f64(group.lr, numbers, group.shared, group.f64);
+      }
     }
+    ++update.steps;
     return Ref::Borrow(Py_None);
   });
 }
 
-// global_norm(grads, /)
-PyObject* Norm(PyObject* self, PyObject* object) {
+// alone(function, /)
+PyObject* Alone(PyObject* self, PyObject* function) {
   return Guard([&] {
-    Update& update = Self(self);
-    const Grads grads(update, object);
+    const Running running(Self(self));
+    return Ref::Check(PyObject_Vectorcall(function, nullptr, 0, nullptr));
+  });
+}
+
+PyObject* GetSteps(PyObject* self, void*) { return PyLong_FromLongLong(Self(self).steps); }
+
+int SetSteps(PyObject* self, PyObject* value, void*) {
+  const long long steps = value == nullptr ? -1 : PyLong_AsLongLong(value);
+  if (steps < 0) {
+    if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_ValueError, "steps must be an integer >= 0");
+    return -1;
+  }
+  Self(self).steps = steps;
+  return 0;
+}
+
+template <class T>
+void AddGrad(TensorList<T>& list, const Ref& grad) {
+  Tensor<T> tensor;
+  tensor.grad = Data<T>(grad);
+  tensor.n = Size(grad);
+  list.tensors.push_back(tensor);
+}
+
+// global_norm(arrays, /)
+PyObject* Norm(PyObject*, PyObject* object) {
+  return Guard([&] {
+    const Ref arrays = Tuple(object, "arrays must be a sequence");
+    TensorList<float> f32;
+    TensorList<double> f64;
+    std::vector<Ref> readable;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arrays.get()); ++i) {
+      PyObject* item = PyTuple_GET_ITEM(arrays.get(), i);
+      auto* array = reinterpret_cast<PyArrayObject*>(item);
+      if (!PyArray_Check(item) || !PyArray_ISNOTSWAPPED(array) ||
+          (PyArray_TYPE(array) != NPY_FLOAT32 && PyArray_TYPE(array) != NPY_FLOAT64)) {
+        Raise(PyExc_TypeError, "arrays[%zd] must be a NumPy array of float32 or float64, found %s", i,
+              Py_TYPE(item)->tp_name);
+      }
+      readable.push_back(Readable(item));
+      if (IsFloat32(readable.back())) {
+        AddGrad(f32, readable.back());
+      } else {
+        AddGrad(f64, readable.back());
+      }
+    }
+    f32.CutIntoBlocks();
+    f64.CutIntoBlocks();
     double norm = 0.0;
     {
-      const ReleaseGil release(Work(update));
-      norm = std::hypot(GlobalNorm(update.f32.list), GlobalNorm(update.f64.list));
+      const ReleaseGil release((f32.first_block.back() + f64.first_block.back()) * kBlock);
+      norm = std::hypot(GlobalNorm(f32), GlobalNorm(f64));
     }
     return Ref::Check(PyFloat_FromDouble(norm));
   });
@@ -258,12 +425,18 @@ PyObject* OptimizerNames(PyObject*, PyObject*) {
 
 PyMethodDef methods[] = {
     {"step", FastCall(Step), METH_FASTCALL, nullptr},
-    {"global_norm", Norm, METH_O, nullptr},
+    {"alone", Alone, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
+};
+
+PyGetSetDef attributes[] = {
+    {"steps", GetSteps, SetSteps, nullptr, nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 
 PyMethodDef functions[] = {
     {"optimizer_names", OptimizerNames, METH_NOARGS, nullptr},
+    {"global_norm", Norm, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -274,6 +447,7 @@ void RegisterOptimizers(PyObject* module) {
       {Py_tp_new, reinterpret_cast<void*>(&New)},
       {Py_tp_dealloc, reinterpret_cast<void*>(&Dealloc)},
       {Py_tp_methods, methods},
+      {Py_tp_getset, attributes},
       {0, nullptr},
   };
   PyType_Spec spec = {"fuseprop._core.Updater", static_cast<int>(sizeof(Updater)), 0, Py_TPFLAGS_DEFAULT, slots};

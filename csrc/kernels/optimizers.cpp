@@ -2,7 +2,9 @@
 
 #include "kernels/optimizers.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/optimizers.cpp"
@@ -260,20 +262,29 @@ struct WithShared {
   static constexpr size_t kNumStates = F::kNumStates;
   HWY_INLINE WithShared(D d, double lr, const double* numbers, const SharedTerms& shared)
       : rule(d, lr, numbers),
-        scale(hn::Set(d, static_cast<T>(shared.scale))),
+        scale(hn::Set(d, static_cast<T>(std::ldexp(shared.scale, -Shift(shared.scale))))),
+        rest(hn::Set(d, static_cast<T>(std::ldexp(1.0, Shift(shared.scale))))),
         weight_decay(hn::Set(d, Parameter<T>(shared.weight_decay))),
         l1(hn::Set(d, Parameter<T>(shared.l1))),
         decay(hn::Set(d, Parameter<T>(shared.decay))) {}
   HWY_INLINE void operator()(D d, V& p, V g, V* states) const {
-    g = hn::Mul(scale, g);
+    g = hn::Mul(rest, hn::Mul(scale, g));
     if constexpr (kPenalties) {
       g = hn::MulAdd(l1, Sign(d, p), hn::MulAdd(weight_decay, p, g));
       p = hn::NegMulAdd(decay, p, p);
     }
     rule(d, p, g, states);
   }
+
+  // The exponent of what is split off a scale that T would round to a subnormal number or to 0: large gradients have
+  // a sensible product with it.
+  static int Shift(double scale) {
+    if (scale == 0.0 || !std::isfinite(scale)) return 0;
+    return std::min(0, std::ilogb(scale) - (std::numeric_limits<T>::min_exponent - 1));
+  }
+
   F rule;
-  V scale, weight_decay, l1, decay;
+  V scale, rest, weight_decay, l1, decay;
 };
 
 template <class F, class T>

@@ -1,11 +1,13 @@
 """The typed face of the compiled core (csrc/bind). Private: the public objects wrap it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, final, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, final, overload
 
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop._typing import FloatArray
+
+_Result = TypeVar("_Result")
 
 # --- settings -----------------------------------------------------------------------------------------------
 
@@ -143,7 +145,6 @@ class LinearCrossEntropy(Loss):
         reduction: str,
         /,
     ) -> tuple[float | FloatArray, tuple[FloatArray, FloatArray, FloatArray | None]]: ...
-    def _grad_and_hess(self, *arguments: Any) -> tuple[FloatArray, FloatArray]: ...  # raises
 
 # --- ops ----------------------------------------------------------------------------------------------------
 
@@ -298,28 +299,34 @@ class DenseStack:
 class Updater:
     """An optimizer's update rule bound to its parameter and state arrays (checked once, updated in place).
 
-    `states` holds, per parameter, the rule's state arrays (velocity; first and second moment).
+    Each group is a sequence of parameters, each with the rule's state arrays (velocity; first and second moment), and
+    what messages call it and its gradient.
     """
 
     def __init__(
-        self, rule: str, parameters: Sequence[FloatArray], states: Sequence[tuple[FloatArray, ...]]
+        self, rule: str, groups: Sequence[Sequence[tuple[FloatArray, tuple[FloatArray, ...], str, str]]]
     ) -> None: ...
-    # Checks every gradient against its parameter (`grads[i]` in errors), then updates all tensors in one parallel pass:
-    # g = scale g + weight_decay p + l1 sign(p), p -= decay p, and then the rule, whose `numbers` are named at its
-    # functor in csrc/kernels/optimizers.cpp.
+    # How many updates were made.
+    steps: int
+    # Checks every gradient (`grads` has a sequence for each group) before anything is called or changed. If `clip` is
+    # given, calls clip(norm of all gradients, gradients): a factor, or None to leave the step out. Calls
+    # numbers(steps + 1). Then updates all groups, each with its terms (lr, weight_decay, l1, decay):
+    # g = scale factor g + weight_decay p + l1 sign(p), p -= decay p, and then the rule, whose numbers are named at its
+    # functor in csrc/kernels/optimizers.cpp; and counts the step. An exception on the way leaves all as it was.
     def step(
         self,
-        grads: Sequence[ArrayLike],
-        lr: float,
-        numbers: tuple[float, ...],
+        grads: Sequence[Sequence[FloatArray]],
+        terms: tuple[tuple[float, float, float, float], ...],
         scale: float,
-        weight_decay: float,
-        l1: float,
-        decay: float,
+        numbers: Callable[[int], tuple[float, ...]],
+        clip: Callable[[float, tuple[tuple[FloatArray, ...], ...]], float | None] | None,
         /,
     ) -> None: ...
-    # sqrt of the sum of squares of all gradients, in float64, same bits on any number of threads.
-    def global_norm(self, grads: Sequence[ArrayLike], /) -> float: ...
+    # Calls function(): meanwhile a step is a RuntimeError, and so is this while a step is running.
+    def alone(self, function: Callable[[], _Result], /) -> _Result: ...
+
+# sqrt of the sum of squares of all arrays, in float64, same bits on any number of threads.
+def global_norm(arrays: Sequence[FloatArray], /) -> float: ...
 
 # --- the machine, for benchmarks ----------------------------------------------------------------------------
 

@@ -142,7 +142,7 @@ def register(kind: Kind, name: str, **fields: Any) -> Callable[[_Class], _Class]
     def add(cls: _Class) -> _Class:
         cls.spec = Spec(name=name, kind=kind, cls=cls, **fields)
         for parameter in (*cls.spec.parameters, *cls.spec.switches):
-            if not hasattr(cls, parameter):  # an optimizer's lr can be set
+            if not (kind == "optimizer" and hasattr(cls, parameter)):  # an optimizer's lr can be set
                 setattr(cls, parameter, property(_parameter(parameter)))
         _specs[kind][name] = cls.spec
         for key in (name, *cls.spec.aliases):

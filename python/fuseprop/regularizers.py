@@ -70,7 +70,12 @@ def _combined(params: Arrays, grads: Any, combine: Callable[[FloatArray, FloatAr
     for (grad, name), weight in zip(given, weights, strict=True):
         if _checked(grad, name).shape != weight.shape:
             raise ValueError(f"{name} has shape {grad.shape}; expected its parameter's, {weight.shape}")
-        results.append(combine(grad, weight))
+        if grad.dtype != weight.dtype:
+            raise TypeError(
+                f"{name} has dtype {grad.dtype}; expected its parameter's, {weight.dtype}: "
+                f"cast it with .astype(np.{weight.dtype})"
+            )
+        results.append(np.asarray(combine(grad, weight)))  # NumPy makes scalars of arrays without dimensions
     return _arranged(results, params)
 
 
@@ -109,7 +114,7 @@ class Regularizer(Value):
     def _gradient(w: FloatArray, l1: float, l2: float) -> FloatArray:
         # A factor of 0 is left out: an infinite weight would make NaN of it.
         gradient = l2 * w if l2 else np.zeros_like(w)
-        return gradient + l1 * np.sign(w) if l1 else gradient
+        return np.asarray(gradient + l1 * np.sign(w) if l1 else gradient)
 
 
 class L1(Regularizer):
@@ -208,8 +213,11 @@ def objective(value: float, grads: Any, params: Arrays, regularizer: Regularizer
     Raises
     ------
     TypeError, ValueError
-        If an array is neither float32 nor float64, or the gradients do not fit the parameters.
+        If `regularizer` is none, an array is neither float32 nor float64, or the gradients do not fit the parameters in
+        arrangement, shape and dtype.
     """
+    if not isinstance(regularizer, Regularizer):
+        raise TypeError(f"regularizer must be a Regularizer, found {describe(regularizer)}")
     l1, l2 = regularizer.penalties["l1"], regularizer.penalties["weight_decay"]
     total = _combined(params, grads, lambda g, w: g + regularizer._gradient(w, l1, l2))
     return value + regularizer(params), total
@@ -235,7 +243,8 @@ def mix(value: float, grads: Any, params: Arrays, share: float) -> tuple[float, 
     Raises
     ------
     TypeError, ValueError
-        If `share` is out of its range, an array is neither float32 nor float64, or the gradients do not fit.
+        If `share` is out of its range, an array is neither float32 nor float64, or the gradients do not fit in
+        arrangement, shape and dtype.
     """
     share = real(share, "share", least=0.0, most=1.0)
     total = _combined(params, grads, lambda g, w: share * g + 2.0 * (1.0 - share) * w)

@@ -17,6 +17,9 @@ from fuseprop.optim.optimizer import Optimizer, Shared
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11; for type checkers alone
 
+# What is below half a unit of 1 does not change 1 - x.
+_NO_SHARE = 2.0**-60
+
 Params: TypeAlias = "Arrays | Sequence[Mapping[str, Any]]"
 
 
@@ -150,8 +153,8 @@ class Adagrad(Optimizer):
 
     Notes
     -----
-    Step by step equal to `torch.optim.Adagrad`, whose `lr_decay` is `schedules.InverseScaling` with power 1 here
-    and which has no `eps_root`. Source: Duchi et al. 2011.
+    Step by step equal to `torch.optim.Adagrad`, which has no `eps_root`. Its `lr_decay` d is the rate
+    lr / (1 + d step), for which any function of the step will do here: `optimizer.lr = lr / (1 + d * step)`. Source: Duchi et al. 2011.
     """
 
     __slots__ = ()
@@ -545,7 +548,10 @@ class NAdam(_Adam):
     dtype is float64. Source: Dozat 2016.
     """
 
-    __slots__ = ("_product", "_product_steps")
+    __slots__ = ("_product",)
+
+    #: A number of steps, and the product over them.
+    _product: tuple[int, float]
 
     def __init__(
         self,
@@ -562,7 +568,7 @@ class NAdam(_Adam):
     ) -> None:
         decoupled = flag(decoupled_weight_decay, "decoupled_weight_decay")
         decay = real(momentum_decay, "momentum_decay", least=0.0)
-        self._product, self._product_steps = 1.0, 0
+        self._product = 0, 1.0
         super().__init__(
             params,
             "nadam",
@@ -582,14 +588,16 @@ class NAdam(_Adam):
         return self._constants[0] * (1.0 - 0.5 * share)
 
     def _numbers(self, step: int) -> tuple[float, ...]:
-        if step <= self._product_steps:  # the step count went back: another state was loaded
-            self._product, self._product_steps = 1.0, 0
         # The product over the steps before this one; it follows from their number, so it is no part of the state.
-        while self._product_steps < step - 1:
-            self._product_steps += 1
-            self._product *= self._mu(self._product_steps)
+        done, product = self._product
+        if step <= done:  # the step count went back: another state was loaded
+            done, product = 0, 1.0
+        while done < step - 1 and product > _NO_SHARE:
+            done += 1
+            product *= self._mu(done)
+        self._product = done, product  # at once: an interrupt leaves a number of steps with its product
         mu, mu_next = self._mu(step), self._mu(step + 1)
-        product = self._product * mu
+        product *= mu
         of_gradient, of_moment = (1.0 - mu) / (1.0 - product), mu_next / (1.0 - product * mu_next)
         return (*super()._numbers(step)[:5], of_gradient, of_moment)
 

@@ -69,12 +69,12 @@ class Structure:
         for array, array_name in zip(self.arrays, self.names, strict=True):
             _check_parameter(array, array_name)
 
-    def gradients(self) -> list[FloatArray] | None:
+    def gradients(self) -> tuple[FloatArray, ...] | None:
         """Return the gradients that a model keeps for these parameters, or None if they are no model's."""
         if self._model is not None:
-            return [self._model.flat_gradients]
+            return (self._model.flat_gradients,)
         found = [gradient_of(array) for array in self.arrays]
-        known = [gradient for gradient in found if gradient is not None]
+        known = tuple(gradient for gradient in found if gradient is not None)
         return known if len(known) == len(found) else None
 
     def match(self, grads: Any, name: str) -> Sequence[FloatArray]:
@@ -97,7 +97,7 @@ class Structure:
         raise ValueError(f"{name} is {describe(grads)}; expected {expected}")
 
     def check(self, grads: Sequence[FloatArray], name: str) -> None:
-        """Check each gradient against its parameter."""
+        """Check each gradient against its parameter, as the core does it at a step."""
         for parameter, place, grad in zip(self.arrays, self.places, grads, strict=True):
             grad_name = name + place
             if not isinstance(grad, np.ndarray):

@@ -25,8 +25,10 @@ def _listed(given: Arrays | Iterable[FloatArray], name: str) -> list[FloatArray]
         arrays = list(given.values())
     elif isinstance(given, Model):
         arrays = [given.flat_gradients if name == "grads" else given.flat_parameters]
-    else:
+    elif isinstance(given, Iterable) and not isinstance(given, str | bytes):
         arrays = list(given)
+    else:
+        raise TypeError(f"{name} must be a model, an array, a list or a dict of arrays, found {describe(given)}")
     for i, array in enumerate(arrays):
         if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
             raise TypeError(f"{name}[{i}] is {describe(array)}; expected an array of float32 or float64")
@@ -49,12 +51,13 @@ def clip_grad_norm(grads: Arrays | Iterable[FloatArray], max_norm: float) -> flo
     grads
         A model, an array, a list or a dict of arrays, of float32 or float64, of any strides.
     max_norm : float
-        > 0; infinity to measure only.
+        > 0; infinity to measure only, which changes nothing.
 
     Returns
     -------
     float
-        The norm before, sqrt(sum g^2), summed in float64; the same bits on any number of threads.
+        The norm before, sqrt(sum g^2), summed in float64; the same bits on any number of threads. Infinite if it is
+        beyond float64, though the gradients are finite and are clipped as they should be.
 
     Raises
     ------
@@ -67,18 +70,19 @@ def clip_grad_norm(grads: Arrays | Iterable[FloatArray], max_norm: float) -> flo
     gradients NaN; an infinity makes its own entry NaN and the others 0. An optimizer with `max_norm` does
     the same without writing the gradients.
     """
-    if max_norm != math.inf:
+    if not (isinstance(max_norm, float | np.floating) and max_norm == math.inf):
         max_norm = real(max_norm, "max_norm", above=0.0)
     arrays = _listed(grads, "grads")
-    # Any rule will do: only the norm is wanted of it.
-    contiguous = [np.require(a, requirements=["C", "A"]) for a in arrays]
-    norm = exact_norm(_core.Updater("sgd", contiguous, [()] * len(arrays)).global_norm(contiguous), [contiguous])
-    scale = clip_scale(norm, max_norm)
-    if scale != 1.0:
-        for array in arrays:
-            with np.errstate(invalid="ignore"):  # inf * 0, as documented
-                np.multiply(array, scale, out=array)
-    return norm
+    large, ratio = exact_norm(_core.global_norm(arrays), [arrays])
+    if max_norm != math.inf:
+        scale = clip_scale((large, ratio), max_norm)
+        if scale != 1.0:
+            for array in arrays:
+                # What the array's dtype would round to a subnormal number or to 0 is multiplied in float64.
+                wide = np.float64 if 0.0 < scale < np.finfo(array.dtype).tiny else array.dtype
+                with np.errstate(invalid="ignore"):  # inf * 0, as documented
+                    np.multiply(array, scale, out=array, dtype=wide, casting="same_kind")
+    return large * ratio
 
 
 def clip_grad_value(grads: Arrays | Iterable[FloatArray], value: float) -> None:

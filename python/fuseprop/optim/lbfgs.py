@@ -31,8 +31,11 @@ def lbfgs(
     value_and_grad
         Called without arguments when the parameters have been set. Returns the value to minimise and its gradients,
         arranged as `params` is; for a model the value alone will do, with the gradients in the model.
-    max_iter, max_evaluations : int
-        Most iterations and most calls, > 0.
+    max_iter : int
+        Most iterations, > 0.
+    max_evaluations : int
+        After how many calls no further iteration begins, > 0. The line search of one is finished: there may be some
+        calls more.
     history_size : int
         How many steps the curvature is estimated from, > 0.
     tolerance_grad, tolerance_change : float
@@ -82,6 +85,8 @@ def lbfgs(
         assign(x)
         found = value_and_grad()
         if isinstance(found, tuple):
+            if len(found) != 2:
+                raise TypeError(f"value_and_grad returned {describe(found)}; expected (value, gradients)")
             value, grads = found
             parts = structure.match(grads, "the gradients of value_and_grad")
         else:
@@ -93,7 +98,11 @@ def lbfgs(
                 )
             parts = linked
         structure.check(parts, "the gradients of value_and_grad")
-        return float(value), flattened(parts)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"value_and_grad returned {describe(value)} as the value; expected a number") from None
+        return number, flattened(parts)
 
     start = flattened(arrays)
     try:

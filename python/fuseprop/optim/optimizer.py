@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 NonFinite = Literal["propagate", "skip", "raise"]
 _NONFINITE = ("propagate", "skip", "raise")
 _GROUP_KEYS = ("params", "lr", "weight_decay", "l1")
+_MOST_STEPS = 2**53  # exact in the rules' float64
 _NO_GRADS = "grads is None; expected gradients: params is neither a model nor made of a model's parameters"
 
 
@@ -38,53 +39,79 @@ class Shared(TypedDict, total=False):
 _LEAST_NORM, _LARGEST_NORM = 1e-140, sys.float_info.max
 
 
-def exact_norm(norm: float, grads: Sequence[Sequence[FloatArray]]) -> float:
-    """Return the norm of gradients that the core has measured as `norm`; infinite only if an entry is."""
+def exact_norm(norm: float, grads: Sequence[Sequence[FloatArray]]) -> tuple[float, float]:
+    """Return the norm of gradients that the core has measured as `norm`, as two factors of which only one may be large.
+
+    They are finite unless an entry of the gradients is not: float64 may hold gradients, but not their norm.
+    """
     if _LEAST_NORM < norm <= _LARGEST_NORM:
-        return norm
+        return norm, 1.0
     # Squares of float64 may be beyond its range though the gradients are not: seldom enough to do it slowly.
-    largest = max((float(np.abs(g).max()) for arrays in grads for g in arrays if g.size), default=0.0)
+    # np.max rather than max, which may lose a NaN.
+    largest = float(np.max([np.abs(g).max() for arrays in grads for g in arrays if g.size], initial=0.0))
     if largest == 0.0 or not math.isfinite(largest):
-        return norm
-    return largest * math.sqrt(sum(float(((g / largest) ** 2).sum(dtype=np.float64)) for a in grads for g in a))
+        return largest, 1.0
+    ratios = (np.divide(g, largest, dtype=np.float64) for arrays in grads for g in arrays)
+    return largest, math.sqrt(sum(float((ratio**2).sum()) for ratio in ratios))
 
 
-def clip_scale(norm: float, max_norm: float) -> float:
+def clip_scale(norm: tuple[float, float], max_norm: float) -> float:
     """Return what gradients of this norm are multiplied by. A NaN norm gives NaN, an infinite one 0."""
-    return 1.0 if norm <= max_norm else max_norm / norm
+    large, ratio = norm
+    return 1.0 if large * ratio <= max_norm else max_norm / large / ratio
 
 
-def _first_non_finite(structure: Structure, grads: Sequence[FloatArray], name: str) -> str | None:
-    for place, grad in zip(structure.places, grads, strict=True):
+def _first_non_finite(names: Sequence[str], grads: Sequence[Sequence[FloatArray]]) -> str | None:
+    for name, grad in zip(names, itertools.chain.from_iterable(grads), strict=True):
         wrong = ~np.isfinite(grad)
         if wrong.any():
             at = np.unravel_index(int(np.argmax(wrong)), grad.shape)
-            return f"{name}{place}{[int(i) for i in at] or ''} is {float(grad[at])!r}; expected finite gradients"
+            return f"{name}{[int(i) for i in at] or ''} is {float(grad[at])!r}; expected finite gradients"
     return None
+
+
+#: lr, weight_decay, l1.
+GroupNumbers: TypeAlias = tuple[float, float, float]
 
 
 class Group:
     """Parameters with a learning rate and penalties of their own: an entry of `optimizer.groups`."""
 
-    __slots__ = ("_l1", "_linked", "_lr", "_own_lr", "_states", "_structure", "_updater", "_weight_decay")
+    __slots__ = (
+        "_decoupled",
+        "_l1",
+        "_linked",
+        "_lr",
+        "_own_lr",
+        "_own_weight_decay",
+        "_states",
+        "_structure",
+        "_terms",
+        "_weight_decay",
+    )
 
-    _states: list[tuple[FloatArray, ...]]
-    _updater: _core.Updater
-    _linked: list[FloatArray] | None
+    #: What the core takes: (lr, weight_decay, l1, decay).
+    _terms: tuple[float, float, float, float]
 
-    def __init__(self, structure: Structure, lr: float, own_lr: bool, weight_decay: float, l1: float) -> None:
+    def __init__(
+        self, structure: Structure, numbers: GroupNumbers, own: tuple[bool, bool], num_states: int, decoupled: bool
+    ) -> None:
+        """`own`: whether lr and weight_decay are the group's own."""
         self._structure = structure
-        self._lr = lr
-        self._own_lr = own_lr
-        self._weight_decay = weight_decay
-        self._l1 = l1
+        self._states = [tuple(aligned_zeros(p.shape, p.dtype) for _ in range(num_states)) for p in structure.arrays]
+        self._linked = structure.gradients()
+        self._decoupled = decoupled
+        self._set(numbers, own)
 
-    def _bind(self, rule: str, num_states: int) -> None:
-        """Allocate the states, bind the core's update to the arrays, find a model's gradients."""
-        parameters = self._structure.arrays
-        self._states = [tuple(aligned_zeros(p.shape, p.dtype) for _ in range(num_states)) for p in parameters]
-        self._updater = _core.Updater(rule, parameters, self._states)
-        self._linked = self._structure.gradients()
+    def _set(self, numbers: GroupNumbers, own: tuple[bool, bool]) -> None:
+        self._lr, self._weight_decay, self._l1 = lr, weight_decay, l1 = numbers
+        self._own_lr, self._own_weight_decay = own
+        self._terms = (lr, 0.0, l1, lr * weight_decay) if self._decoupled else (lr, weight_decay, l1, 0.0)
+
+    def _follow(self, lr: float, weight_decay: float) -> None:
+        """Take over the optimizer's numbers, but for own ones."""
+        own = self._own_lr, self._own_weight_decay
+        self._set((self._lr if own[0] else lr, self._weight_decay if own[1] else weight_decay, self._l1), own)
 
     def __repr__(self) -> str:
         penalties = f"weight_decay={self._weight_decay:g}, l1={self._l1:g}"
@@ -102,17 +129,18 @@ class Group:
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._lr = real(value, "lr", least=0.0)
-        self._own_lr = True
+        lr = real(value, "lr", least=0.0)
+        self._set((lr, self._weight_decay, self._l1), (True, self._own_weight_decay))
 
     @property
     def weight_decay(self) -> float:
-        """The group's L2 factor, or share of decay where it is decoupled."""
+        """The group's L2 factor, or share of decay where it is decoupled; once it is set, it is the group's own."""
         return self._weight_decay
 
     @weight_decay.setter
     def weight_decay(self, value: float) -> None:
-        self._weight_decay = real(value, "weight_decay", least=0.0)
+        weight_decay = real(value, "weight_decay", least=0.0)
+        self._set((self._lr, weight_decay, self._l1), (self._own_lr, True))
 
     @property
     def l1(self) -> float:
@@ -121,7 +149,8 @@ class Group:
 
     @l1.setter
     def l1(self, value: float) -> None:
-        self._l1 = real(value, "l1", least=0.0)
+        l1 = real(value, "l1", least=0.0)
+        self._set((self._lr, self._weight_decay, l1), (self._own_lr, self._own_weight_decay))
 
 
 class Optimizer:
@@ -133,7 +162,7 @@ class Optimizer:
     __slots__ = (
         "_constants",
         "_decoupled",
-        "_lock",
+        "_grad_names",
         "_lr",
         "_max_norm",
         "_measures",
@@ -144,7 +173,7 @@ class Optimizer:
         "_sign",
         "_skipped",
         "_state_names",
-        "_steps",
+        "_updater",
         "_weight_decay",
         "groups",
     )
@@ -167,7 +196,10 @@ class Optimizer:
         max_norm: float | None = None,
         maximize: bool = False,
         nonfinite: NonFinite = "propagate",
+        **unknown: Any,
     ) -> None:
+        if unknown:  # Python's own message would not say which optimizer
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {next(iter(unknown))!r}")
         self._rule, self._state_names, self._constants = rule, states, constants
         self._lr = real(lr, "lr", least=0.0)
         self._max_norm = None if max_norm is None else real(max_norm, "max_norm", above=0.0)
@@ -179,21 +211,32 @@ class Optimizer:
         self._parameters = {**options, "max_norm": self._max_norm, "maximize": bool(maximize), "nonfinite": nonfinite}
         # Whether a step reads the gradients once before: for their norm, or to find what is not finite.
         self._measures = max_norm is not None or nonfinite != "propagate"
-        self._steps = self._skipped = 0
-        self._lock = threading.Lock()
+        self._skipped = 0
         self.groups = self._make_groups(params, self._weight_decay, real(l1, "l1", least=0.0))
         # Without groups given there is one; its gradients come as they are, not in a list.
         self._only = None if _is_groups(params) else self.groups[0]
         structures = [group._structure for group in self.groups]
         check_apart([a for s in structures for a in s.arrays], [n for s in structures for n in s.names])
-        for group in self.groups:
-            group._bind(rule, len(states))
+        heads = ["grads"] if self._only else [f"grads[{i}]" for i in range(len(self.groups))]
+        names = [[head + place for place in s.places] for head, s in zip(heads, structures, strict=True)]
+        self._grad_names = list(itertools.chain.from_iterable(names))
+        # The core counts the steps and refuses one while another is running: what is done in a single call of it
+        # cannot be torn apart by an interrupt or another thread.
+        self._updater = _core.Updater(
+            rule,
+            [
+                list(zip(group._structure.arrays, group._states, group._structure.names, grad_names, strict=True))
+                for group, grad_names in zip(self.groups, names, strict=True)
+            ],
+        )
 
     def _make_groups(
         self, params: Arrays | Sequence[Mapping[str, Any]], weight_decay: float, l1: float
     ) -> tuple[Group, ...]:
+        rest = len(self._state_names), self._decoupled
         if not _is_groups(params):
-            return (Group(Structure(params, "params"), self._lr, False, weight_decay, l1),)  # type: ignore[arg-type]
+            structure = Structure(params, "params")  # type: ignore[arg-type]
+            return (Group(structure, (self._lr, weight_decay, l1), (False, False), *rest),)
         groups = []
         for i, given in enumerate(params):  # type: ignore[arg-type]
             if "params" not in given or not set(given) <= set(_GROUP_KEYS):
@@ -201,12 +244,12 @@ class Optimizer:
                     f"params[{i}] has the keys {list(given)}; expected a group with 'params' and, if wanted, "
                     "'lr', 'weight_decay' and 'l1'"
                 )
-            numbers = {"lr": self._lr, "weight_decay": weight_decay, "l1": l1}
+            defaults = {"lr": self._lr, "weight_decay": weight_decay, "l1": l1}
             lr, decay, own_l1 = (
-                real(given.get(key, default), f"params[{i}]['{key}']", least=0.0) for key, default in numbers.items()
+                real(given.get(key, default), f"params[{i}]['{key}']", least=0.0) for key, default in defaults.items()
             )
             structure = Structure(given["params"], f"params[{i}]['params']")
-            groups.append(Group(structure, lr, "lr" in given, decay, own_l1))
+            groups.append(Group(structure, (lr, decay, own_l1), ("lr" in given, "weight_decay" in given), *rest))
         return tuple(groups)
 
     def _numbers(self, step: int) -> tuple[float, ...]:  # of rules that are the same at every step
@@ -241,8 +284,14 @@ class Optimizer:
 
     @property
     def weight_decay(self) -> float:
-        """What groups without a weight decay of their own were given; `groups` has each one's."""
+        """The L2 factor, or share of decay where it is decoupled, of every group that has no own one; may be set."""
         return self._weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, value: float) -> None:
+        self._weight_decay = real(value, "weight_decay", least=0.0)
+        for group in self.groups:
+            group._follow(self._lr, self._weight_decay)
 
     @property
     def lr(self) -> float:
@@ -253,13 +302,12 @@ class Optimizer:
     def lr(self, value: float) -> None:
         self._lr = real(value, "lr", least=0.0)
         for group in self.groups:
-            if not group._own_lr:
-                group._lr = self._lr
+            group._follow(self._lr, self._weight_decay)
 
     @property
     def steps(self) -> int:
         """The number of steps taken."""
-        return self._steps
+        return self._updater.steps
 
     @property
     def num_states(self) -> int:
@@ -287,114 +335,56 @@ class Optimizer:
         TypeError
             If `grads` is None and the parameters are not a model's, or a gradient has another dtype.
         ValueError
-            If the arrangement or a shape differs.
+            If the arrangement or a shape differs, or a gradient shares memory with a parameter without being this
+            parameter itself.
         FloatingPointError
             If a gradient is NaN or infinite, with `nonfinite="raise"`; the message names the first one.
+        RuntimeError
+            If another thread is in a step of this optimizer, or in its `state_dict` or `load_state_dict`.
 
-        After an error parameters, states and step count are as they were.
+        After an error or an interrupt parameters, states and step count are as they were.
         """
         group = self._only
         if group is None:
-            self._step_groups(grads)
+            self._updater.step(
+                self._match_groups(grads),
+                tuple([group._terms for group in self.groups]),
+                self._sign,
+                self._numbers,
+                self._clip if self._measures else None,
+            )
             return
         arrays = group._linked if grads is None else group._structure.match(grads, "grads")
         if arrays is None:
             raise TypeError(_NO_GRADS)
-        steps = self._steps
-        decay = group._weight_decay
-        try:
-            scale = self._sign
-            if self._measures:
-                norm = group._updater.global_norm(arrays)
-                if not _LEAST_NORM < norm <= _LARGEST_NORM:
-                    norm = exact_norm(norm, [arrays])
-                    if not self._is_usable(norm, [arrays], ["grads"]):
-                        return
-                if self._max_norm is not None:
-                    scale *= clip_scale(norm, self._max_norm)
-            numbers = self._numbers(steps + 1)
-            # Counted before: an interrupt is delivered behind the call, when the step is complete.
-            self._steps = steps + 1
-            if self._decoupled:
-                group._updater.step(arrays, group._lr, numbers, scale, 0.0, group._l1, group._lr * decay)
-            else:
-                group._updater.step(arrays, group._lr, numbers, scale, decay, group._l1, 0.0)
-        except Exception:
-            self._steps = steps
-            group._structure.check(arrays, "grads")  # says it with the user's names
-            raise
+        clip = self._clip if self._measures else None
+        self._updater.step((arrays,), (group._terms,), self._sign, self._numbers, clip)
 
-    def _step_groups(self, grads: Any) -> None:
+    def _match_groups(self, grads: Any) -> list[Sequence[FloatArray]]:
         groups = self.groups
         if grads is None:
-            arrays: list[Any] = [group._linked for group in groups]
-            if any(linked is None for linked in arrays):
+            linked = [group._linked for group in groups if group._linked is not None]
+            if len(linked) != len(groups):
                 raise TypeError(_NO_GRADS)
-        else:
-            if not isinstance(grads, list | tuple) or len(grads) != len(groups):
-                raise ValueError(
-                    f"grads is {describe(grads)}; expected a list of {len(groups)}, one entry for each group"
-                )
-            arrays = [
-                group._structure.match(entry, f"grads[{i}]")
-                for i, (group, entry) in enumerate(zip(groups, grads, strict=True))
-            ]
-        for i, (group, entry) in enumerate(zip(groups, arrays, strict=True)):
-            group._structure.check(entry, f"grads[{i}]")
-        # What could still fail in a later group is done before the first one is updated: copies of strided gradients,
-        # and the look for a step in another thread.
-        arrays = [[np.require(grad, requirements=["C", "A"]) for grad in entry] for entry in arrays]
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("a step of this optimizer is running in another thread")
-        try:
-            self._update_groups(arrays)
-        finally:
-            self._lock.release()
-
-    def _update_groups(self, arrays: Sequence[Sequence[FloatArray]]) -> None:
-        groups = self.groups
-        updaters = [group._updater for group in groups]
-        scale = self._sign
-        if self._measures:
-            norms = [updater.global_norm(entry) for updater, entry in zip(updaters, arrays, strict=True)]
-            norm = exact_norm(math.hypot(*norms), arrays)
-            if not self._is_usable(norm, arrays, [f"grads[{i}]" for i in range(len(groups))]):
-                return
-            if self._max_norm is not None:
-                scale *= clip_scale(norm, self._max_norm)
-        steps = self._steps
-        numbers = self._numbers(steps + 1)
-        rates = [group._lr for group in groups]
-        decays = [group._weight_decay for group in groups]
-        none = [0.0] * len(groups)
-        l2, shrink = (
-            (none, [lr * w for lr, w in zip(rates, decays, strict=True)]) if self._decoupled else (decays, none)
-        )
-        rest = (rates, [numbers] * len(groups), [scale] * len(groups), l2, [group._l1 for group in groups], shrink)
-        self._steps = steps + 1
-        try:
-            # One call for the interpreter: an interrupt cannot fall between two groups.
-            list(map(_core.Updater.step, updaters, arrays, *rest))
-        except Exception:
-            self._steps = steps
-            raise
-
-    def _is_usable(self, norm: float, grads: Sequence[Sequence[FloatArray]], names: Sequence[str]) -> bool:
-        """Return whether to make a step with gradients of this norm; raises if they are to be refused."""
-        nonfinite = self._nonfinite
-        if math.isfinite(norm) or nonfinite == "propagate":
-            return True
-        found = [
-            _first_non_finite(group._structure, arrays, name)
-            for group, arrays, name in zip(self.groups, grads, names, strict=True)
+            return linked
+        if not isinstance(grads, list | tuple) or len(grads) != len(groups):
+            raise ValueError(f"grads is {describe(grads)}; expected a list of {len(groups)}, one entry for each group")
+        return [
+            group._structure.match(entry, f"grads[{i}]")
+            for i, (group, entry) in enumerate(zip(groups, grads, strict=True))
         ]
-        first = next((text for text in found if text is not None), None)
-        if first is None:  # a norm beyond float64's range
-            return True
-        if nonfinite == "raise":
-            raise FloatingPointError(f"{first} (nonfinite is 'raise')")
-        self._skipped += 1
-        return False
+
+    def _clip(self, norm: float, grads: Sequence[Sequence[FloatArray]]) -> float | None:
+        """Return the factor on gradients of this norm, or None to leave the step out; raises if they are refused."""
+        exact = exact_norm(norm, grads)
+        if self._nonfinite != "propagate" and not math.isfinite(exact[0]):
+            first = _first_non_finite(self._grad_names, grads)
+            if first is not None and self._nonfinite == "raise":
+                raise FloatingPointError(f"{first} (nonfinite is 'raise')")
+            if first is not None:
+                self._skipped += 1
+                return None
+        return 1.0 if self._max_norm is None else clip_scale(exact, self._max_norm)
 
     # --- state ----------------------------------------------------------------------------------------------
 
@@ -404,19 +394,28 @@ class Optimizer:
         Returns
         -------
         dict
-            "optimizer" (the class's name), "steps", "lr", "options" (the other hyper-parameters) and
-            "groups": for each its "lr" (None if it follows), "weight_decay", "l1", and "states", which are a
-            dict of arrays per parameter.
+            "optimizer" (the class's name), "steps", "lr", "weight_decay", "options" (the other hyper-parameters) and
+            "groups": for each its "lr" and "weight_decay" (None if they follow the optimizer's), "l1", and "states",
+            which are a dict of arrays per parameter.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread is in a step of this optimizer.
         """
+        return self._updater.alone(self._state)
+
+    def _state(self) -> dict[str, Any]:
         return {
             "optimizer": type(self).__name__,
-            "steps": self._steps,
+            "steps": self._updater.steps,
             "lr": self._lr,
+            "weight_decay": self._weight_decay,
             "options": dict(self._parameters),
             "groups": [
                 {
                     "lr": group._lr if group._own_lr else None,
-                    "weight_decay": group._weight_decay,
+                    "weight_decay": group._weight_decay if group._own_weight_decay else None,
                     "l1": group._l1,
                     "states": [
                         {name: state.copy() for name, state in zip(self._state_names, states, strict=True)}
@@ -438,30 +437,30 @@ class Optimizer:
             If an entry is missing.
         ValueError, TypeError
             If it is the state of another optimizer or of other parameters. Nothing has changed then.
+        RuntimeError
+            If another thread is in a step of this optimizer.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict, what state_dict returned, found {describe(state)}")
         if state["optimizer"] != type(self).__name__:
             raise ValueError(f"state is one of {state['optimizer']}; expected one of {type(self).__name__}")
         for name, expected in self._parameters.items():
             found = state["options"][name]
             if (tuple(found) if isinstance(found, list) else found) != expected:
                 raise ValueError(f"state has {name}={found!r}; expected this optimizer's, {expected!r}")
-        steps, groups = integer(state["steps"], "state['steps']", least=0), state["groups"]
+        steps, groups = integer(state["steps"], "state['steps']", least=0, most=_MOST_STEPS), state["groups"]
         lr = real(state["lr"], "state['lr']", least=0.0)
+        weight_decay = real(state["weight_decay"], "state['weight_decay']", least=0.0)
         if len(groups) != len(self.groups):
             raise ValueError(f"state has {len(groups)} groups; expected {len(self.groups)}")
-        rates: list[tuple[float, bool, float, float]] = []
+        numbers: list[tuple[GroupNumbers, tuple[bool, bool]]] = []
         copies: list[tuple[FloatArray, FloatArray]] = []
         for i, (group, entry) in enumerate(zip(self.groups, groups, strict=True)):
             name = f"state['groups'][{i}]"
-            own_lr = entry["lr"] is not None
-            rates.append(
-                (
-                    real(entry["lr"], f"{name}['lr']", least=0.0) if own_lr else lr,
-                    own_lr,
-                    real(entry["weight_decay"], f"{name}['weight_decay']", least=0.0),
-                    real(entry["l1"], f"{name}['l1']", least=0.0),
-                )
-            )
+            own = entry["lr"] is not None, entry["weight_decay"] is not None
+            rate = real(entry["lr"], f"{name}['lr']", least=0.0) if own[0] else lr
+            decay = real(entry["weight_decay"], f"{name}['weight_decay']", least=0.0) if own[1] else weight_decay
+            numbers.append(((rate, decay, real(entry["l1"], f"{name}['l1']", least=0.0)), own))
             if len(entry["states"]) != len(group._states):
                 raise ValueError(
                     f"{name}['states'] has {len(entry['states'])} entries; expected one for each of the "
@@ -475,11 +474,15 @@ class Optimizer:
                             f"{name}['states'][{j}]['{state_name}'] is {describe(source)}; expected {describe(target)}"
                         )
                     copies.append((target, source))
-        for group, rate in zip(self.groups, rates, strict=True):
-            group._lr, group._own_lr, group._weight_decay, group._l1 = rate
-        for target, source in copies:
-            target[...] = source
-        self._lr, self._steps = lr, steps
+
+        def take_over() -> None:
+            for target, source in copies:
+                target[...] = source
+            for group, (given, own) in zip(self.groups, numbers, strict=True):
+                group._set(given, own)
+            self._lr, self._weight_decay, self._updater.steps = lr, weight_decay, steps
+
+        self._updater.alone(take_over)
 
 
 def _is_groups(params: object) -> bool:

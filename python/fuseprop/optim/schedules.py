@@ -71,7 +71,7 @@ class Step(Value):
     step_size : int
         How many steps have the same rate, > 0.
     gamma : float
-        > 0.
+        > 0. Above 1 the rate rises, in the end to infinity, which an optimizer refuses.
 
     Notes
     -----
@@ -89,7 +89,11 @@ class Step(Value):
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
-        return float(self.lr * self.gamma ** (_step(step) // self.step_size))
+        reductions = _step(step) // self.step_size
+        try:
+            return float(self.lr * self.gamma**reductions)
+        except OverflowError:  # of a gamma > 1
+            return math.inf if self.lr else 0.0
 
 
 class Exponential(Value):
@@ -139,7 +143,10 @@ class InverseScaling(Value):
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
-        return float(self.lr / (1 + _step(step)) ** self.power)
+        try:
+            return float(self.lr / (1 + _step(step)) ** self.power)
+        except OverflowError:  # the power, beyond the largest float
+            return 0.0
 
 
 class Cosine(Value):
@@ -225,7 +232,8 @@ class OneCycle(Value):
     Notes
     -----
     `torch.optim.lr_scheduler.OneCycleLR` with max_lr, pct_start, div_factor and final_div_factor; it changes the
-    momentum, too. Source: Smith and Topin 2018 (arXiv:1708.07120).
+    momentum, too. With rise * total_steps <= 1 there is no rise: this begins at the highest rate, PyTorch's somewhere
+    below, and it cannot do exactly 1. Source: Smith and Topin 2018 (arXiv:1708.07120).
     """
 
     __slots__ = ()
@@ -255,6 +263,16 @@ class OneCycle(Value):
 def _cosine(start: float, end: float, share: float) -> float:
     """From start at share 0 to end at share 1, in half a cosine."""
     return end + (start - end) * (1.0 + math.cos(math.pi * share)) / 2.0
+
+
+def _number(value: SupportsFloat, name: str) -> float:
+    """`value` as a float, which may be infinite or NaN."""
+    try:
+        if not isinstance(value, str | bytes):  # which float() would read
+            return float(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be a number, found {type(value).__name__}")
 
 
 class ReduceOnPlateau:
@@ -338,16 +356,9 @@ class ReduceOnPlateau:
         TypeError
             If the metric is no number.
         """
-        if isinstance(metric, str | bytes):  # which float() would read
-            raise TypeError(f"metric must be a number, found {type(metric).__name__}")
-        try:
-            value = float(metric)
-        except TypeError:
-            raise TypeError(f"metric must be a number, found {type(metric).__name__}") from None
-        if self.mode == "min":
-            better = value < self._best * (1.0 - self.threshold)
-        else:
-            better = value > self._best * (1.0 + self.threshold)
+        value, best = _number(metric, "metric"), self._best
+        share = 0.0 if math.isinf(best) else self.threshold  # any metric is an improvement to none
+        better = value < best * (1.0 - share) if self.mode == "min" else value > best * (1.0 + share)
         if better:
             self._best, self._bad = value, 0
         else:
@@ -356,7 +367,8 @@ class ReduceOnPlateau:
             self._cooling -= 1
             self._bad = 0
         if self._bad > self.patience:
-            self._lr = max(self._lr * self.factor, self.least)
+            # A rate below the lowest, from a loaded state, does not go up.
+            self._lr = min(self._lr, max(self._lr * self.factor, self.least))
             self._cooling, self._bad = self.cooldown, 0
         return self._lr
 
@@ -374,6 +386,8 @@ class ReduceOnPlateau:
         TypeError, ValueError
             If one is out of its range. Nothing has changed then.
         """
-        lr, best = real(state["lr"], "state['lr']", least=0.0), float(state["best"])
+        lr, best = real(state["lr"], "state['lr']", least=0.0), _number(state["best"], "state['best']")
+        if math.isnan(best):
+            raise ValueError("state['best'] is nan; expected a number")
         bad, cooling = (integer(state[name], f"state['{name}']", least=0) for name in ("bad", "cooling"))
         self._lr, self._best, self._bad, self._cooling = lr, best, bad, cooling
