@@ -186,8 +186,7 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
       update.groups.push_back(std::move(group));
       update.group_ends.push_back(update.entries.size());
     }
-    std::sort(update.spans.begin(), update.spans.end(),
-              [](const Span& a, const Span& b) { return a.begin < b.begin; });
+    std::sort(update.spans.begin(), update.spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
     return self;
   });
 }
@@ -210,27 +209,38 @@ Ref Readable(PyObject* object) {
 // The gradients of a running step: checked, and kept alive until the end of it.
 class Grads {
  public:
-  // `object` holds one sequence of arrays for each group.
-  Grads(Update& update, PyObject* object) : update_(update), arrays_(Tuple(object, "grads must be a sequence")) {
+  // `object` holds one sequence of arrays for each group. A list is copied: Python code may change it meanwhile.
+  Grads(Update& update, PyObject* object) : update_(update), arrays_(Tuples(object)) {
     CheckCount(arrays_.get(), update.groups.size(), "groups");
     size_t i = 0;
-    Ref inner = Ref::Check(PyTuple_New(PyTuple_GET_SIZE(arrays_.get())));
     for (size_t g = 0; g < update.groups.size(); ++g) {
-      const auto at = static_cast<Py_ssize_t>(g);
-      Ref grads = Tuple(PyTuple_GET_ITEM(arrays_.get(), at), "grads must be a sequence of arrays");
-      CheckCount(grads.get(), update.group_ends[g] - i, "parameters");
+      PyObject* grads = PyTuple_GET_ITEM(arrays_.get(), static_cast<Py_ssize_t>(g));
+      CheckCount(grads, update.group_ends[g] - i, "parameters");
       for (Py_ssize_t k = 0; i < update.group_ends[g]; ++i, ++k) {
-        Set(update.groups[g], i, PyTuple_GET_ITEM(grads.get(), k));
+        Set(update.groups[g], i, PyTuple_GET_ITEM(grads, k));
       }
-      PyTuple_SET_ITEM(inner.get(), at, grads.release());
     }
-    std::swap(arrays_, inner);
   }
 
   // A tuple of them for each group.
   PyObject* arrays() const { return arrays_.get(); }
 
  private:
+  // `object` and what it holds as tuples; itself if it is that already.
+  static Ref Tuples(PyObject* object) {
+    Ref outer = Tuple(object, "grads must be a sequence");
+    const Py_ssize_t count = PyTuple_GET_SIZE(outer.get());
+    bool nested = true;
+    for (Py_ssize_t g = 0; g < count; ++g) nested = nested && PyTuple_CheckExact(PyTuple_GET_ITEM(outer.get(), g));
+    if (nested) return outer;
+    Ref tuples = Ref::Check(PyTuple_New(count));
+    for (Py_ssize_t g = 0; g < count; ++g) {
+      Ref inner = Tuple(PyTuple_GET_ITEM(outer.get(), g), "grads must be sequences of arrays");
+      PyTuple_SET_ITEM(tuples.get(), g, inner.release());
+    }
+    return tuples;
+  }
+
   static void CheckCount(PyObject* tuple, size_t expected, const char* of) {
     const auto found = static_cast<size_t>(PyTuple_GET_SIZE(tuple));
     if (found != expected) Raise(PyExc_ValueError, "grads has %zu entries for %zu %s", found, expected, of);
@@ -281,9 +291,10 @@ class Grads {
       const Entry& other = update_.entries[span->entry];
       PyArrayObject* parameter = other.parameter.array();
       if (span->entry == i ? OverlapOtherwise(grad, parameter) : Overlap(grad, parameter)) {
-        Raise(PyExc_ValueError,
-              "%s overlaps %s in memory, which the step changes; a gradient may be its own parameter or separate memory",
-              update_.entries[i].grad_name.c_str(), other.name.c_str());
+        Raise(
+            PyExc_ValueError,
+            "%s overlaps %s in memory, which the step changes; a gradient may be its own parameter or separate memory",
+            update_.entries[i].grad_name.c_str(), other.name.c_str());
       }
     }
   }
@@ -312,16 +323,28 @@ void SetTerms(Update& update, PyObject* object, double scale) {
   }
 }
 
-// step(grads, terms, scale, numbers, clip, /)
+// step(grads, terms, scale, numbers, step, clip, /)
 PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    CheckNumArgs("step", nargs, 5, 5);
+    CheckNumArgs("step", nargs, 6, 6);
     Update& update = Self(self);
     const UpdateRow& row = Updates().rows[update.row];
     const Running running(update);
+    const long long step = PyLong_AsLongLong(args[4]);
+    if (step == -1 && PyErr_Occurred() != nullptr) throw PythonError();
+    if (step != update.steps + 1) {
+      Raise(PyExc_RuntimeError, "another step of this optimizer came between, in another thread or around this call");
+    }
+    double numbers[kMaxNumbers];
+    if (!PyTuple_Check(args[3]) || PyTuple_GET_SIZE(args[3]) != static_cast<Py_ssize_t>(row.num_numbers)) {
+      Raise(PyExc_ValueError, "numbers must be a tuple of %zu numbers for %s", row.num_numbers, row.name);
+    }
+    for (size_t i = 0; i < row.num_numbers; ++i) {
+      numbers[i] = AsDouble(PyTuple_GET_ITEM(args[3], static_cast<Py_ssize_t>(i)), "numbers");
+    }
     const Grads grads(update, args[0]);
     double scale = AsDouble(args[2], "scale");
-    if (args[4] != Py_None) {
+    if (args[5] != Py_None) {
       double norm = 0.0;
       {
         const ReleaseGil release(update.work);
@@ -331,19 +354,9 @@ PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
       }
       const Ref number = Ref::Check(PyFloat_FromDouble(norm));
       PyObject* given[] = {number.get(), grads.arrays()};
-      const Ref factor = Ref::Check(PyObject_Vectorcall(args[4], given, 2, nullptr));
+      const Ref factor = Ref::Check(PyObject_Vectorcall(args[5], given, 2, nullptr));
       if (factor.get() == Py_None) return Ref::Borrow(Py_None);
       scale *= AsDouble(factor.get(), "clip");
-    }
-    const Ref step = Ref::Check(PyLong_FromLongLong(update.steps + 1));
-    PyObject* given[] = {step.get()};
-    const Ref found = Ref::Check(PyObject_Vectorcall(args[3], given, 1, nullptr));
-    double numbers[kMaxNumbers];
-    if (!PyTuple_Check(found.get()) || PyTuple_GET_SIZE(found.get()) != static_cast<Py_ssize_t>(row.num_numbers)) {
-      Raise(PyExc_ValueError, "numbers must give a tuple of %zu numbers for %s", row.num_numbers, row.name);
-    }
-    for (size_t i = 0; i < row.num_numbers; ++i) {
-      numbers[i] = AsDouble(PyTuple_GET_ITEM(found.get(), static_cast<Py_ssize_t>(i)), "numbers");
     }
     SetTerms(update, args[1], scale);
     {

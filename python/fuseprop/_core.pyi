@@ -309,16 +309,17 @@ class Updater:
     # How many updates were made.
     steps: int
     # Checks every gradient (`grads` has a sequence for each group) before anything is called or changed. If `clip` is
-    # given, calls clip(norm of all gradients, gradients): a factor, or None to leave the step out. Calls
-    # numbers(steps + 1). Then updates all groups, each with its terms (lr, weight_decay, l1, decay):
-    # g = scale factor g + weight_decay p + l1 sign(p), p -= decay p, and then the rule, whose numbers are named at its
-    # functor in csrc/kernels/optimizers.cpp; and counts the step. An exception on the way leaves all as it was.
+    # given, calls clip(norm of all gradients, gradients): a factor, or None to leave the step out. Then updates all
+    # groups, each with its terms (lr, weight_decay, l1, decay): g = scale factor g + weight_decay p + l1 sign(p),
+    # p -= decay p, and then the rule, whose numbers are named at its functor in csrc/kernels/optimizers.cpp; and counts
+    # the step. An exception on the way leaves all as it was. `step` must be steps + 1, what the numbers were made for.
     def step(
         self,
         grads: Sequence[Sequence[FloatArray]],
         terms: tuple[tuple[float, float, float, float], ...],
         scale: float,
-        numbers: Callable[[int], tuple[float, ...]],
+        numbers: tuple[float, ...],
+        step: int,
         clip: Callable[[float, tuple[tuple[FloatArray, ...], ...]], float | None] | None,
         /,
     ) -> None: ...

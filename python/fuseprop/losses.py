@@ -764,8 +764,8 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
     The logits are computed, and turned into g, a block of rows at a time: at most 40 MiB of them (or one row, if that
     is larger), where N C numbers and as many for g would be needed; each thread of a product has some 3 MiB more.
     The block depends on the dtype, N, D and C alone, and the bits of the results neither on the threads nor, among
-    targets with fused multiply-add, on the target. The error of dx is that of its matrix product; so is that of dweight, a sum over blocks of products over
-    rows.
+    targets with fused multiply-add, on the target. The error of dx is that of its matrix product; so is that of
+    dweight, a sum over blocks of products over rows.
 
     x rules the dtype, float32 or float64 (integers become float64); weight and bias must have the same. Any strides:
     C- and F-contiguous matrices, such as the transpose of PyTorch's Linear.weight, are used without a copy. A label out

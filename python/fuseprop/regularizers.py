@@ -13,7 +13,7 @@ A regulariser is a small immutable object. With `params` an array, a list or a d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,11 +46,11 @@ def _arrays(params: Arrays) -> list[FloatArray]:
     raise TypeError(f"params must be an array, a list or a dict of arrays, or a model, found {describe(params)}")
 
 
-def _arranged(arrays: list[FloatArray], params: Arrays) -> Any:
+def _arranged(arrays: Sequence[FloatArray], params: Arrays) -> Any:
     """Return the arrays in the arrangement of `params`."""
     if isinstance(params, Mapping):
         return dict(zip(params, arrays, strict=True))
-    return arrays if isinstance(params, list | tuple) else arrays[0]
+    return list(arrays) if isinstance(params, list | tuple) else arrays[0]
 
 
 def _combined(params: Arrays, grads: Any, combine: Callable[[FloatArray, FloatArray], FloatArray]) -> Any:
@@ -66,7 +66,7 @@ def _combined(params: Arrays, grads: Any, combine: Callable[[FloatArray, FloatAr
         given = [(g, f"grads[{i}]") for i, g in enumerate(grads)]
     else:
         given = [(grads.flat_gradients if isinstance(grads, Model) else grads, "grads")]
-    results = []
+    results: list[FloatArray] = []
     for (grad, name), weight in zip(given, weights, strict=True):
         if _checked(grad, name).shape != weight.shape:
             raise ValueError(f"{name} has shape {grad.shape}; expected its parameter's, {weight.shape}")
@@ -114,7 +114,8 @@ class Regularizer(Value):
     def _gradient(w: FloatArray, l1: float, l2: float) -> FloatArray:
         # A factor of 0 is left out: an infinite weight would make NaN of it.
         gradient = l2 * w if l2 else np.zeros_like(w)
-        return np.asarray(gradient + l1 * np.sign(w) if l1 else gradient)
+        result: FloatArray = np.asarray(gradient + l1 * np.sign(w) if l1 else gradient)  # which may be a scalar
+        return result
 
 
 class L1(Regularizer):

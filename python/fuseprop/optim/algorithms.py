@@ -154,7 +154,8 @@ class Adagrad(Optimizer):
     Notes
     -----
     Step by step equal to `torch.optim.Adagrad`, which has no `eps_root`. Its `lr_decay` d is the rate
-    lr / (1 + d step), for which any function of the step will do here: `optimizer.lr = lr / (1 + d * step)`. Source: Duchi et al. 2011.
+    lr / (1 + d step), for which any function of the step will do here: `optimizer.lr = lr / (1 + d * step)`. Source:
+    Duchi et al. 2011.
     """
 
     __slots__ = ()

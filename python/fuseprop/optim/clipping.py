@@ -25,7 +25,7 @@ def _listed(given: Arrays | Iterable[FloatArray], name: str) -> list[FloatArray]
         arrays = list(given.values())
     elif isinstance(given, Model):
         arrays = [given.flat_gradients if name == "grads" else given.flat_parameters]
-    elif isinstance(given, Iterable) and not isinstance(given, str | bytes):
+    elif isinstance(given, Iterable):
         arrays = list(given)
     else:
         raise TypeError(f"{name} must be a model, an array, a list or a dict of arrays, found {describe(given)}")

@@ -345,22 +345,19 @@ class Optimizer:
         After an error or an interrupt parameters, states and step count are as they were.
         """
         group = self._only
+        arrays: Sequence[Sequence[FloatArray]]
         if group is None:
-            self._updater.step(
-                self._match_groups(grads),
-                tuple([group._terms for group in self.groups]),
-                self._sign,
-                self._numbers,
-                self._clip if self._measures else None,
-            )
-            return
-        arrays = group._linked if grads is None else group._structure.match(grads, "grads")
-        if arrays is None:
-            raise TypeError(_NO_GRADS)
-        clip = self._clip if self._measures else None
-        self._updater.step((arrays,), (group._terms,), self._sign, self._numbers, clip)
+            arrays, terms = self._match_groups(grads), tuple([group._terms for group in self.groups])
+        else:
+            one = group._linked if grads is None else group._structure.match(grads, "grads")
+            if one is None:
+                raise TypeError(_NO_GRADS)
+            arrays, terms = (one,), (group._terms,)
+        updater = self._updater
+        step = updater.steps + 1
+        updater.step(arrays, terms, self._sign, self._numbers(step), step, self._clip if self._measures else None)
 
-    def _match_groups(self, grads: Any) -> list[Sequence[FloatArray]]:
+    def _match_groups(self, grads: Any) -> Sequence[Sequence[FloatArray]]:
         groups = self.groups
         if grads is None:
             linked = [group._linked for group in groups if group._linked is not None]
