@@ -66,7 +66,7 @@ def _combined(params: Arrays, grads: Any, combine: Callable[[FloatArray, FloatAr
         given = [(g, f"grads[{i}]") for i, g in enumerate(grads)]
     else:
         given = [(grads.flat_gradients if isinstance(grads, Model) else grads, "grads")]
-    results: list[FloatArray] = []
+    results = []
     for (grad, name), weight in zip(given, weights, strict=True):
         if _checked(grad, name).shape != weight.shape:
             raise ValueError(f"{name} has shape {grad.shape}; expected its parameter's, {weight.shape}")
@@ -75,7 +75,8 @@ def _combined(params: Arrays, grads: Any, combine: Callable[[FloatArray, FloatAr
                 f"{name} has dtype {grad.dtype}; expected its parameter's, {weight.dtype}: "
                 f"cast it with .astype(np.{weight.dtype})"
             )
-        results.append(np.asarray(combine(grad, weight)))  # NumPy makes scalars of arrays without dimensions
+        combined: Any = combine(grad, weight)
+        results.append(np.asarray(combined))  # of arrays without dimensions NumPy makes scalars
     return _arranged(results, params)
 
 
