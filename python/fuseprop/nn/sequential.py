@@ -404,16 +404,16 @@ class Sequential:
         for backward in self._backwards:
             dy = backward(dy)  # type: ignore[assignment]
         self._first_backward(dy, False, False)
-        steps = optimizer._steps
+        steps = optimizer.steps
         commits = iter(self._commits)
         try:
             optimizer.step()
-            for commit in commits if optimizer._steps != steps else ():  # it leaves steps out with nonfinite="skip"
+            for commit in commits if optimizer.steps != steps else ():  # it leaves steps out with nonfinite="skip"
                 commit()
         finally:
             # An interrupt is delivered behind the call in which it came: when the parameters have changed, the
             # buffers follow.
-            if optimizer._steps != steps:
+            if optimizer.steps != steps:
                 for commit in commits:
                     commit()
         return value  # type: ignore[no-any-return]
