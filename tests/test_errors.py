@@ -644,17 +644,8 @@ def test_linear_backward_with_activation() -> None:
     for activation in (fp.activations.Softmax(), fp.activations.PReLU(), 3):
         with refuses(TypeError, "activation", type(activation).__name__):
             ops.linear_backward(x, weight, dy, activation=activation, preactivation=u)  # type: ignore[arg-type]
-    tanh = fp.activations.Tanh()
-    for wrong, message in (
-        (np.ones((2, 4)), ["into has shape (2, 4)", "expected (2, 5)"]),
-        (np.ones((2, 5), np.float32), ["into has dtype float32", "expected float64"]),
-        (u, ["into overlaps preactivation"]),
-    ):
-        with refuses(ValueError, *message):
-            _core.linear_backward(x, weight, dy, None, None, None, False, tanh, u, wrong)
-    into = np.ones((2, 5))
-    with refuses(ValueError, "dbias overlaps into"):
-        _core.linear_backward(x, weight, dy, None, None, into[0], False, tanh, u, into)
+    with refuses(ValueError, "dbias overlaps preactivation"):
+        _core.linear_backward(x, weight, dy, None, None, u[0], False, fp.activations.Tanh(), u)
     assert all((a == 1).all() for a in (x, weight, dy, u))
 
 
