@@ -179,6 +179,28 @@ def test_no_curvature_needs_a_floor(name: str) -> None:
         boosting.lightgbm_objective(fp.losses.Quantile(q=[0.1, 0.9]))
 
 
+@pytest.mark.parametrize("spec", LOSSES, ids=lambda spec: spec.name)
+def test_a_floor_is_asked_for_by_those_without_curvature_alone(spec: Any) -> None:
+    """Whatever the parameters: of Huber's parabola, however narrow, no sample need be near when training begins."""
+    pred = np.linspace(0.02, 0.98, 97) if spec.pred_domain == "unit" else np.linspace(-3, 3, 121)
+    for parameters in ({}, *spec.examples):
+        loss = fp.losses.get(spec.name, **parameters)
+        if np.ndim(getattr(loss, "q", 0.0)):
+            continue
+        curved = loss.grad_and_hess(pred, np.ones_like(pred))[1].any()
+        if curved:
+            assert boosting.xgboost_objective(loss).loss is loss
+        elif not parameters:
+            with pytest.raises(ValueError, match="has the second derivative 0"):
+                boosting.xgboost_objective(loss)
+    for narrow in (
+        fp.losses.Huber(delta=1e-3),
+        fp.losses.BinaryCrossEntropyWithLogits(pos_weight=0.0),
+        fp.losses.FocalWithLogits(alpha=0.0),
+    ):
+        assert boosting.xgboost_objective(narrow).loss is narrow
+
+
 # --- the libraries' own objectives --------------------------------------------------------------------------
 
 

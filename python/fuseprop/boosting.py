@@ -41,6 +41,8 @@ __all__ = ["catboost_objective", "lightgbm_objective", "xgboost_objective"]
 Hessian: TypeAlias = Literal["diagonal", "upper"]
 #: The target domains of losses that take labels.
 _LABELS = ("labels", "classes")
+#: The losses that consist of straight pieces, whatever their parameters.
+_WITHOUT_CURVATURE = ("hinge", "absolute_error", "absolute_percentage_error", "quantile", "negative_log_likelihood")
 
 
 class _Objective:
@@ -58,22 +60,10 @@ class _Objective:
         if self.hessian == "upper" and not isinstance(self.loss, losses.SoftmaxCrossEntropy):
             raise ValueError(f"hessian is 'upper', which is softmax_cross_entropy's; {spec.name} has 'diagonal' alone")
         self.hess_floor = None if hess_floor is None else real(hess_floor, "hess_floor")
-        if self.hess_floor is None and not self._has_hessian():
+        if self.hess_floor is None and spec.name in _WITHOUT_CURVATURE:
             raise ValueError(
                 f"{spec.name} has the second derivative 0, by which boosters divide; give hess_floor, for instance 1.0"
             )
-
-    def _has_hessian(self) -> bool:
-        """Whether the second derivative is other than 0 anywhere."""
-        if self.over_classes:
-            return self.loss.spec.name != "negative_log_likelihood"
-        pred = np.array([-0.75, -0.25, 0.25, 0.75])
-        if self.loss.spec.pred_domain == "unit":
-            pred = np.abs(pred)
-        q = getattr(self.loss, "q", 0.5)
-        if np.ndim(q):  # a column for each quantile
-            pred = np.repeat(pred[:, np.newaxis], np.size(q), axis=1)
-        return bool(self.loss.grad_and_hess(pred, np.ones(pred.shape))[1].any())
 
     def __repr__(self) -> str:
         options = f", hessian={self.hessian!r}" if self.hessian != "diagonal" else ""
