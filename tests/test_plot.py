@@ -225,6 +225,24 @@ def test_history_of_a_training() -> None:
     assert legend(plot.training_history({"loss": [2.0, 1.0]}, labels=("fit", "test"))) == ["fit"]
 
 
+@pytest.mark.parametrize(
+    ("metric", "mode", "values", "best"),
+    [
+        ("rmse", "min", [3.0, 2.0, 2.5], "best, epoch 2: 2"),
+        ("rmse", "max", [3.0, 2.0, 2.5], "best, epoch 1: 3"),
+        ("rmse", None, [3.0, 2.0, 2.5], None),  # nobody knows which way
+        ("loss", None, [3.0, -np.inf, 2.5], "best, epoch 3: 2.5"),
+        ("loss", None, [np.nan, 3.0, 2.5], "best, epoch 3: 2.5"),
+        ("loss", "max", [3.0, np.inf, 2.5], "best, epoch 1: 3"),
+        ("accuracy", None, [0.5, np.inf, 0.75], "best, epoch 3: 0.75"),
+        ("accuracy", None, [np.nan, np.nan, np.nan], None),
+    ],
+)
+def test_the_best_epoch(metric: str, mode: Any, values: list[float], best: str | None) -> None:
+    ax = plot.training_history({metric: [3.0, 2.0, 1.0], f"val_{metric}": values}, metric=metric, mode=mode)
+    assert legend(ax) == ["training", "validation", *([best] if best else [])]
+
+
 def test_gradient_flow_of_a_model() -> None:
     model = fp.nn.Sequential([fp.nn.Dense(4, 5, "tanh"), fp.nn.Activation("relu"), fp.nn.Dense(5, 2)], rng=0)
     x = np.random.default_rng(0).standard_normal((8, 4), dtype=np.float32)
@@ -400,6 +418,7 @@ LIMITS: dict[str, Any] = {"xlim": (0, 1), "ylim": (0, 1)}
         (lambda: plot.learning_rates({0.1: ["a"]}), TypeError, "curves[0.1] must be an array of numbers, found list"),
         (lambda: plot.training_history([1.0]), TypeError, "history must be what fit returns, a dict of lists"),
         (lambda: plot.training_history({"loss": [1.0]}, metric="mse"), ValueError, "metric is 'mse'; expected one of"),
+        (lambda: plot.training_history({"loss": [1.0]}, mode="least"), ValueError, "mode is 'least'; expected 'min' or"),
         (lambda: plot.training_history({}), ValueError, "metric is 'loss'; history is empty"),
         (lambda: plot.gradient_flow([1.0]), TypeError, "gradients must be a model or a dict of arrays, found list"),
         (lambda: plot.gradient_flow({}), ValueError, "gradients is empty; expected at least one array"),

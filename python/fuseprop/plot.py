@@ -30,14 +30,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import activations as _activations
 from fuseprop import losses as _losses
-from fuseprop._checks import integer, real
+from fuseprop._checks import choice, integer, real
 from fuseprop._registry import OVER_CLASSES, Spec
 
 if TYPE_CHECKING:
@@ -597,10 +597,15 @@ def _whole_numbers(ax: Axes) -> None:
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
+#: Whether the best epoch is the lowest or the highest.
+_MODES: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+
+
 def training_history(
     history: Mapping[str, ArrayLike],
     *,
     metric: str = "loss",
+    mode: Literal["min", "max"] | None = None,
     labels: tuple[str, str] = ("training", "validation"),
     log: bool | None = None,
     ax: Axes | None = None,
@@ -612,8 +617,10 @@ def training_history(
     history
         What `fit` returned: lists with one number per epoch.
     metric : str
-        Which of them; "val_" + metric is drawn too if it is there, with its best epoch marked: the lowest
-        loss, or the highest of anything else.
+        Which of them; "val_" + metric is drawn too if it is there, with its best epoch marked.
+    mode : "min", "max" or None
+        Whether the best epoch is the lowest or the highest; None: the lowest of "loss", the highest of "accuracy", and
+        no mark for another metric.
     labels : (str, str)
         What the two curves are called.
     log : bool or None
@@ -625,10 +632,12 @@ def training_history(
     Raises
     ------
     ValueError, TypeError
-        If `history` is no mapping, does not have the metric, or this is no list of numbers.
+        If `history` is no mapping, does not have the metric, or this is no list of numbers; if `mode` is another one.
     """
     if not isinstance(history, Mapping):
         raise TypeError(f"history must be what fit returns, a dict of lists, found {type(history).__name__}")
+    if mode is not None:
+        choice(mode, "mode", ("min", "max"))
     if metric not in history:
         known = f"expected one of {', '.join(map(repr, history))}" if history else "history is empty"
         raise ValueError(f"metric is {metric!r}; {known}")
@@ -638,8 +647,10 @@ def training_history(
     for i, (name, numbers) in enumerate(values.items()):
         ax.plot(np.arange(1, len(numbers) + 1), numbers, color=_COLOURS[i], linestyle=_LINES[i], label=called[name])
     checked = values.get(f"val_{metric}")
-    if checked is not None and np.isfinite(checked).any():
-        best = int(np.nanargmin(checked) if metric == "loss" else np.nanargmax(checked))
+    mode = mode or _MODES.get(metric)
+    if mode is not None and checked is not None and np.isfinite(checked).any():
+        sign = 1.0 if mode == "min" else -1.0
+        best = int(np.argmin(np.where(np.isfinite(checked), sign * checked, np.inf)))
         label = f"best, epoch {best + 1}: {checked[best]:.4g}"
         ax.plot([best + 1], [checked[best]], color="black", marker="o", markersize=5, linestyle="", label=label)
     _log_scale(ax, values.values(), log)
