@@ -265,6 +265,28 @@ def test_calculate_gain(activation: Any, expected: float | None) -> None:
     assert gain == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("limit", [0.055, 0.55, 2.13])
+def test_calculate_gain_with_joints_elsewhere(limit: float) -> None:
+    z = 1e-5 * (np.arange(-1_000_000, 1_000_000) + 0.5)
+    mean_square = np.sum(np.clip(z, -limit, limit) ** 2 * np.exp(-0.5 * z * z)) * 1e-5 / math.sqrt(2 * math.pi)
+    gain = fp.init.calculate_gain(fp.activations.Hardtanh(-limit, limit))
+    assert gain * math.sqrt(mean_square) == pytest.approx(1, rel=2e-4)  # what the docstring says
+
+
+@each_dtype
+def test_the_largest_scales_are_finite(dtype: Any) -> None:
+    largest = float(np.finfo(dtype).max)
+    for name in WITH_GAIN:
+        draw = fp.init.get(name, gain=largest / 64)
+        for shape in ((1, 1), (1, 3000)):
+            assert np.isfinite(draw(shape, rng=0, dtype=dtype)).all(), name
+        with pytest.raises(ValueError, match=re.escape("gain is ")):
+            fp.init.get(name, gain=largest / 32)((1, 1), dtype=dtype)
+    half = largest / 2
+    assert np.isfinite(fp.init.normal((3000,), mean=-half, std=largest / 64, rng=0, dtype=dtype)).all()
+    assert np.isfinite(fp.init.uniform((3000,), low=-half, high=half, rng=0, dtype=dtype)).all()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -288,6 +310,17 @@ def test_calculate_gain(activation: Any, expected: float | None) -> None:
         (lambda: fp.init.uniform((3,), low=2, high=1), ValueError, "high is 1.0; expected a finite number >= 2"),
         (lambda: fp.init.constant((3,), value=1e39), ValueError, "value is 1e+39; expected a finite number >= -3.4"),
         (lambda: fp.init.constant((3,), value=np.nan), ValueError, "value is nan; expected a finite number"),
+        (
+            lambda: fp.init.uniform((3,), low=-1e308, high=1e308, dtype=float),
+            ValueError,
+            "low is -1e+308; expected a finite number >= -8.98847e+307",
+        ),
+        (lambda: fp.init.uniform((3,), high=1e39), ValueError, "high is 1e+39; expected a finite number >= -0.05 and"),
+        (lambda: fp.init.normal((3,), std=1e39), ValueError, "std is 1e+39; expected a finite number >= 0 and <= 5.3"),
+        (lambda: fp.init.normal((3,), mean=1e39), ValueError, "mean is 1e+39; expected a finite number >= -1.7"),
+        (lambda: fp.init.normal(3), TypeError, "shape must be a tuple of integers, found int"),
+        (lambda: fp.init.uniform((3, 2.5)), TypeError, "shape[1] must be an integer, found float"),
+        (lambda: fp.init.zeros((-3,)), ValueError, "shape[0] is -3; expected an integer >= 0"),
         (lambda: fp.init.calculate_gain("softmax"), ValueError, "activation is Softmax(axis=-1), which works along an"),
         (lambda: fp.init.calculate_gain(3), TypeError, "activation must be an Activation or a name, found int"),
         (

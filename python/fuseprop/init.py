@@ -41,7 +41,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fuseprop import activations
-from fuseprop._checks import choice, real
+from fuseprop._checks import choice, integer, real
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -87,22 +87,42 @@ def _fans(shape: Sequence[int]) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
+def _shape(shape: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"shape must be a tuple of integers, found {type(shape).__name__}")
+    return tuple(integer(n, f"shape[{i}]", least=0) for i, n in enumerate(shape))
+
+
+def _largest(dtype: DTypeLike) -> float:
+    """Return the largest number of the dtype."""
+    return float(np.finfo(_float_dtype(dtype)).max)
+
+
+def _scale(value: float, name: str, dtype: DTypeLike) -> float:
+    """Check a gain or a standard deviation.
+
+    No normal number that NumPy draws is beyond 14, and no gain is multiplied by more than sqrt(6): below 1 / 64 of the
+    largest number the products stay below a half, which is left for the mean.
+    """
+    return real(value, name, least=0.0, most=_largest(dtype) / 64)
+
+
 def _normal(shape: Sequence[int], std: float, rng: Rng, dtype: DTypeLike) -> FloatArray:
-    values: FloatArray = np.random.default_rng(rng).standard_normal(tuple(shape), dtype=_float_dtype(dtype).type)
+    values: FloatArray = np.random.default_rng(rng).standard_normal(_shape(shape), dtype=_float_dtype(dtype).type)
     values *= std
     return values
 
 
 def _uniform(shape: Sequence[int], bound: float, rng: Rng, dtype: DTypeLike) -> FloatArray:
-    values: FloatArray = np.random.default_rng(rng).random(tuple(shape), dtype=_float_dtype(dtype).type)
+    values: FloatArray = np.random.default_rng(rng).random(_shape(shape), dtype=_float_dtype(dtype).type)
     values -= 0.5
     values *= 2 * bound
     return values
 
 
-def _std(squared: float, fans: float, gain: float) -> float:
+def _std(squared: float, fans: float, gain: float, dtype: DTypeLike) -> float:
     """Return the standard deviation gain * sqrt(squared / fans)."""
-    return real(gain, "gain", least=0.0) * math.sqrt(squared / fans)
+    return _scale(gain, "gain", dtype) * math.sqrt(squared / fans)
 
 
 def _fan(shape: Sequence[int], mode: str) -> int:
@@ -135,46 +155,47 @@ def he_normal(
     Raises
     ------
     ValueError
-        If `shape` is not a pair of positive integers, `gain` is negative or not finite, or `mode` is another one.
+        If `shape` is not a pair of positive integers, `gain` is negative or larger than 1 / 64 of the dtype's largest
+        number, or `mode` is another one.
     TypeError
         If `dtype` is neither float32 nor float64.
     """
-    return _normal(shape, _std(2, _fan(shape, mode), gain), rng, dtype)
+    return _normal(shape, _std(2, _fan(shape, mode), gain, dtype), rng, dtype)
 
 
 def he_uniform(
     shape: Sequence[int], *, gain: float = 1.0, mode: Mode = "fan_in", rng: Rng = None, dtype: DTypeLike = np.float32
 ) -> FloatArray:
     """Draw from U(-a, a), a = gain sqrt(6 / fan). Arguments and errors as for `he_normal`."""
-    return _uniform(shape, _std(6, _fan(shape, mode), gain), rng, dtype)
+    return _uniform(shape, _std(6, _fan(shape, mode), gain, dtype), rng, dtype)
 
 
 def glorot_normal(
     shape: Sequence[int], *, gain: float = 1.0, rng: Rng = None, dtype: DTypeLike = np.float32
 ) -> FloatArray:
     """Draw from N(0, gain^2 2 / (fan_in + fan_out)). Arguments and errors as for `he_normal`."""
-    return _normal(shape, _std(2, sum(_fans(shape)), gain), rng, dtype)
+    return _normal(shape, _std(2, sum(_fans(shape)), gain, dtype), rng, dtype)
 
 
 def glorot_uniform(
     shape: Sequence[int], *, gain: float = 1.0, rng: Rng = None, dtype: DTypeLike = np.float32
 ) -> FloatArray:
     """Draw from U(-a, a), a = gain sqrt(6 / (fan_in + fan_out)). Arguments and errors as for `he_normal`."""
-    return _uniform(shape, _std(6, sum(_fans(shape)), gain), rng, dtype)
+    return _uniform(shape, _std(6, sum(_fans(shape)), gain, dtype), rng, dtype)
 
 
 def lecun_normal(
     shape: Sequence[int], *, gain: float = 1.0, rng: Rng = None, dtype: DTypeLike = np.float32
 ) -> FloatArray:
     """Draw from N(0, gain^2 / fan_in). Arguments and errors as for `he_normal`."""
-    return _normal(shape, _std(1, _fans(shape)[0], gain), rng, dtype)
+    return _normal(shape, _std(1, _fans(shape)[0], gain, dtype), rng, dtype)
 
 
 def lecun_uniform(
     shape: Sequence[int], *, gain: float = 1.0, rng: Rng = None, dtype: DTypeLike = np.float32
 ) -> FloatArray:
     """Draw from U(-a, a), a = gain sqrt(3 / fan_in). Arguments and errors as for `he_normal`."""
-    return _uniform(shape, _std(3, _fans(shape)[0], gain), rng, dtype)
+    return _uniform(shape, _std(3, _fans(shape)[0], gain, dtype), rng, dtype)
 
 
 def orthogonal(
@@ -186,7 +207,7 @@ def orthogonal(
     NumPy's LAPACK, whose last bits may differ between machines. Arguments and errors as for `he_normal`.
     """
     fan_in, fan_out = _fans(shape)
-    gain, found = real(gain, "gain", least=0.0), _float_dtype(dtype)
+    gain, found = _scale(gain, "gain", dtype), _float_dtype(dtype)
     numbers = np.random.default_rng(rng).standard_normal((max(fan_in, fan_out), min(fan_in, fan_out)))
     q, r = np.linalg.qr(numbers)
     q *= gain * np.where(np.diag(r) < 0, -1.0, 1.0)
@@ -213,12 +234,15 @@ def normal(
     Raises
     ------
     ValueError
-        If a number is not finite, or `std` negative.
+        If `std` is negative or larger than 1 / 64 of the dtype's largest number, the mean larger than 1 / 2 of it, or
+        one of them NaN; or if a length is negative.
     TypeError
-        If `dtype` is neither float32 nor float64.
+        If `shape` is not a tuple of integers, or `dtype` is neither float32 nor float64.
     """
-    values = _normal(shape, real(std, "std", least=0.0), rng, dtype)
-    values += real(mean, "mean")
+    most = _largest(dtype) / 2
+    std, mean = _scale(std, "std", dtype), real(mean, "mean", least=-most, most=most)
+    values = _normal(shape, std, rng, dtype)
+    values += mean
     return values
 
 
@@ -241,12 +265,14 @@ def uniform(
     Raises
     ------
     ValueError
-        If a number is not finite, or `high` < `low`.
+        If `high` < `low`, an end is larger than 1 / 2 of the dtype's largest number, or NaN; or if a length is
+        negative.
     TypeError
-        If `dtype` is neither float32 nor float64.
+        If `shape` is not a tuple of integers, or `dtype` is neither float32 nor float64.
     """
-    low = real(low, "low")
-    high = real(high, "high", least=low)
+    most = _largest(dtype) / 2  # so that high - low is finite
+    low = real(low, "low", least=-most, most=most)
+    high = real(high, "high", least=low, most=most)
     values = _uniform(shape, 0.5 * (high - low), rng, dtype)
     values += 0.5 * (low + high)
     return values
@@ -272,9 +298,9 @@ def constant(shape: Sequence[int], *, value: float = 0.0, rng: Rng = None, dtype
     Raises
     ------
     ValueError
-        If `value` is not finite in the dtype.
+        If `value` is not finite in the dtype, or a length is negative.
     TypeError
-        If `dtype` is neither float32 nor float64.
+        If `shape` is not a tuple of integers, or `dtype` is neither float32 nor float64.
 
     Warns
     -----
@@ -282,8 +308,7 @@ def constant(shape: Sequence[int], *, value: float = 0.0, rng: Rng = None, dtype
         If the array is a matrix of more than one column.
     """
     del rng
-    found, shape = _float_dtype(dtype), tuple(shape)
-    largest = float(np.finfo(found).max)
+    found, shape, largest = _float_dtype(dtype), _shape(shape), _largest(dtype)
     value = real(value, "value", least=-largest, most=largest)
     if len(shape) == 2 and shape[1] > 1:
         warnings.warn(
@@ -362,6 +387,9 @@ def calculate_gain(activation: str | activations.Activation) -> float:
     LeakyReLU with the slope a, 1.5925 for Tanh, 1 for SELU. PyTorch has another one for tanh, 5/3, and for SELU, 3/4.
     (`he_normal` has ReLU's in it: its gain is this one divided by sqrt(2).)
 
+    The integral is taken piece by piece between joints at 0, 1, 3, 6 and 12 and their negatives: for activations with
+    a joint elsewhere (Hardtanh with other limits, say) the gain is off by about 1e-4 of it.
+
     Parameters
     ----------
     activation : str or Activation
@@ -377,7 +405,7 @@ def calculate_gain(activation: str | activations.Activation) -> float:
         raise TypeError(f"activation must be an Activation or a name, found {type(activation).__name__}")
     if act.spec.structure == "axis":
         raise ValueError(f"activation is {act!r}, which works along an axis; expected one of numbers")
-    # Gauss-Legendre quadrature between the joints that activations have at default parameters.
+    # Gauss-Legendre quadrature.
     nodes, weights = np.polynomial.legendre.leggauss(64)
     joints = np.array([-12.0, -6.0, -3.0, -1.0, 0.0, 1.0, 3.0, 6.0, 12.0])
     half, middle = np.diff(joints)[:, np.newaxis] / 2, (joints[1:] + joints[:-1])[:, np.newaxis] / 2
