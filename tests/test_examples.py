@@ -6,7 +6,7 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -204,6 +204,42 @@ def test_mnist_trains_with(library: str, monkeypatch: pytest.MonkeyPatch, capsys
     for name, (accuracy, seconds) in results.items():
         assert accuracy > 0.85, name
         assert f"{name:<9} test accuracy {accuracy:.4f}, training time {seconds:.2f} s\n" in out
+
+
+def test_mnist_sets_up_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    mnist, events = example("mnist"), []
+
+    def library(images: Any, *shape: Any) -> Any:
+        events.append("set up")
+        return lambda: events.append("train") or (lambda x: np.zeros(len(x)))
+
+    def clock() -> float:
+        events.append("clock")
+        return 0.0
+
+    monkeypatch.setattr(mnist, "load", lambda train: few_images(mnist))
+    monkeypatch.setitem(mnist.LIBRARIES, "fuseprop", library)
+    monkeypatch.setattr(mnist, "time", SimpleNamespace(perf_counter=clock))
+    mnist.main([])
+    assert events == ["set up", "clock", "train", "clock"]
+
+
+def test_jax_has_compiled_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    jax = pytest.importorskip("jax")
+    mnist, made, jit = example("mnist"), [], jax.jit
+
+    def kept(*arguments: Any, **options: Any) -> Any:
+        made.append(jit(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(jax, "jit", kept)
+    images = few_images(mnist)
+    assert len(images.y_train) % 500  # a last batch of another size
+    train = mnist.with_jax(images, [8], 2, 500)
+    (step,) = made
+    compiled = step._cache_size()
+    train()
+    assert step._cache_size() == compiled == 2
 
 
 def test_mnist_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
