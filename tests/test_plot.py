@@ -418,7 +418,11 @@ LIMITS: dict[str, Any] = {"xlim": (0, 1), "ylim": (0, 1)}
         (lambda: plot.learning_rates({0.1: ["a"]}), TypeError, "curves[0.1] must be an array of numbers, found list"),
         (lambda: plot.training_history([1.0]), TypeError, "history must be what fit returns, a dict of lists"),
         (lambda: plot.training_history({"loss": [1.0]}, metric="mse"), ValueError, "metric is 'mse'; expected one of"),
-        (lambda: plot.training_history({"loss": [1.0]}, mode="least"), ValueError, "mode is 'least'; expected 'min' or"),
+        (
+            lambda: plot.training_history({"loss": [1.0]}, mode="least"),
+            ValueError,
+            "mode is 'least'; expected 'min' or",
+        ),
         (lambda: plot.training_history({}), ValueError, "metric is 'loss'; history is empty"),
         (lambda: plot.gradient_flow([1.0]), TypeError, "gradients must be a model or a dict of arrays, found list"),
         (lambda: plot.gradient_flow({}), ValueError, "gradients is empty; expected at least one array"),

@@ -18,7 +18,8 @@ import fuseprop as fp
 pytest.importorskip("sklearn", "1.6")
 from scipy import sparse
 from sklearn import datasets, neural_network
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import train_test_split
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fuseprop.sklearn import MLPClassifier, MLPRegressor
@@ -188,6 +189,32 @@ def test_an_interrupted_training_can_be_used(monkeypatch: pytest.MonkeyPatch) ->
     assert model.predict(x).shape == (90,)
 
 
+@pytest.mark.parametrize(("at", "which"), [(2, "last step"), (30, "best validation score")])
+def test_an_interrupt_says_which_network_is_left(monkeypatch: pytest.MonkeyPatch, at: int, which: str) -> None:
+    """With early stopping: the best epoch's, or, before one has been scored, what the steps have made."""
+    x, y = sample("regression")
+    seen: list[Any] = []
+    train_step = fp.nn.Sequential.train_step
+
+    def interrupted(self: Any, *arguments: Any) -> float:
+        if len(seen) == at:
+            raise KeyboardInterrupt
+        value = train_step(self, *arguments)
+        seen.append(self.flat_parameters.copy())
+        return value
+
+    monkeypatch.setattr(fp.nn.Sequential, "train_step", interrupted)
+    model = MLPRegressor(batch_size=20, early_stopping=True, random_state=0, learning_rate_init=0.01)
+    with pytest.warns(UserWarning, match=f"^training was interrupted; the network is that of the {which}$"):
+        model.fit(x, y)
+    left = seen[-1]
+    if model.validation_scores_:
+        steps = 5  # 81 samples in batches of 20
+        left = seen[steps * (int(np.argmax(model.validation_scores_)) + 1) - 1]
+        assert np.isfinite(model.validation_scores_).all()
+    np.testing.assert_array_equal(model.model_.flat_parameters, left)
+
+
 @unfinished
 def test_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = sample("binary")
@@ -244,6 +271,222 @@ def test_digits() -> None:
     with pytest.warns(ConvergenceWarning):
         model.fit(x[::2], y[::2])
     assert model.score(x[1::2], y[1::2]) >= 0.96
+
+
+# --- a call that is refused, or goes on with something else -------------------------------------------------
+
+
+def state(model: Any) -> dict[str, Any]:
+    """Everything an estimator has, the network's numbers copied."""
+    found = dict(model.__dict__)
+    if "model_" in found:
+        found["parameters"] = model.model_.flat_parameters.copy()
+    return found
+
+
+def assert_same_state(found: dict[str, Any], before: dict[str, Any]) -> None:
+    assert found.keys() == before.keys()
+    for name, value in before.items():
+        if name == "parameters":
+            np.testing.assert_array_equal(found[name], value)
+        else:
+            assert found[name] is value, name
+
+
+ROWS = np.arange(90)
+
+
+@unfinished
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "options", "change", "message"),
+    [
+        ("multiclass", {}, lambda x, y, w: (x[:, :3], (y == "a") + 10, w * np.nan), "Input sample_weight contains NaN"),
+        ("multiclass", {}, lambda x, y, w: (x, (y == "a") + 10, w - 2 * (ROWS == 7)), "sample_weight[7] is -1; expec"),
+        ("multiclass", {"activation": "relo"}, lambda x, y, w: (x, y, w), "unknown activation 'relo'"),
+        ("multiclass", {"class_weight": {"a": -1}}, lambda x, y, w: (x, y, w), "class_weight['a'] is -1.0; expected a"),
+        ("regression", {"loss": "hinge"}, lambda x, y, w: (x[:, :3], y, w), "loss is Hinge(), which is not of a regr"),
+        (
+            "counts",
+            {"loss": "poisson", "early_stopping": True},
+            lambda x, y, w: (x[:, :3], y - 100 * (ROWS == 5), w),
+            "y does not fit the loss: target[5] is ",
+        ),
+        (
+            "outputs",
+            {"loss": "poisson", "solver": "lbfgs"},
+            lambda x, y, w: (x, np.where(y == y[4, 1], -9, np.abs(y)), w),
+            "y does not fit the loss: target[4, 1] is -9",
+        ),
+        ("multilabel", {}, lambda x, y, w: (x, y + 1, w), "y does not fit the loss: target[0"),
+        (
+            "regression",
+            {"early_stopping": True, "validation_fraction": 0.01},
+            lambda x, y, w: (x[:, :3], y, w),
+            "validation_fraction is 0.01",
+        ),
+    ],
+)
+def test_a_refused_fit_leaves_the_estimator_as_it_was(
+    kind: str, options: Any, change: Any, message: str, fitted: bool
+) -> None:
+    x, y = sample(kind)
+    model = (MLPRegressor if kind in ("regression", "counts", "outputs") else MLPClassifier)(max_iter=2, random_state=0)
+    if fitted:
+        model.fit(x, y)
+    model.set_params(**options)
+    before = state(model)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.fit(*change(x, y, np.ones(90)))
+    assert_same_state(state(model), before)
+    if fitted:
+        model.predict(x)
+    else:
+        with pytest.raises(NotFittedError):
+            model.predict(x)
+
+
+@unfinished
+def test_a_refused_partial_fit_leaves_the_estimator_as_it_was() -> None:
+    x, y = sample("binary")
+    model = MLPClassifier(random_state=0)
+    before = state(model)
+    with pytest.raises(ValueError, match=re.escape("y has the classes [5, 6]; expected those of before, [0, 1]")):
+        model.partial_fit(x, y + 5, classes=[0, 1])
+    assert_same_state(state(model), before)
+    assert model.partial_fit(x, y, classes=[0, 1, 2]).classes_.tolist() == [0, 1, 2]
+
+
+@unfinished
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("multiclass", "multilabel", "3 outputs and out_activation_ 'logistic'; expected what the fitted one has, 3 a"),
+        ("multilabel", "multiclass", "3 outputs and out_activation_ 'softmax'; expected what the fitted one has, 3 an"),
+        (
+            "binary",
+            "multilabel",
+            "3 outputs and out_activation_ 'logistic'; expected what the fitted one has, 1 and 'l",
+        ),
+        (
+            "regression",
+            "outputs",
+            "3 outputs and out_activation_ 'identity'; expected what the fitted one has, 1 and '",
+        ),
+        ("regression", "counts", "1 outputs and out_activation_ 'exp'; expected what the fitted one has, 1 and 'ident"),
+    ],
+)
+def test_going_on_with_targets_of_another_kind(first: str, second: str, message: str) -> None:
+    x, y = sample(first)
+    _, other = sample(second)
+    if first == "multilabel":
+        _, other = np.unique(other, return_inverse=True)  # the same classes, 0, 1 and 2
+    for method in ("fit", "partial_fit"):
+        model, _ = pair(first, warm_start=True)
+        model.fit(x, y)
+        if second == "counts":
+            model.set_params(loss="poisson")
+        before = state(model)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            getattr(model, method)(x, other)
+        assert_same_state(state(model), before)
+
+
+@unfinished
+def test_parameters_change_between_warm_starts() -> None:
+    x, y = sample("binary")
+    model = MLPClassifier(solver="lbfgs", max_iter=3, warm_start=True, random_state=0).fit(x, y)
+    start = model.model_
+    assert not hasattr(model, "loss_curve_")
+    model.set_params(solver="adam").fit(x, y)
+    assert (len(model.loss_curve_), model.validation_scores_) == (3, None)
+    assert model.best_loss_ == min(model.loss_curve_)
+    model.set_params(early_stopping=True).fit(x, y)
+    assert len(model.validation_scores_) == 3
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    assert model.best_loss_ is None
+    model.set_params(early_stopping=False).fit(x, y)
+    assert model.best_loss_ == min(model.loss_curve_[6:])
+    assert model.validation_scores_ is None
+    assert len(model.loss_curve_) == 9
+    assert model.model_ is start
+    # Without warm_start nothing of an earlier record stays.
+    model.set_params(solver="lbfgs", warm_start=False).fit(x, y)
+    assert not hasattr(model, "loss_curve_")
+
+
+@unfinished
+@pytest.mark.parametrize("through_a_file", [False, True])
+@pytest.mark.parametrize("changed", [{"solver": "adam"}, {"momentum": 0.5}])
+def test_another_optimizer_begins_anew(through_a_file: bool, changed: dict[str, Any]) -> None:
+    x, y = sample("regression")
+    model = MLPRegressor(solver="sgd", random_state=0, shuffle=False).partial_fit(x, y)
+    start = model.model_.flat_parameters.copy()
+    model.set_params(**changed)
+    if through_a_file:
+        model = pickle.loads(pickle.dumps(model))
+    model.partial_fit(x, y)
+    # The same step from the same parameters, by an optimizer that has seen nothing before.
+    fresh = MLPRegressor(random_state=0, shuffle=False, **{"solver": "sgd", **changed}).partial_fit(x, y)
+    fresh.model_.flat_parameters[...] = start
+    del fresh._optimizer
+    fresh.partial_fit(x, y)
+    np.testing.assert_array_equal(model.model_.flat_parameters, fresh.model_.flat_parameters)
+
+
+@unfinished
+def test_an_array_assigned_to_coefs_is_copied() -> None:
+    x, y = sample("regression")
+    model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2, random_state=0).fit(x, y)
+    weight = np.arange(20.0).reshape(5, 4)
+    model.coefs_[0] = weight
+    model.intercepts_[-1] = [7.0]
+    np.testing.assert_array_equal(model.coefs_[0], weight)
+    hidden = np.maximum(x @ weight + model.intercepts_[0], 0)
+    np.testing.assert_allclose(model.predict(x), (hidden @ model.coefs_[1])[:, 0] + 7, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=re.escape("the array for [0] has shape (4, 5); expected (5, 4)")):
+        model.coefs_[0] = weight.T
+    np.testing.assert_array_equal(model.coefs_[0], weight)
+
+
+@unfinished
+def test_sparse_labels_give_sparse_predictions() -> None:
+    x, y = sample("multilabel")
+    ours, theirs = pair("multilabel", solver="sgd")
+    found, expected = (model.fit(x, sparse.csr_matrix(y)).predict(x) for model in (ours, theirs))
+    assert sparse.issparse(found)
+    assert found.format == expected.format
+    np.testing.assert_array_equal(found.toarray(), expected.toarray())
+    assert isinstance(ours.fit(x, y).predict(x), np.ndarray)
+
+
+def test_early_stopping_by_the_loss() -> None:
+    """By R^2 a network for an outer quantile would stop when it is near the mean, and cover half of the samples."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, 3))
+    y = x[:, 0] + 2 * rng.gumbel(size=2000)
+    for q in (0.05, 0.95):
+        loss = fp.losses.Quantile(q=q)
+        model = MLPRegressor(loss, early_stopping=True, random_state=0, learning_rate_init=0.003).fit(x, y)
+        assert abs(np.mean(y <= model.predict(x)) - q) < 0.03  # 0.005 is its standard deviation at the true quantile
+        assert model.best_validation_score_ == max(model.validation_scores_)
+        # 10 % of the samples, drawn as scikit-learn draws them: the score is minus the loss there.
+        assert -1 < model.best_validation_score_ < 0
+
+
+@pytest.mark.parametrize("name", ["huber", "log_cosh", "half_squared_error", "squared_error", "poisson"])
+def test_the_validation_score(name: str) -> None:
+    """Of the best epoch, on samples that are drawn as scikit-learn draws them: minus the loss, or R^2."""
+    x, y = sample("counts")
+    weight = np.random.default_rng(1).uniform(0.5, 2, len(x))
+    model = MLPRegressor(name, hidden_layer_sizes=(), early_stopping=True, random_state=0, tol=0.1, max_iter=1000)
+    model.fit(x, y, weight)
+    draws = np.random.RandomState(0)
+    draws.uniform(size=6)  # the initial values
+    _, xv, _, yv, _, wv = train_test_split(x, y, weight, random_state=draws, test_size=0.1)
+    loss = -fp.losses.get(name)(model.predict(xv), yv, wv)
+    expected = loss if name in ("huber", "log_cosh") else model.score(xv, yv, wv)
+    assert model.best_validation_score_ == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(

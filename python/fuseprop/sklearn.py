@@ -9,13 +9,17 @@ other import in its place the same network comes out, sooner. What differs:
 - Adam adds `epsilon` to the root of the bias-corrected second moment, as Kingma and Ba and PyTorch do, not to that of
   the uncorrected one; a changed learning rate ("adaptive", "invscaling") holds for the momentum that is there already;
 - the logarithm of a probability is computed as such, and finite where the probability is 0;
-- `coefs_` and `intercepts_` are views into the network, `model_`.
+- early stopping scores a regressor by its loss, unless that is the squared error or Poisson's: then by R^2;
+- negative weights are refused, and so is a training that goes on with targets of another kind;
+- a call that is refused leaves the estimator as it was;
+- `coefs_` and `intercepts_` are views into the network, `model_`: ``clf.coefs_[0] = w`` copies w into it.
 
 Sparse X is made dense batch by batch (by the solver "lbfgs" and in validation: as a whole).
 """
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
@@ -78,6 +82,16 @@ class _SumOverOutputs:
         return total / (rows * pred.shape[1] if self.mean_value else rows), gradient
 
 
+class _Views(list["FloatArray"]):
+    """Views into a network; an array that is assigned to one of them is copied into it."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        view, array = self[operator.index(index)], np.asarray(value)
+        if array.shape != view.shape:
+            raise ValueError(f"the array for [{index}] has shape {array.shape}; expected {view.shape}")
+        view[...] = array
+
+
 def _dense(x: Any) -> Any:
     return x.toarray() if scipy.sparse.issparse(x) else x
 
@@ -93,7 +107,9 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
 
     # --- what depends on the kind -------------------------------------------------------------------------------
 
-    def _check_data(self, X: Any, y: Any, fresh: bool, incremental: bool) -> tuple[Any, NDArray[Any], int, str]:
+    def _check_data(
+        self, X: Any, y: Any, *, fresh: bool, incremental: bool, classes: NDArray[Any] | None
+    ) -> tuple[Any, NDArray[Any], int, str]:
         """Return X, the targets as the loss takes them, the number of outputs and `out_activation_`."""
         raise NotImplementedError
 
@@ -104,7 +120,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
         """Return predictions, as encoded as the targets, for the outputs of the network."""
         raise NotImplementedError
 
-    def _quality(self, target: NDArray[Any], answer: NDArray[Any], weight: NDArray[Any] | None) -> float:
+    def _quality(self, target: NDArray[Any], scores: FloatArray, weight: NDArray[Any] | None) -> float:
+        """Return the validation score, the higher the better, for finite outputs of the network."""
         raise NotImplementedError
 
     # --- the network --------------------------------------------------------------------------------------------
@@ -122,7 +139,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
     def _parameters(self, name: str) -> list[FloatArray]:
         if "model_" not in self.__dict__:
             raise AttributeError(f"this {type(self).__name__} is not fitted yet")
-        return [array for key, array in self.model_.parameters().items() if key.endswith(name)]
+        return _Views(array for key, array in self.model_.parameters().items() if key.endswith(name))
 
     def _sizes(self) -> list[int]:
         sizes = self.hidden_layer_sizes
@@ -163,18 +180,32 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
             intercept[...] = self._random_state.uniform(-bound, bound, intercept.shape)
         self.n_layers_, self.n_outputs_, self.out_activation_ = len(sizes), outputs, out_activation
         self.n_iter_ = self.t_ = 0
-        self.__dict__.pop("_optimizer", None)
-        if self.solver != "lbfgs":
+        for name in ("_optimizer", "loss_curve_", "validation_scores_", "best_validation_score_", "best_loss_"):
+            self.__dict__.pop(name, None)
+
+    def _begin_record(self) -> None:
+        """Make what is missing of the attributes in which SGD and Adam record a training.
+
+        In a new network that is all of them; in one that is there already, what another solver did not record, or
+        early stopping.
+        """
+        if not hasattr(self, "loss_curve_"):
             self.loss_curve_: list[float] = []
             self._no_improvement = 0
-            self.validation_scores_: list[float] | None = [] if self.early_stopping else None
-            self.best_validation_score_: float | None = -np.inf if self.early_stopping else None
-            self.best_loss_: float | None = None if self.early_stopping else np.inf
+        if self.early_stopping and getattr(self, "validation_scores_", None) is None:
+            self.validation_scores_: list[float] | None = []
+            self.best_validation_score_: float | None = -np.inf
+            self.best_loss_: float | None = None
+            self._no_improvement = 0
+        elif not self.early_stopping and getattr(self, "best_loss_", None) is None:
+            self.validation_scores_ = self.best_validation_score_ = None
+            self.best_loss_ = np.inf
+            self._no_improvement = 0
 
     def _scores(self, X: Any, check: bool = True) -> FloatArray:
         """Return the outputs of the network, before the output's activation."""
         if check:
-            check_is_fitted(self)
+            check_is_fitted(self, "model_")
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         if not scipy.sparse.issparse(X):
             return self.model_.predict(X)
@@ -200,33 +231,96 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
         """
         return self._train(X, y, sample_weight, incremental=False)
 
-    def _train(self, X: Any, y: Any, sample_weight: ArrayLike | None, *, incremental: bool) -> Any:
+    def _train(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        *,
+        incremental: bool,
+        classes: NDArray[Any] | None = None,
+    ) -> Any:
+        before = self.__dict__.copy()
+        try:
+            data, validation = self._prepare(X, y, sample_weight, incremental=incremental, classes=classes)
+        except BaseException:  # so that nothing of the new data stands beside the old network
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        if self.solver == "lbfgs":
+            self._minimize(*data)
+        else:
+            self._descend(*data, validation=validation, incremental=incremental)
+        if not np.isfinite(self.model_.flat_parameters).all():
+            raise ValueError("training ended with parameters that are not finite; scale X, or lower learning_rate_init")
+        return self
+
+    def _prepare(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        *,
+        incremental: bool,
+        classes: NDArray[Any] | None,
+    ) -> tuple[tuple[Any, NDArray[Any], NDArray[Any] | None, Any], tuple[Any, Any, Any] | None]:
+        """Check everything and make what is not there yet.
+
+        Return X, targets, weights and the function to minimize; and X, targets and weights for early stopping, or None.
+        """
         self._check_parameters()
         if self.early_stopping and incremental:
             raise ValueError("partial_fit cannot stop early: early_stopping is True; expected False")
         fresh = not hasattr(self, "model_") or not (self.warm_start or incremental)
-        X, target, outputs, out_activation = self._check_data(X, y, fresh, incremental)
-        weight = None
-        if sample_weight is not None:
-            weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
-        if getattr(self, "class_weight", None) is not None:
-            by_class = compute_sample_weight(self.class_weight, y).astype(X.dtype)
-            weight = by_class if weight is None else weight * by_class
+        X, target, outputs, out_activation = self._check_data(
+            X, y, fresh=fresh, incremental=incremental, classes=classes
+        )
+        weight = self._weights(X, y, sample_weight)
         self._random_state = check_random_state(self.random_state)
         if fresh:
             self._initialize(X.shape[1], outputs, out_activation, X.dtype)
+        elif (outputs, out_activation) != (self.n_outputs_, self.out_activation_):
+            raise ValueError(
+                f"y, with the loss, needs a network with {outputs} outputs and out_activation_ {out_activation!r}; "
+                f"expected what the fitted one has, {self.n_outputs_} and {self.out_activation_!r}"
+            )
         loss = self._loss()
+        if loss.spec.target_domain not in OVER_CLASSES:
+            whole = target[:, 0] if outputs == 1 else target
+            try:  # here rather than in some batch, which is shuffled
+                loss(np.zeros_like(whole), whole)
+            except ValueError as error:
+                raise ValueError(f"y does not fit the loss: {error}") from None
         one = outputs == 1 or loss.spec.target_domain in OVER_CLASSES
         function: Any = loss
         if not one or isinstance(loss, losses.Poisson):
             function = _SumOverOutputs(loss, mean_value=not is_classifier(self))
         if self.solver == "lbfgs":
-            self._minimize(_dense(X), target, weight, function)
-        else:
-            self._descend(X, target, weight, function, incremental)
-        if not np.isfinite(self.model_.flat_parameters).all():
-            raise ValueError("training ended with parameters that are not finite; scale X, or lower learning_rate_init")
-        return self
+            return (_dense(X), target, weight, function), None
+        self._begin_record()
+        self._optimizer = self._make_optimizer(self.__dict__.get("_optimizer") if incremental else None)
+        if not self.early_stopping:
+            return (X, target, weight, function), None
+        X, target, weight, validation = self._split(X, target, weight)
+        return (X, target, weight, function), validation
+
+    def _weights(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> NDArray[Any] | None:
+        """Return the samples' weights, those of their classes included."""
+        weight: NDArray[Any] | None = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+            negative = weight < 0
+            if negative.any():
+                first = int(np.argmax(negative))
+                raise ValueError(f"sample_weight[{first}] is {weight[first]:g}; expected a number >= 0")
+        class_weight = getattr(self, "class_weight", None)
+        if class_weight is not None:
+            for of_output in class_weight if isinstance(class_weight, list) else [class_weight]:
+                for key, value in of_output.items() if isinstance(of_output, dict) else ():
+                    real(value, f"class_weight[{key!r}]", least=0.0)
+            by_class = compute_sample_weight(class_weight, y).astype(X.dtype)
+            weight = by_class if weight is None else weight * by_class
+        return weight
 
     def _minimize(self, X: Any, target: NDArray[Any], weight: NDArray[Any] | None, function: Any) -> None:
         """L-BFGS over the flat buffer."""
@@ -257,25 +351,39 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
                 stacklevel=4,
             )
 
-    def _make_optimizer(self) -> optim.Optimizer:
+    def _make_optimizer(self, saved: optim.Optimizer | dict[str, Any] | None) -> optim.Optimizer:
+        """Return an optimizer: the saved one, or one with the saved state, if that is of this kind."""
+        kind: type[optim.SGD | optim.Adam] = optim.SGD if self.solver == "sgd" else optim.Adam
+        options: dict[str, Any] = {"betas": (self.beta_1, self.beta_2), "eps": self.epsilon}
+        if kind is optim.SGD:
+            nesterov = bool(self.nesterovs_momentum and self.momentum > 0)
+            options = {"momentum": self.momentum, "nesterov": nesterov}
+        if saved is not None:
+            if isinstance(saved, optim.Optimizer):
+                found, has = type(saved).__name__, saved._parameters
+            else:
+                found, has = saved["optimizer"], saved["options"]
+            if found != kind.__name__ or any(has[name] != value for name, value in options.items()):
+                saved = None
+        if isinstance(saved, optim.Optimizer):
+            return saved
         groups: list[dict[str, Any]] = [{"params": self.coefs_}, {"params": self.intercepts_, "weight_decay": 0.0}]
-        if self.solver == "sgd":
-            nesterov = self.nesterovs_momentum and self.momentum > 0
-            return optim.SGD(groups, lr=self.learning_rate_init, momentum=self.momentum, nesterov=nesterov)
-        return optim.Adam(groups, lr=self.learning_rate_init, betas=(self.beta_1, self.beta_2), eps=self.epsilon)
+        optimizer = kind(groups, lr=self.learning_rate_init, **options)
+        if saved is not None:  # of a copy, or from a file
+            optimizer.load_state_dict(saved)
+        return optimizer
 
     def _descend(
-        self, X: Any, target: NDArray[Any], weight: NDArray[Any] | None, function: Any, incremental: bool
+        self,
+        X: Any,
+        target: NDArray[Any],
+        weight: NDArray[Any] | None,
+        function: Any,
+        *,
+        validation: tuple[Any, Any, Any] | None,
+        incremental: bool,
     ) -> None:
         """SGD or Adam on mini-batches."""
-        saved = self.__dict__.get("_optimizer") if incremental else None
-        if not isinstance(saved, optim.Optimizer):
-            self._optimizer = self._make_optimizer()
-            if saved is not None:  # of a copy, or from a file
-                self._optimizer.load_state_dict(saved)
-        validation = None
-        if self.early_stopping:
-            X, target, weight, validation = self._split(X, target, weight)
         model, optimizer = self.model_, self._optimizer
         X = X.tocsr() if scipy.sparse.issparse(X) else X
         n = X.shape[0]
@@ -284,7 +392,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
             warnings.warn(f"batch_size is {batch_size}, more than the {n} samples: it is set to {n}", stacklevel=4)
             batch_size = n
         order = np.arange(n)
-        best = model.flat_parameters.copy()
+        best, begin = model.flat_parameters.copy(), len(self.validation_scores_ or ())
+        interrupted = False
         self.n_iter_ = 0
         try:
             for _ in range(1 if incremental else self.max_iter):
@@ -312,9 +421,13 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
                         stacklevel=4,
                     )
         except KeyboardInterrupt:
-            warnings.warn("training was interrupted; the network is that of the last step", stacklevel=4)
-        if self.early_stopping:
+            interrupted = True
+        scored = bool(self.validation_scores_ and np.isfinite(self.validation_scores_[begin:]).any())
+        if scored:
             model.flat_parameters[...] = best
+        if interrupted:
+            which = "best validation score" if scored else "last step"
+            warnings.warn(f"training was interrupted; the network is that of the {which}", stacklevel=4)
 
     def _pass(
         self,
@@ -365,7 +478,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
             return False
         X, target, weight = validation
         scores = self._scores(X, check=False)
-        score = self._quality(target, self._answer(scores), weight) if np.isfinite(scores).all() else np.nan
+        score = self._quality(target, scores, weight) if np.isfinite(scores).all() else np.nan
         assert self.validation_scores_ is not None
         assert self.best_validation_score_ is not None
         self.validation_scores_.append(score)
@@ -422,7 +535,7 @@ _PARAMETERS = """
     momentum, nesterovs_momentum : float, bool
         Of "sgd".
     early_stopping, validation_fraction : bool, float
-        Whether to set this share aside, stop by the score on it, and keep the best parameters.
+        Whether to set this share aside, stop by the score on it, and keep the best parameters. {score}
     beta_1, beta_2, epsilon : float
         Of "adam".
     {last}
@@ -438,21 +551,23 @@ _PARAMETERS = """
     Raises
     ------
     ValueError, TypeError
-        When fitted, if a parameter is not one of the above, or X and y do not fit.
+        When fitted, if a parameter is not one of the above, if X and y do not fit, or if a weight is negative. Nothing
+        has changed then. And if the training ends with parameters that are not finite.
 """
 
 
-def _documented(*, first: str = "", last: str = "", attributes: str = "") -> Callable[[_Class], _Class]:
+def _documented(*, score: str, first: str = "", last: str = "", attributes: str = "") -> Callable[[_Class], _Class]:
     """Class decorator: adds the parameters and attributes to the docstring."""
 
     def add(cls: _Class) -> _Class:
-        cls.__doc__ = f"{cls.__doc__}\n{_PARAMETERS.format(first=first, last=last, attributes=attributes)}"
+        cls.__doc__ = f"{cls.__doc__}\n{_PARAMETERS.format(score=score, first=first, last=last, attributes=attributes)}"
         return cls
 
     return add
 
 
 @_documented(
+    score="The score is the accuracy.",
     last='class_weight : dict, "balanced" or None\n        Factors of the samples\' weights by their class.\n',
     attributes="classes_ : array\n        The classes, sorted.\n    ",
 )
@@ -493,10 +608,14 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         softmax = self.out_activation_ == "softmax"
         return losses.SoftmaxCrossEntropy() if softmax else losses.BinaryCrossEntropyWithLogits()
 
-    def _check_data(self, X: Any, y: Any, fresh: bool, incremental: bool) -> tuple[Any, NDArray[Any], int, str]:
+    def _check_data(
+        self, X: Any, y: Any, *, fresh: bool, incremental: bool, classes: NDArray[Any] | None
+    ) -> tuple[Any, NDArray[Any], int, str]:
         X, y = validate_data(
             self, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=(np.float64, np.float32), reset=fresh
         )
+        if fresh:
+            self._sparse_labels = scipy.sparse.issparse(y)
         y = _dense(y)
         check_classification_targets(y)
         if y.ndim == 2 and y.shape[1] == 1:
@@ -507,8 +626,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         if y.ndim == 2:
             raise ValueError(f"y has shape {y.shape} and several classes in a column; expected (N,), or 0 and 1 alone")
         found = np.unique(y)
-        if fresh and not incremental:
-            self.classes_ = found
+        if fresh:
+            self.classes_ = found if classes is None else classes
         unknown = np.setdiff1d(found, self.classes_)
         if unknown.size or (self.warm_start and not incremental and found.size != self.classes_.size):
             raise ValueError(f"y has the classes {found.tolist()}; expected those of before, {self.classes_.tolist()}")
@@ -524,26 +643,26 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         """Go through the data once; `classes`, all there will be, are needed in the first call. Return self."""
         if self.class_weight == "balanced":
             raise ValueError("class_weight is 'balanced', which needs all samples at once; give partial_fit a dict")
+        given = None if classes is None else np.unique(np.asarray(classes))
         if not hasattr(self, "classes_"):
-            if classes is None:
+            if given is None:
                 raise ValueError("classes is None; in the first call of partial_fit all classes are needed")
-            self.classes_ = np.unique(np.asarray(classes))
-        elif classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
+        elif given is not None and not np.array_equal(given, self.classes_):
             raise ValueError(f"classes is {classes!r}; expected those of the first call, {self.classes_.tolist()}")
-        return self._train(X, y, sample_weight, incremental=True)
+        return self._train(X, y, sample_weight, incremental=True, classes=given)
 
     def _answer(self, scores: FloatArray) -> NDArray[Any]:
         answer: NDArray[Any] = scores.argmax(axis=1) if self.out_activation_ == "softmax" else (scores > 0).astype(int)
         return answer
 
-    def _quality(self, target: NDArray[Any], answer: NDArray[Any], weight: NDArray[Any] | None) -> float:
-        return float(accuracy_score(target.astype(int), answer, sample_weight=weight))
+    def _quality(self, target: NDArray[Any], scores: FloatArray, weight: NDArray[Any] | None) -> float:
+        return float(accuracy_score(target.astype(int), self._answer(scores), sample_weight=weight))
 
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the classes, (N,), or the labels, (N, outputs)."""
+    def predict(self, X: Any) -> Any:
+        """Return the classes, (N,), or the labels, (N, outputs): a sparse matrix if y was one in the training."""
         answer = self._answer(self._scores(X))
         if self.out_activation_ == "logistic" and self.n_outputs_ > 1:
-            return answer
+            return scipy.sparse.csr_matrix(answer) if self._sparse_labels else answer
         classes: NDArray[Any] = self.classes_[np.minimum(answer.reshape(len(answer)), len(self.classes_) - 1)]
         return classes
 
@@ -573,7 +692,9 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
     first="""loss : str or Loss
         "squared_error" (half of it, as in scikit-learn), "poisson" (its half deviance), or one of `fuseprop.losses`.
         With Poisson, Gamma and Tweedie the network predicts the logarithm of the mean, and `predict` gives the mean.
-    """
+    """,
+    score="""The score is R^2 for the squared error
+        and Poisson, as in scikit-learn, and minus the loss for any other.""",
 )
 class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
     """A network that predicts numbers."""
@@ -621,8 +742,10 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
             raise ValueError(f"loss is {loss!r}, which has a quantile for each column; expected one")
         return loss
 
-    def _check_data(self, X: Any, y: Any, fresh: bool, incremental: bool) -> tuple[Any, NDArray[Any], int, str]:
-        del incremental
+    def _check_data(
+        self, X: Any, y: Any, *, fresh: bool, incremental: bool, classes: NDArray[Any] | None
+    ) -> tuple[Any, NDArray[Any], int, str]:
+        del incremental, classes
         X, y = validate_data(
             self,
             X,
@@ -647,8 +770,12 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
     def _answer(self, scores: FloatArray) -> NDArray[Any]:
         return ops.exp(scores) if self.out_activation_ == "exp" else scores
 
-    def _quality(self, target: NDArray[Any], answer: NDArray[Any], weight: NDArray[Any] | None) -> float:
-        return float(r2_score(target, answer, sample_weight=weight))
+    def _quality(self, target: NDArray[Any], scores: FloatArray, weight: NDArray[Any] | None) -> float:
+        loss = self._loss()
+        if not isinstance(loss, losses.HalfSquaredError | losses.SquaredError | losses.Poisson):
+            return -float(loss(scores, target, weight))
+        answer = self._answer(scores)
+        return float(r2_score(target, answer, sample_weight=weight)) if np.isfinite(answer).all() else np.nan
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the predictions, (N,) or (N, outputs)."""
