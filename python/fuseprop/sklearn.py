@@ -535,7 +535,8 @@ _PARAMETERS = """
     momentum, nesterovs_momentum : float, bool
         Of "sgd".
     early_stopping, validation_fraction : bool, float
-        Whether to set this share aside, stop by the score on it, and keep the best parameters. {score}
+        Whether to set this share aside, stop by the score on it, and keep the best parameters.
+        {score}
     beta_1, beta_2, epsilon : float
         Of "adam".
     {last}
@@ -693,8 +694,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         "squared_error" (half of it, as in scikit-learn), "poisson" (its half deviance), or one of `fuseprop.losses`.
         With Poisson, Gamma and Tweedie the network predicts the logarithm of the mean, and `predict` gives the mean.
     """,
-    score="""The score is R^2 for the squared error
-        and Poisson, as in scikit-learn, and minus the loss for any other.""",
+    score="The score is R^2 for the squared error and Poisson, as in scikit-learn, and minus the loss for any other.",
 )
 class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
     """A network that predicts numbers."""
