@@ -12,6 +12,7 @@ other import in its place the same network comes out, sooner. What differs:
 - early stopping scores a regressor by its loss, unless that is the squared error or Poisson's: then by R^2;
 - negative weights are refused, and so is a training that goes on with targets of another kind;
 - a call that is refused leaves the estimator as it was;
+- `partial_fit` begins with a new optimizer when the solver, its momentum, betas or epsilon have been changed;
 - `coefs_` and `intercepts_` are views into the network, `model_`: ``clf.coefs_[0] = w`` copies w into it.
 
 Sparse X is made dense batch by batch (by the solver "lbfgs" and in validation: as a whole).
