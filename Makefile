@@ -96,13 +96,14 @@ define install_sanitized
 endef
 RUNTIMES = $(foreach lib,$(1),$(shell g++ -print-file-name=lib$(lib).so))
 
-# Leak detection is off: the interpreter itself leaks at exit, and every stack passes through it.
+# Leak detection is off: the interpreter itself leaks at exit, and every stack passes through it. Memory that is not
+# there is a MemoryError, which is tested.
 sanitize-address: .stamps/dev ## the test suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(call install_sanitized,address)
 	@PYTHONPATH=$(CURDIR)/build/san-address/site PYTHONMALLOC=malloc LD_PRELOAD="$(call RUNTIMES,asan ubsan stdc++)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(PYTEST) --capture=sys $(ARGS)
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(PYTEST) --capture=sys $(ARGS)
 
 sanitize-thread: .stamps/dev ## the test suite under ThreadSanitizer
 	$(call install_sanitized,thread)
 	@PYTHONPATH=$(CURDIR)/build/san-thread/site LD_PRELOAD="$(call RUNTIMES,tsan)" \
-	  TSAN_OPTIONS="suppressions=$(CURDIR)/tests/sanitizers/tsan.supp halt_on_error=1" $(PYTEST) --capture=sys $(ARGS)
+	  TSAN_OPTIONS="suppressions=$(CURDIR)/tests/sanitizers/tsan.supp halt_on_error=1 allocator_may_return_null=1" $(PYTEST) --capture=sys $(ARGS)
