@@ -840,6 +840,7 @@ from fuseprop import nn
 model = nn.Sequential([nn.Dense(64, 128, "relu"), nn.Dense(128, 10)], rng=0)
 optimizer = fp.optim.Adam(model)
 x, y = np.random.default_rng(0).standard_normal((6400, 64)), np.zeros(6400, int)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     model.fit(x, y, loss="softmax_cross_entropy", optimizer=optimizer, epochs=10**6, progress=False)
