@@ -201,7 +201,9 @@ def _targets(spec: Spec, pred: Array) -> Array:
     if spec.target_domain == "unit":
         return rng.random(pred.shape, np.float32)
     if spec.target_domain in ("real", "nonzero"):
-        return pred + _normal(*pred.shape, seed=3, scale=1.5)
+        target = pred + _normal(*pred.shape, seed=3, scale=1.5)
+        target[target == 0] = 1.5  # among millions there is one, which "nonzero" refuses
+        return target
     if spec.target_domain in ("nonnegative", "positive"):
         return rng.random(pred.shape, np.float32) * np.float32(4) + np.float32(0.01)
     return np.where(rng.random(pred.shape, np.float32) < 0.5, np.float32(-1), np.float32(1))
