@@ -37,7 +37,7 @@ def way(name: str, x: Any, weight: Any, labels: Any) -> Callable[[], Any]:
             return value, fp.ops.linear_backward(x, weight, d_z)
 
         return unfused
-    from fuseprop._bench import peers  # noqa: PLC0415
+    from fuseprop._bench import peers  # noqa: PLC0415  # likewise
 
     if name == "NumPy":
 

@@ -62,7 +62,7 @@ def ours(spec: Spec, start: Array, options: dict[str, Any]) -> Stepper:
 
 def in_torch(spec: Spec, start: Array, options: dict[str, Any]) -> Stepper | None:
     try:
-        import torch  # noqa: PLC0415
+        import torch  # noqa: PLC0415  # a peer, optional
     except ImportError:
         return None
     kind = getattr(torch.optim, spec.cls.__name__, None)
@@ -100,7 +100,7 @@ def errors(spec: Spec, options: dict[str, Any]) -> dict[str, list[float] | None]
                 continue
             q = step(g)
             if t in STEPS:
-                found[name].append(float(np.max(np.abs(q - p) / np.spacing(largest))))  # type: ignore[union-attr]
+                found[name].append(float(np.max(np.abs(q - p) / np.spacing(largest))))  # type: ignore[union-attr]  # set above
     return found
 
 
@@ -113,7 +113,7 @@ def table() -> list[str]:
         for options in VARIANTS.get(name, [{}]):
             found = errors(spec, options)
             title = ", ".join([name, *(f"{k}={v}" for k, v in options.items())])
-            cells = ["" if found[p] is None else f"{found[p][i]:.2f}" for i in range(len(STEPS)) for p in peers]  # type: ignore[index]
+            cells = ["" if found[p] is None else f"{found[p][i]:.2f}" for i in range(len(STEPS)) for p in peers]  # type: ignore[index]  # not None
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return lines
 

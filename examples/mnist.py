@@ -144,7 +144,7 @@ def with_torch(images: Images, hidden: Sequence[int], epochs: int, batch_size: i
 
 def with_jax(images: Images, hidden: Sequence[int], epochs: int, batch_size: int) -> Train:
     import jax  # noqa: PLC0415  # a peer
-    import jax.numpy as jnp  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415  # likewise
 
     rng = np.random.default_rng(0)
     sizes = [784, *hidden, 10]

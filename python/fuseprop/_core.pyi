@@ -115,7 +115,7 @@ class LinearCrossEntropy(Loss):
     """Overrides the verbs: of x, weight, labels and bias. Its parameters are SoftmaxCrossEntropy's."""
 
     def _bind(self, name: str, parameters: tuple[Any, ...], /) -> None: ...
-    def _value(  # type: ignore[override]
+    def _value(  # type: ignore[override]  # takes the layer, not a prediction
         self,
         x: ArrayLike,
         weight: ArrayLike,
@@ -125,7 +125,7 @@ class LinearCrossEntropy(Loss):
         reduction: str,
         /,
     ) -> float | FloatArray: ...
-    def _gradient(  # type: ignore[override]
+    def _gradient(  # type: ignore[override]  # likewise
         self,
         x: ArrayLike,
         weight: ArrayLike,
