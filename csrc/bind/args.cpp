@@ -242,6 +242,17 @@ Ref Output::FinishAsScalarIfZeroDim() {
   return Ref::Check(PyArray_Return(reinterpret_cast<PyArrayObject*>(result.release())));
 }
 
+OutPair::OutPair(PyObject* out) {
+  if (out == nullptr || out == Py_None) return;
+  if (!PyTuple_Check(out) || PyTuple_GET_SIZE(out) != 2) {
+    const bool is_tuple = PyTuple_Check(out);
+    Raise(PyExc_TypeError, "out must be a tuple of two NumPy arrays, found %s%s", Py_TYPE(out)->tp_name,
+          is_tuple ? (" of " + std::to_string(PyTuple_GET_SIZE(out))).c_str() : "");
+  }
+  first = PyTuple_GET_ITEM(out, 0);
+  second = PyTuple_GET_ITEM(out, 1);
+}
+
 bool ToCommonOrder(Ref* arrays, size_t count, PyObject* out, bool c_order) {
   bool all_c = true;
   bool all_f = !c_order;

@@ -182,6 +182,13 @@ class Output {
   bool is_callers_ = false;
 };
 
+// An argument out=(first, second); both null for None. TypeError.
+struct OutPair {
+  explicit OutPair(PyObject* out);
+  PyObject* first = nullptr;
+  PyObject* second = nullptr;
+};
+
 // Arrays of one shape brought to one memory order, in which a kernel can run over them as flat arrays: C, or
 // Fortran if all have that. `out` (may be null or None) takes part in the choice. With `c_order`, C alone.
 bool ToCommonOrder(Ref* arrays, size_t count, PyObject* out, bool c_order = false);

@@ -2,7 +2,7 @@
 //   Args<T>                     what its kernel takes: row_value, grad, scale, hess, hess_floor, floor_hess ...
 //   Run(Args<T>, bool want_sum) runs the kernel; returns the sum of the losses
 //   divisor()                   of "mean", at the latest after Run
-//   NewOutput(out)              an array like pred, for the gradient
+//   NewOutput(out, name)        an array like pred, for the gradient and the Hessian
 //   typenum(), row_ndim(), shape()
 
 #ifndef FUSEPROP_BIND_CLASS_VERBS_H_
@@ -29,7 +29,7 @@ Ref ClassValue(Inputs& inputs, typename Inputs::template Args<T> args, Reduction
 template <class T, class Inputs>
 Ref ClassValueAndGrad(Inputs& inputs, Reduction reduction, PyObject* out, bool want_value) {
   typename Inputs::template Args<T> args;
-  Output grad = inputs.NewOutput(out);
+  Output grad = inputs.NewOutput(out, "out");
   args.grad = grad.template data<T>();
   args.scale = Scale(reduction, inputs.divisor()).grad;
   Ref value;
@@ -45,10 +45,11 @@ Ref ClassValueAndGrad(Inputs& inputs, Reduction reduction, PyObject* out, bool w
 
 // `args` has what is the loss's own.
 template <class T, class Inputs>
-Ref ClassGradAndHess(Inputs& inputs, typename Inputs::template Args<T> args, PyObject* floor) {
+Ref ClassGradAndHess(Inputs& inputs, typename Inputs::template Args<T> args, PyObject* floor, const OutPair& out) {
   args.floor_hess = AsFloor(floor, &args.hess_floor);
-  Output grad = inputs.NewOutput(nullptr);
-  Output hess = inputs.NewOutput(nullptr);
+  Output grad = inputs.NewOutput(out.first, "out[0]");
+  Output hess = inputs.NewOutput(out.second, "out[1]");
+  if (grad.is_callers()) hess.CheckOverlap(grad.result(), "out[0]", false);
   args.grad = grad.template data<T>();
   args.hess = hess.template data<T>();
   inputs.Run(args, false);

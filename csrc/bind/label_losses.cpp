@@ -98,8 +98,8 @@ struct Inputs {
     weight_sum = Sum(weights.data(), rows);
   }
 
-  Output NewOutput(PyObject* out) const {
-    Output output(out, "out", row_ndim() + 1, shape(), typenum());
+  Output NewOutput(PyObject* out, const char* name) const {
+    Output output(out, name, row_ndim() + 1, shape(), typenum());
     output.CheckOverlap(given_pred, "pred");
     output.CheckOverlap(given_labels, "target", false);
     output.CheckOverlap(weight, "sample_weight", false);
@@ -121,13 +121,14 @@ struct Inputs {
   }
 };
 
-// _grad_and_hess(pred, target, sample_weight, hess_floor, /)
+// _grad_and_hess(pred, target, sample_weight, hess_floor, out, /)
 PyObject* PyGradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    CheckNumArgs("_grad_and_hess", nargs, 4, 4);
+    CheckNumArgs("_grad_and_hess", nargs, 5, 5);
+    const OutPair out(args[4]);
     Inputs inputs(self, args[0], args[1], args[2], false);
-    return inputs.typenum() == NPY_FLOAT32 ? ClassGradAndHess<float>(inputs, {}, args[3])
-                                           : ClassGradAndHess<double>(inputs, {}, args[3]);
+    return inputs.typenum() == NPY_FLOAT32 ? ClassGradAndHess<float>(inputs, {}, args[3], out)
+                                           : ClassGradAndHess<double>(inputs, {}, args[3], out);
   });
 }
 

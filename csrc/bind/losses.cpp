@@ -119,8 +119,8 @@ struct Inputs {
   }
 
   Output NewOutput() const { return Output(PyArray_NDIM(shape()), PyArray_DIMS(shape()), typenum(), fortran); }
-  Output NewOutput(PyObject* out) const {
-    Output output(out, "out", PyArray_NDIM(shape()), PyArray_DIMS(shape()), typenum(), fortran);
+  Output NewOutput(PyObject* out, const char* name = "out") const {
+    Output output(out, name, PyArray_NDIM(shape()), PyArray_DIMS(shape()), typenum(), fortran);
     output.CheckOverlap(given[0], "pred");
     output.CheckOverlap(given[1], "target");
     output.CheckOverlap(given[2], "sample_weight", weight_run == 1 && !over_classes);
@@ -365,14 +365,15 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
 }
 
 template <class T>
-Ref GradAndHess(const Formula& formula, const Inputs& inputs, PyObject* floor) {
+Ref GradAndHess(const Formula& formula, const Inputs& inputs, PyObject* floor, const OutPair& out) {
   LossArgs<T> args = ArgsOf<T>(inputs);
   args.floor_hess = AsFloor(floor, &args.hess_floor);
-  Output grad = inputs.NewOutput();
-  Output hess = inputs.NewOutput();
+  Output grad = inputs.NewOutput(out.first, "out[0]");
+  Output hess = inputs.NewOutput(out.second, "out[1]");
+  if (grad.is_callers()) hess.CheckOverlap(grad.result(), "out[0]", false);
   args.grad = grad.data<T>();
   args.hess = hess.data<T>();
-  Run<T>(formula, LossPass::kGradHess, inputs, args, false);
+  Run<T>(formula, LossPass::kGradHess, inputs, args, grad.is_callers() || hess.is_callers());
   const Ref grad_array = grad.Finish();
   const Ref hess_array = hess.Finish();
   return Ref::Check(PyTuple_Pack(2, grad_array.get(), hess_array.get()));
@@ -419,13 +420,14 @@ PyObject* ValueAndGrad(PyObject* self, PyObject* const* args, Py_ssize_t nargs) 
   });
 }
 
-// _grad_and_hess(pred, target, sample_weight, hess_floor, /)
+// _grad_and_hess(pred, target, sample_weight, hess_floor, out, /)
 PyObject* GradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    CheckNumArgs("_grad_and_hess", nargs, 4, 4);
-    const Inputs inputs = InputsOf(Self(self), args, nullptr, false);
-    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(Self(self), inputs, args[3])
-                                           : GradAndHess<double>(Self(self), inputs, args[3]);
+    CheckNumArgs("_grad_and_hess", nargs, 5, 5);
+    const OutPair out(args[4]);
+    const Inputs inputs = InputsOf(Self(self), args, out.first, false);
+    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(Self(self), inputs, args[3], out)
+                                           : GradAndHess<double>(Self(self), inputs, args[3], out);
   });
 }
 

@@ -37,8 +37,8 @@ struct Inputs {
     return array;
   }
 
-  Output NewOutput(PyObject* out) {
-    Output output(out, "out", row_ndim() + 1, shape(), typenum());
+  Output NewOutput(PyObject* out, const char* name) {
+    Output output(out, name, row_ndim() + 1, shape(), typenum());
     output.CheckOverlap(given_pred, "pred");
     output.CheckOverlap(target.given_distribution, "target");
     output.CheckOverlap(target.labels, "target", false);
@@ -48,7 +48,7 @@ struct Inputs {
     if (distribution && PyArray_DATA(distribution.array()) == PyArray_DATA(output.buffer().array())) {
       distribution = Ref::Check(PyArray_NewCopy(distribution.array(), NPY_CORDER));
     }
-    writes_callers = output.is_callers();
+    writes_callers = writes_callers || output.is_callers();
     return output;
   }
 
@@ -70,26 +70,27 @@ struct Inputs {
 };
 
 template <class T>
-Ref GradAndHess(Inputs& inputs, PyObject* floor, double factor) {
+Ref GradAndHess(Inputs& inputs, PyObject* floor, double factor, const OutPair& out) {
   SoftmaxXentArgs<T> args;
   args.hessian_factor = factor;
-  return ClassGradAndHess<T>(inputs, args, floor);
+  return ClassGradAndHess<T>(inputs, args, floor, out);
 }
 
-// _grad_and_hess(pred, target, sample_weight, hess_floor, hessian="diagonal", /)
+// _grad_and_hess(pred, target, sample_weight, hess_floor, out, hessian="diagonal", /)
 PyObject* PyGradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
-    CheckNumArgs("_grad_and_hess", nargs, 4, 5);
+    CheckNumArgs("_grad_and_hess", nargs, 5, 6);
     double factor = 1.0;
-    if (nargs == 5 && PyUnicode_Check(args[4]) && PyUnicode_CompareWithASCIIString(args[4], "upper") == 0) {
+    if (nargs == 6 && PyUnicode_Check(args[5]) && PyUnicode_CompareWithASCIIString(args[5], "upper") == 0) {
       factor = 2.0;
-    } else if (nargs == 5 &&
-               (!PyUnicode_Check(args[4]) || PyUnicode_CompareWithASCIIString(args[4], "diagonal") != 0)) {
-      Raise(PyExc_ValueError, "hessian is %R; expected \"diagonal\" or \"upper\"", args[4]);
+    } else if (nargs == 6 &&
+               (!PyUnicode_Check(args[5]) || PyUnicode_CompareWithASCIIString(args[5], "diagonal") != 0)) {
+      Raise(PyExc_ValueError, "hessian is %R; expected \"diagonal\" or \"upper\"", args[5]);
     }
+    const OutPair out(args[4]);
     Inputs inputs(self, args[0], args[1], args[2], false);
-    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(inputs, args[3], factor)
-                                           : GradAndHess<double>(inputs, args[3], factor);
+    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(inputs, args[3], factor, out)
+                                           : GradAndHess<double>(inputs, args[3], factor, out);
   });
 }
 

@@ -280,23 +280,28 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
   if (pass == LossPass::kValue) leaf = leaves.value;
   if (pass == LossPass::kGradHess) leaf = leaves.grad_hess;
   if (pass == LossPass::kGrad && leaves.grad != nullptr) leaf = leaves.grad;
-  const bool stream = args.n * sizeof(T) >= kStreamBytes;
+  const bool add_values = has_value && args.value == nullptr;
   const bool fetch_ahead = args.n * sizeof(T) >= kFetchBytes;
+  const hn::ScalableTag<T> d;
+  // Of each block, as blocks are whole vectors. The first piece of a block ends there.
+  const size_t lead = has_grad ? ElementsToAlignment(d, args.grad) : 0;
+  const bool stream = args.n * sizeof(T) >= kStreamBytes && (!has_hess || ElementsToAlignment(d, args.hess) == lead);
   const Domain domain = row.target_domain(parameters);
   FirstOf first_invalid(args.n);
   LossResult result;
   result.sum = SumOverBlocks(args.n, [&](size_t block_begin, size_t block_end) HWY_ATTR {
     HWY_ALIGN T weight_piece[kPiece];
-    HWY_ALIGN T value_piece[kPiece];
-    HWY_ALIGN T grad_piece[kPiece];
-    HWY_ALIGN T hess_piece[kPiece];
+    HWY_ALIGN T values[kPiece + Accumulator<T>::kLanes];
+    size_t values_left = 0;  // at the front of `values`: fewer than the virtual lanes, from the piece before
     Accumulator<T> sum;
     LossPiece<T> piece;
+    piece.stream = stream && has_grad;
     piece.scale = static_cast<T>(args.scale);
     piece.hess_floor = Parameter<T>(args.hess_floor);
     piece.floor_hess = args.floor_hess;
-    for (size_t begin = block_begin; begin < block_end; begin += kPiece) {
-      const size_t n = HWY_MIN(kPiece, block_end - begin);
+    size_t n;
+    for (size_t begin = block_begin; begin < block_end; begin += n) {
+      n = HWY_MIN(piece.stream && begin == block_begin && lead != 0 ? lead : kPiece, block_end - begin);
       if (args.check) {
         const size_t at = FirstOutside(row.pred_domain, domain, args, begin, begin + n);
         if (HWY_UNLIKELY(at != n)) first_invalid.Add(begin + at);
@@ -307,19 +312,20 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
       piece.weight = WeightsOf(args, begin, begin + n, weight_piece);
       piece.column = args.column == nullptr ? nullptr : args.column + begin % args.num_columns;
       piece.complement = args.column == nullptr ? nullptr : args.complement + begin % args.num_columns;
-      piece.value = args.value != nullptr ? args.value + begin : value_piece;
-      piece.grad = stream || !has_grad ? grad_piece : args.grad + begin;
-      piece.hess = stream || !has_hess ? hess_piece : args.hess + begin;
+      piece.value = args.value != nullptr ? args.value + begin : values + values_left;
+      piece.grad = has_grad ? args.grad + begin : nullptr;
+      piece.hess = has_hess ? args.hess + begin : nullptr;
       leaf(parameters, piece);
-      if (has_value && args.value == nullptr) {
+      if (add_values) {
+        const size_t have = values_left + n;
+        values_left = begin + n < block_end ? have % Accumulator<T>::kLanes : 0;
         const bool more = fetch_ahead && begin + n < args.n;
-        AddValues(value_piece, n, more ? piece.pred + n : nullptr, piece.target + n, sum);
+        AddValues(values, have - values_left, more ? piece.pred + n : nullptr, piece.target + n, sum);
+        memmove(values, values + have - values_left, values_left * sizeof(T));
       }
-      if (stream && has_grad) StreamOut(grad_piece, args.grad + begin, n);
-      if (stream && has_hess) StreamOut(hess_piece, args.hess + begin, n);
     }
-    if (stream) hwy::FlushStream();
-    return has_value && args.value == nullptr ? sum.Total() : 0.0;
+    if (piece.stream) hwy::FlushStream();
+    return add_values ? sum.Total() : 0.0;
   });
   result.first_invalid = first_invalid.Get();
   return result;
@@ -524,6 +530,7 @@ HWY_NOINLINE void Leaf(const double* parameters, const LossPiece<T>& given) {
     T* const value = piece->value;
     T* const grad = piece->grad;
     T* const hess = piece->hess;
+    const bool stream = whole && given.stream;
     const size_t end = whole ? given.n - given.n % kLanes : kLanes;
     for (size_t i = 0; i < end; i += kLanes) {
       Terms<V> terms;
@@ -541,8 +548,8 @@ HWY_NOINLINE void Leaf(const double* parameters, const LossPiece<T>& given) {
         terms = {hn::Mul(terms.value, w), hn::Mul(terms.d1, w), hn::Mul(terms.d2, w)};
       }
       if ((kWant & kValue) != 0) hn::StoreU(terms.value, d, value + i);
-      if ((kWant & kGrad) != 0) hn::StoreU(hn::Mul(terms.d1, scale), d, grad + i);
-      if ((kWant & kHess) != 0) hn::StoreU(terms.d2, d, hess + i);
+      if ((kWant & kGrad) != 0) StoreOrStream(hn::Mul(terms.d1, scale), d, grad + i, stream);
+      if ((kWant & kHess) != 0) StoreOrStream(terms.d2, d, hess + i, stream);
     }
     if (!whole) break;
     if (end == given.n) return;

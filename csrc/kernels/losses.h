@@ -70,6 +70,7 @@ struct LossPiece {
   T scale;
   T hess_floor;
   bool floor_hess;
+  bool stream;  // whether grad and hess, then aligned as vectors, are stored around the caches
 };
 
 // The only code that each loss has for itself.

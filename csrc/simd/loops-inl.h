@@ -26,6 +26,15 @@ HWY_INLINE size_t ElementsToAlignment(D d, const T* p) {
   return (lanes - reinterpret_cast<uintptr_t>(p) / sizeof(T) % lanes) % lanes;
 }
 
+template <class D, class V, class T = hn::TFromD<D>>
+HWY_INLINE void StoreOrStream(V v, D d, T* to, bool stream) {
+  if (stream) {
+    hn::Stream(v, d, to);
+  } else {
+    hn::StoreU(v, d, to);
+  }
+}
+
 // f(d, in[0][i...], in[1][i...], ...).
 template <class T, class F, class D, size_t... k>
 HWY_INLINE hn::Vec<D> Apply(const F& f, D d, const T* const* in, size_t i, std::index_sequence<k...> /*inputs*/) {
@@ -63,11 +72,7 @@ HWY_INLINE void MapRange(const F& f, T* out, size_t begin, size_t end, bool stre
     const bool around = stream && align && !is_part;
     for (size_t j = 0; j < n; j += lanes) {
       const auto y = Apply(f, d, from, j, std::make_index_sequence<kInputs>());
-      if (around) {
-        hn::Stream(y, d, to + j);
-      } else {
-        hn::StoreU(y, d, to + j);
-      }
+      StoreOrStream(y, d, to + j, around);
     }
     if (is_part) StorePartial(hn::Load(d, copies[0]), d, out + i, part);
     i += is_part ? part : whole;
@@ -116,13 +121,8 @@ HWY_INLINE void MapPairRange(const F& f, T* out0, T* out1, size_t begin, size_t 
     for (size_t j = 0; j < n; j += lanes) {
       V v0, v1;
       ApplyPair(f, d, from, j, &v0, &v1, std::make_index_sequence<kInputs>());
-      if (around) {
-        hn::Stream(v0, d, to0 + j);
-        hn::Stream(v1, d, to1 + j);
-      } else {
-        hn::StoreU(v0, d, to0 + j);
-        hn::StoreU(v1, d, to1 + j);
-      }
+      StoreOrStream(v0, d, to0 + j, around);
+      StoreOrStream(v1, d, to1 + j, around);
     }
     if (is_part) {
       StorePartial(hn::Load(d, results[0]), d, out0 + i, part);

@@ -79,7 +79,13 @@ class Loss:
         /,
     ) -> tuple[float | FloatArray, FloatArray]: ...
     def _grad_and_hess(
-        self, pred: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, hess_floor: float | None, /
+        self,
+        pred: ArrayLike,
+        target: ArrayLike,
+        sample_weight: ArrayLike | None,
+        hess_floor: float | None,
+        out: tuple[FloatArray, FloatArray] | None,
+        /,
     ) -> tuple[FloatArray, FloatArray]: ...
 
 class RootMeanSquaredError(Loss):
@@ -107,6 +113,7 @@ class SoftmaxCrossEntropy(Loss):
         target: ArrayLike,
         sample_weight: ArrayLike | None,
         hess_floor: float | None,
+        out: tuple[FloatArray, FloatArray] | None,
         hessian: str = "diagonal",
         /,
     ) -> tuple[FloatArray, FloatArray]: ...

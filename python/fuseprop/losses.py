@@ -6,8 +6,8 @@ A loss is a small immutable object: its constructor takes the parameters, and wi
   reduction "none"),
 - ``loss.gradient(...)`` is its derivative by pred, an array like pred,
 - ``loss.value_and_grad(...)`` is both,
-- ``loss.grad_and_hess(pred, target, sample_weight=None, hess_floor=None)`` are the first and second derivatives per
-  sample, unreduced: what gradient boosting takes.
+- ``loss.grad_and_hess(pred, target, sample_weight=None, hess_floor=None, *, out=None)`` are the first and second
+  derivatives per sample, unreduced: what gradient boosting takes.
 
 With sample weights w, of shape (N,) or pred's, the value and the gradient are multiplied by w, and "mean" divides by
 the sum of the broadcast weights; without weights by pred's size (0 if that is 0). All weights zero: value and gradient
@@ -19,7 +19,8 @@ pred's dtype rules: float32 stays float32, float64 stays float64, integers and b
 is a TypeError; target and weights are cast to it, before the target is checked. Any strides. Each element's term is
 rounded to pred's dtype; their sum accumulates in float64 and is a Python float, the same bits on any number of threads.
 ``out=`` receives the gradient; it may be pred, target or a sample_weight of pred's shape itself, any other overlap is a
-ValueError. Nothing is written if an argument is refused.
+ValueError. `grad_and_hess` takes a tuple of two such arrays, which are apart from each other. Nothing is written if an
+argument is refused: targets are then read once more, before the caller's arrays are written.
 
 Targets, and the predictions of BinaryCrossEntropy, outside of what a loss is defined for are a ValueError that names
 the first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outside of every domain but those that say
@@ -135,9 +136,11 @@ class Loss(Formula, _core.Loss):
         target: ArrayLike,
         sample_weight: ArrayLike | None = None,
         hess_floor: float | None = None,
+        *,
+        out: tuple[FloatArray, FloatArray] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return (first, second derivative by pred), per sample and weighted; max(d2, hess_floor) if it is given."""
-        return self._grad_and_hess(pred, target, sample_weight, hess_floor)
+        return self._grad_and_hess(pred, target, sample_weight, hess_floor, out)
 
 
 @register("loss", "zero_one", target_domain="sign", kind_of_value="metric", aliases=("zero_one_loss",))
@@ -728,6 +731,8 @@ class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
         sample_weight: ArrayLike | None = None,
         hess_floor: float | None = None,
         hessian: Literal["diagonal", "upper"] = "diagonal",
+        *,
+        out: tuple[FloatArray, FloatArray] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return (gradient, Hessian), both (N, C), per sample and weighted.
 
@@ -735,7 +740,7 @@ class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
         XGBoost uses, an upper bound of the full matrix (with z_loss, it need not be one). max(hess, hess_floor) is
         taken before the weight.
         """
-        return self._grad_and_hess(pred, target, sample_weight, hess_floor, hessian)
+        return self._grad_and_hess(pred, target, sample_weight, hess_floor, out, hessian)
 
 
 @register(

@@ -291,7 +291,8 @@ def _loss_grad_and_hess(spec: Spec, n: int, peers: Peers) -> Problem:
     parameters: dict[str, Any] = dict(spec.parameters)
     loss, p = spec.cls(**parameters), _predictions(spec, n)
     y = _targets(spec, p)
-    candidates = [Candidate(OURS, call(loss.grad_and_hess, p, y))]
+    out = np.empty_like(p), np.empty_like(p)
+    candidates = [Candidate(OURS, call(loss.grad_and_hess, p, y, out=out))]
     if peers.numpy:
         candidates.append(_numpy(lambda: spec.reference(p, y, **parameters)[1:], variant="reference"))
     if peers.jax and (jax_loss := other.jax_loss(peers.jax, spec.name, parameters)):
@@ -387,7 +388,8 @@ def _class_grad_and_hess(spec: Spec, shape: tuple[int, int], peers: Peers) -> Pr
     labels = np.random.default_rng(4).integers(0, shape[1], shape[0])
     one_hot = np.zeros_like(z)
     one_hot[np.arange(len(labels)), labels] = 1
-    candidates = [Candidate(OURS, call(loss.grad_and_hess, z, labels))]
+    out = np.empty_like(z), np.empty_like(z)
+    candidates = [Candidate(OURS, call(loss.grad_and_hess, z, labels, out=out))]
     if peers.numpy and spec.name == "softmax_cross_entropy":
 
         def numpy_grad_and_hess() -> tuple[Array, Array]:
@@ -435,7 +437,8 @@ def _row_reference(spec: Spec, pred: Array, target: Array) -> tuple[Array, Array
 
 def _row_grad_and_hess(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
     loss, (pred, target) = spec.cls(), _row_inputs(spec, shape)
-    candidates = [Candidate(OURS, call(loss.grad_and_hess, pred, target))]
+    out = np.empty_like(pred), np.empty_like(pred)
+    candidates = [Candidate(OURS, call(loss.grad_and_hess, pred, target, out=out))]
     if peers.numpy:
         candidates.append(_numpy(lambda: _row_reference(spec, pred, target)[1:], variant="reference"))
     _, gradient, hessian = _row_reference(spec, pred, target)
