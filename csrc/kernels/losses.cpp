@@ -283,8 +283,10 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
   const bool add_values = has_value && args.value == nullptr;
   const bool fetch_ahead = args.n * sizeof(T) >= kFetchBytes;
   const hn::ScalableTag<T> d;
-  // Of each block, as blocks are whole vectors. The first piece of a block ends there.
+  // Of each block, as blocks are whole vectors. The first piece of a block ends there if the array is long: stores across
+  // cache lines cost more.
   const size_t lead = has_grad ? ElementsToAlignment(d, args.grad) : 0;
+  const bool align = lead != 0 && args.n >= kBlock;
   const bool stream = args.n * sizeof(T) >= kStreamBytes && (!has_hess || ElementsToAlignment(d, args.hess) == lead);
   const Domain domain = row.target_domain(parameters);
   FirstOf first_invalid(args.n);
@@ -301,7 +303,7 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
     piece.floor_hess = args.floor_hess;
     size_t n;
     for (size_t begin = block_begin; begin < block_end; begin += n) {
-      n = HWY_MIN(piece.stream && begin == block_begin && lead != 0 ? lead : kPiece, block_end - begin);
+      n = HWY_MIN(align && begin == block_begin ? lead : kPiece, block_end - begin);
       if (args.check) {
         const size_t at = FirstOutside(row.pred_domain, domain, args, begin, begin + n);
         if (HWY_UNLIKELY(at != n)) first_invalid.Add(begin + at);
