@@ -283,8 +283,8 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
   const bool add_values = has_value && args.value == nullptr;
   const bool fetch_ahead = args.n * sizeof(T) >= kFetchBytes;
   const hn::ScalableTag<T> d;
-  // Of each block, as blocks are whole vectors. The first piece of a block ends there if the array is long: stores across
-  // cache lines cost more.
+  // Of each block, as blocks are whole vectors. The first piece of a block ends there if the array is long: stores
+  // across cache lines cost more.
   const size_t lead = has_grad ? ElementsToAlignment(d, args.grad) : 0;
   const bool align = lead != 0 && args.n >= kBlock;
   const bool stream = args.n * sizeof(T) >= kStreamBytes && (!has_hess || ElementsToAlignment(d, args.hess) == lead);
