@@ -103,7 +103,8 @@ sanitize-address: .stamps/dev ## the test suite under AddressSanitizer and Undef
 	@PYTHONPATH=$(CURDIR)/build/san-address/site PYTHONMALLOC=malloc LD_PRELOAD="$(call RUNTIMES,asan ubsan stdc++)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(PYTEST) --capture=sys $(ARGS)
 
+# OpenBLAS is not instrumented: with threads of its own, whatever it wrote would look like a race.
 sanitize-thread: .stamps/dev ## the test suite under ThreadSanitizer
 	$(call install_sanitized,thread)
-	@PYTHONPATH=$(CURDIR)/build/san-thread/site LD_PRELOAD="$(call RUNTIMES,tsan)" \
+	@PYTHONPATH=$(CURDIR)/build/san-thread/site LD_PRELOAD="$(call RUNTIMES,tsan)" OPENBLAS_NUM_THREADS=1 \
 	  TSAN_OPTIONS="suppressions=$(CURDIR)/tests/sanitizers/tsan.supp halt_on_error=1 allocator_may_return_null=1" $(PYTEST) --capture=sys $(ARGS)
