@@ -56,8 +56,8 @@ class Scratch {
 thread_local Scratch scratch;
 
 struct MatmulTable {
-  void (*multiply_f32)(const MatmulArgs<float>&);
-  void (*multiply_f64)(const MatmulArgs<double>&);
+  void (*multiply_f32)(const MatmulArgs<float>&, bool reserve);
+  void (*multiply_f64)(const MatmulArgs<double>&, bool reserve);
   void (*finish_gradient_f32)(const OutputGradient<float>&);
   void (*finish_gradient_f64)(const OutputGradient<double>&);
 };
@@ -305,12 +305,14 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
   }
 }
 
-// n = 1.
+// n = 1. With `reserve`, only gets the memory.
 template <class T>
-void MultiplyByColumn(const MatmulArgs<T>& args) {
+void MultiplyByColumn(const MatmulArgs<T>& args, bool reserve) {
   const T* b = args.b;
-  if (!args.transpose_b && args.ldb != 1) {
-    T* const copy = static_cast<T*>(scratch.Get(args.k * sizeof(T)));
+  const bool copy_b = !args.transpose_b && args.ldb != 1;
+  T* const copy = copy_b ? static_cast<T*>(scratch.Get(args.k * sizeof(T))) : nullptr;
+  if (reserve) return;
+  if (copy_b) {
     for (size_t i = 0; i < args.k; ++i) copy[i] = args.b[i * args.ldb];
     b = copy;
   }
@@ -341,9 +343,9 @@ void MultiplyByColumn(const MatmulArgs<T>& args) {
 }
 
 template <class T>
-void Multiply(const MatmulArgs<T>& original) {
+void Multiply(const MatmulArgs<T>& original, bool reserve) {
   if (original.m == 0 || original.n == 0) return;
-  if (original.n == 1) return MultiplyByColumn(original);
+  if (original.n == 1) return MultiplyByColumn(original, reserve);
   MatmulArgs<T> args = original;
   // With few columns the vectors are better filled by the transposed product, B^T A^T. If its B must be transposed on
   // the way, that has to pay: for fewer columns or many steps of k.
@@ -365,6 +367,7 @@ void Multiply(const MatmulArgs<T>& original) {
   const size_t blocks = plan.row_blocks * plan.col_blocks;
   const size_t threads = plan.threads < blocks ? plan.threads : blocks;
   T* const memory = static_cast<T*>(scratch.Get(threads * plan.ScratchSize() * sizeof(T)));
+  if (reserve) return;
   if (threads == 1) {
     for (size_t row_block = 0; row_block < plan.row_blocks; ++row_block) {
       for (size_t col_block = 0; col_block < plan.col_blocks; ++col_block) {
@@ -509,8 +512,11 @@ HWY_AFTER_NAMESPACE();
 namespace fuseprop {
 FUSEPROP_EXPORT(Table);
 
-void Matmul(const MatmulArgs<float>& args) { FUSEPROP_DISPATCH(Table)().multiply_f32(args); }
-void Matmul(const MatmulArgs<double>& args) { FUSEPROP_DISPATCH(Table)().multiply_f64(args); }
+void Matmul(const MatmulArgs<float>& args) { FUSEPROP_DISPATCH(Table)().multiply_f32(args, false); }
+void Matmul(const MatmulArgs<double>& args) { FUSEPROP_DISPATCH(Table)().multiply_f64(args, false); }
+
+void ReserveMatmul(const MatmulArgs<float>& args) { FUSEPROP_DISPATCH(Table)().multiply_f32(args, true); }
+void ReserveMatmul(const MatmulArgs<double>& args) { FUSEPROP_DISPATCH(Table)().multiply_f64(args, true); }
 
 void FinishGradient(const OutputGradient<float>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f32(args); }
 void FinishGradient(const OutputGradient<double>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f64(args); }

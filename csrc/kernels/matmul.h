@@ -50,6 +50,10 @@ struct MatmulArgs {
 void Matmul(const MatmulArgs<float>& args);
 void Matmul(const MatmulArgs<double>& args);
 
+// Gets the memory for such a product: the same thread's Matmul does not throw then.
+void ReserveMatmul(const MatmulArgs<float>& args);
+void ReserveMatmul(const MatmulArgs<double>& args);
+
 // What comes before the products in the backward pass of a layer y = f(u), u = x W + b, in one pass over dy, the
 // gradient by y: du = dy f'(u), and the gradient by b, sums[j] = (accumulate ? sums[j] : 0) + the sum of column j of
 // du.
