@@ -14,7 +14,6 @@
 #include "hwy/highway.h"
 // The per-target headers need highway.h.
 #include "kernels/matmul-inl.h"
-#include "kernels/matvec-inl.h"
 #include "simd/partition.h"
 #include "threads/pool.h"
 
@@ -305,47 +304,10 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
   }
 }
 
-// n = 1. With `reserve`, only gets the memory.
-template <class T>
-void MultiplyByColumn(const MatmulArgs<T>& args, bool reserve) {
-  const T* b = args.b;
-  const bool copy_b = !args.transpose_b && args.ldb != 1;
-  T* const copy = copy_b ? static_cast<T*>(scratch.Get(args.k * sizeof(T))) : nullptr;
-  if (reserve) return;
-  if (copy_b) {
-    for (size_t i = 0; i < args.k; ++i) copy[i] = args.b[i * args.ldb];
-    b = copy;
-  }
-  const size_t parts = CeilDiv(args.m, kColumnPart);
-  const auto multiply = [&](size_t part) {
-    const size_t row = part * kColumnPart;
-    const size_t rows = HWY_MIN(kColumnPart, args.m - row);
-    HWY_ALIGN T y[kColumnPart];
-    if (args.transpose_a) {
-      MultiplyColumns(args.a + row, args.lda, rows, b, args.k, y);
-    } else {
-      MultiplyAllRows(args.a + row * args.lda, args.lda, rows, b, args.k, y);
-    }
-    T* const c = args.c + row * args.ldc;
-    for (size_t i = 0; i < rows; ++i) {
-      T v = y[i];
-      if (args.bias != nullptr) v += args.bias[0];
-      if (args.accumulate) v += c[i * args.ldc];
-      c[i * args.ldc] = v;
-    }
-    if (args.epilogue != nullptr) args.epilogue(args.context, {c, args.ldc, row, rows, 0, 1});
-  };
-  if (kWideRows * args.m * args.k < kParallelWork) {
-    for (size_t part = 0; part < parts; ++part) multiply(part);
-  } else {
-    ParallelFor(parts, multiply);
-  }
-}
-
+// With `reserve`, only gets the memory.
 template <class T>
 void Multiply(const MatmulArgs<T>& original, bool reserve) {
   if (original.m == 0 || original.n == 0) return;
-  if (original.n == 1) return MultiplyByColumn(original, reserve);
   MatmulArgs<T> args = original;
   // With few columns the vectors are better filled by the transposed product, B^T A^T. If its B must be transposed on
   // the way, that has to pay: for fewer columns or many steps of k.

@@ -22,9 +22,8 @@ struct MatmulRectangle {
 // strides lda, ldb, ldc count elements. C overlaps nothing else.
 //
 // Every element of C is one chain of k fused multiply-adds in increasing order that starts from zero, then
-// rounded sums with the bias and the old C. Where n = 1 it is one chain for every step of k modulo 64 bytes, which are
-// added in a tree. So it does not depend on m, on n from 2, the transpositions, the number of threads or, where
-// FUSEPROP_HAVE_FMA is 1, the target.
+// rounded sums with the bias and the old C. So it does not depend on the shape, the transpositions, the number
+// of threads or, where FUSEPROP_HAVE_FMA is 1, the target.
 // |error| <= (k + 2) * eps / 2 * (sum |a||b| + |bias| + |c|), up to second order.
 template <class T>
 struct MatmulArgs {

@@ -43,8 +43,7 @@ def matmul(
 ) -> FloatArray:
     """Matrix product op(a) op(b) of two-dimensional arrays, op(x) being x or its transpose.
 
-    Each element is one chain of fused multiply-adds over k in increasing order (of a product with one column: the sum
-    of 16 such chains in float32, 8 in float64, each over every 16th or 8th k): its error is at most
+    Each element is one chain of fused multiply-adds over k in increasing order: its error is at most
     k * eps * sum(abs(a) * abs(b)). `out` must be apart from a and b in memory.
 
     Raises
