@@ -61,7 +61,7 @@ def test_layouts(spec: Spec, dtype: Any) -> None:
 @each_dtype
 @each_spec
 def test_in_place(spec: Spec, dtype: Any, layout: str) -> None:
-    """Either may be pred, target, or weights of pred's shape, if that has floats."""
+    """Each may be pred, target, or weights of pred's shape, if that has floats."""
     loss, shape = spec.cls(), (7, 19)
     pred, target = sample(spec, shape, dtype)
     inputs = {"pred": pred, "target": target}
@@ -69,29 +69,33 @@ def test_in_place(spec: Spec, dtype: Any, layout: str) -> None:
         inputs["sample_weight"] = seeded("w").random(shape).astype(dtype)
     expected = loss.grad_and_hess(**inputs)
     names = [name for name, x in inputs.items() if x.shape == shape and x.dtype == dtype]
-    for k, name in itertools.product((0, 1), names):
-        outs = [Out(layout, shape, dtype), Out("c", shape, dtype)][:: 1 - 2 * k]
-        outs[k].array[...] = inputs[name]
-        returned = loss.grad_and_hess(**inputs | {name: outs[k].array}, out=(outs[0].array, outs[1].array))
+    for pair in itertools.permutations([*names, None], 2):
+        outs = Out(layout, shape, dtype), Out("c", shape, dtype)
+        arguments = dict(inputs)
+        for out, name in zip(outs, pair, strict=True):
+            if name is not None:
+                out.array[...] = inputs[name]
+                arguments[name] = out.array
+        returned = loss.grad_and_hess(**arguments, out=(outs[0].array, outs[1].array))
         for out, got, wanted in zip(outs, returned, expected, strict=True):
-            out.assert_received(got, wanted, f"out[{k}] is {name}")
+            out.assert_received(got, wanted, f"out is {pair}")
 
 
 @each_dtype
 @each_spec
-def test_beyond_the_caches(spec: Spec, dtype: Any, threads: int) -> None:
+def test_beyond_the_caches(spec: Spec, dtype: Any, target: str) -> None:
     """Outputs of 8 MiB and more go around the caches, from wherever in a vector they start."""
     loss, classes = spec.cls(), 5003
     rows = (9 << 20) // np.dtype(dtype).itemsize // classes + 1
-    pred, target = sample(spec, (7, classes), dtype)
+    pred, y = sample(spec, (7, classes), dtype)
     repeat = np.arange(rows) % 7
-    expected = [derivative[repeat] for derivative in loss.grad_and_hess(pred, target)]
-    pred, target = pred[repeat], target[repeat]
+    expected = [derivative[repeat] for derivative in loss.grad_and_hess(pred, y)]
+    pred, y = pred[repeat], y[repeat]
     memory = np.empty((2, rows * classes + 20), dtype)
     for starts in ((1, 1), (3, 18), (16, 7)):
         memory[...] = 7.0
         outs = [memory[k, start : start + pred.size].reshape(pred.shape) for k, start in enumerate(starts)]
-        returned = loss.grad_and_hess(pred, target, out=(outs[0], outs[1]))
+        returned = loss.grad_and_hess(pred, y, out=(outs[0], outs[1]))
         for k, start in enumerate(starts):
             assert returned[k] is outs[k]
             assert_same_bits(outs[k], expected[k], f"{starts}, out[{k}]")
@@ -101,17 +105,17 @@ def test_beyond_the_caches(spec: Spec, dtype: Any, threads: int) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("spec", LOSSES, ids=lambda spec: spec.name)
-def test_values_beside_a_gradient_beyond_the_caches(spec: Spec, dtype: Any, threads: int) -> None:
+def test_values_beside_a_gradient_beyond_the_caches(spec: Spec, dtype: Any, target: str) -> None:
     """The sum of the values does not depend on where the gradient starts in a vector, or whether there is one."""
     loss = spec.cls()
     n = (9 << 20) // np.dtype(dtype).itemsize + 5
-    pred, target = (np.resize(x, n) for x in sample(spec, (61, 83), dtype))
-    value, gradient = loss(pred, target), loss.gradient(pred, target)
+    pred, y = (np.resize(x, n) for x in sample(spec, (61, 83), dtype))
+    value, gradient = loss(pred, y), loss.gradient(pred, y)
     memory = np.empty(n + 20, dtype)
     for start in (1, 4, 15):
         memory[...] = 7.0
         out = memory[start : start + n]
-        assert loss.value_and_grad(pred, target, out=out)[0] == value, start
+        assert loss.value_and_grad(pred, y, out=out)[0] == value, start
         assert_same_bits(out, gradient, str(start))
         assert (memory[:start] == 7.0).all()
         assert (memory[start + n :] == 7.0).all()
@@ -174,13 +178,55 @@ def test_refused(spec: Spec) -> None:
     good.assert_untouched()
 
 
+@pytest.mark.parametrize("spec", [*CLASS_LOSSES, *ROW_LOSSES], ids=lambda spec: spec.name)
+def test_strided_labels_and_weights_in_out(spec: Spec) -> None:
+    """What the caller gave counts, not a copy of it that is contiguous or of another dtype."""
+    loss = spec.cls()
+    pred, target = sample(spec, (6, 3), np.float64)
+    memory = np.zeros((6, 3))
+    for k in (0, 1):
+        out = (memory, None)[:: 1 - 2 * k]
+        weight = memory[:, 1]
+        with pytest.raises(ValueError, match=rf"out\[{k}\] overlaps sample_weight"):
+            loss.grad_and_hess(pred, target, weight, out=out)
+        if target.ndim == 1:
+            labels = memory.view(np.int64)[:, 1]
+            with pytest.raises(ValueError, match=rf"out\[{k}\] overlaps target"):
+                loss.grad_and_hess(pred, labels, out=out)
+            with pytest.raises(ValueError, match="out overlaps target"):
+                loss.gradient(pred, labels, out=memory)
+        with pytest.raises(ValueError, match="out overlaps sample_weight"):
+            loss.gradient(pred, target, weight, out=memory)
+        integers = memory.view(np.int64)
+        with pytest.raises(ValueError, match=rf"out\[{k}\] overlaps pred"):
+            loss.grad_and_hess(integers, target, out=out)
+        assert not memory.any()
+
+
+@pytest.mark.parametrize("spec", LOSSES, ids=lambda spec: spec.name)
+def test_arguments_of_another_dtype_in_out(spec: Spec) -> None:
+    """A cast copies, but the caller's array would be overwritten."""
+    loss = spec.cls()
+    pred, target = sample(spec, (6, 4), np.float32)
+    wide = target.astype(np.float64)
+    before = wide.copy()
+    inside = wide.view(np.float32)[:, :4]
+    with pytest.raises(ValueError, match=r"out\[1\] overlaps target"):
+        loss.grad_and_hess(pred, wide, out=(None, inside))
+    with pytest.raises(ValueError, match="out overlaps target"):
+        loss.value_and_grad(pred, wide, out=inside)
+    with pytest.raises(ValueError, match="out overlaps sample_weight"):
+        loss.gradient(pred, target, wide, out=inside)
+    assert np.array_equal(wide, before)
+
+
 @each_dtype
-@each_spec
+@pytest.mark.parametrize(
+    "spec", [spec for spec in ALL if spec not in LOSSES or invalid_target(spec)], ids=lambda spec: spec.name
+)
 def test_a_bad_target_writes_nothing(spec: Spec, dtype: Any) -> None:
     pred, target = sample(spec, (701, 103), dtype)
     target = target.copy()
-    if spec in LOSSES and not invalid_target(spec):
-        return
     if target.ndim == 1:
         target[700] = 103
     elif spec in LOSSES:

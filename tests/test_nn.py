@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import STRUCTURED, assert_same_bits, check_output, each_dtype
+from helpers import SANITIZER, STRUCTURED, assert_same_bits, check_output, each_dtype
 from numpy.typing import NDArray
 
 import fuseprop as fp
@@ -302,6 +302,38 @@ def test_accumulate() -> None:
     first, second = gradient(x1, y1), gradient(x2, y2)
     gradient(x1, y1)
     np.testing.assert_allclose(gradient(x2, y2, accumulate=True), first + second, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.skipif(SANITIZER != "", reason="sanitizers reserve address space of their own")
+def test_accumulating_without_memory_adds_nothing() -> None:
+    """The memory for all layers' gradients is there before the first is added to."""
+    pytest.importorskip("resource", reason="the limit is POSIX's")
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the size of the address space is known on Linux only")
+    script = """
+import resource
+import numpy as np
+import fuseprop as fp
+layers = [fp.nn.Dense(64, 600, activation="tanh"), fp.nn.Dense(600, 3)]
+model = fp.nn.Sequential(layers, rng=0, dtype=np.float64)
+x, dy = np.ones((1100, 64)), np.ones((1100, 3))
+def size():
+    with open("/proc/self/statm", encoding="ascii") as status:
+        return int(status.read().split()[0]) * resource.getpagesize()
+refused = 0
+for spare in range(14, 25):  # so that each of the allocations is once the one that fails
+    model(x, training=True)
+    model.flat_gradients[:] = 0
+    resource.setrlimit(resource.RLIMIT_AS, (size() + 2**spare, resource.RLIM_INFINITY))
+    try:
+        model.backward(dy, accumulate=True)
+    except MemoryError:
+        refused += 1
+        assert not model.flat_gradients.any(), spare
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+print(refused > 0, model.flat_gradients.all())
+"""
+    assert check_output(script, FUSEPROP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1") == "True True"
 
 
 def test_backward_twice_and_what_stays_untouched() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ from helpers import (
     ACTIVATIONS,
     FMA_TARGETS,
     LAYOUTS,
-    SANITIZER,
     Array,
     Out,
     assert_same_bits,
     assert_within,
-    check_output,
     each_dtype,
     laid_out,
     seeded,
@@ -300,35 +297,6 @@ def test_linear_backward_layouts(dtype: Any, layout: str) -> None:
     expected = linear_backward(x, weight, du)
     assert_same_bits(linear_backward(laid_out(x, layout), laid_out(weight, layout), laid_out(du, layout)), expected)
     assert_same_bits(linear_backward(x, weight, laid_out(du, layout)), expected)
-
-
-@pytest.mark.skipif(SANITIZER != "", reason="sanitizers reserve address space of their own")
-def test_linear_backward_without_memory_adds_nothing() -> None:
-    """The products' memory is there before the first of the gradients is added to."""
-    pytest.importorskip("resource", reason="the limit is POSIX's")
-    script = """
-import resource
-import numpy as np
-from fuseprop import _core
-x, weight, du = np.ones((64, 1100)), np.ones((1100, 700)), np.ones((64, 700))
-into = np.zeros_like(x), np.zeros_like(weight), np.zeros(700)
-def backward():
-    _core.linear_backward(x, weight, du, *into, True)
-with open("/proc/self/statm", encoding="ascii") as status:
-    size = int(status.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + 2**18, resource.RLIM_INFINITY))
-try:
-    backward()
-except MemoryError:
-    print("refused", *(array.any() for array in into))
-resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
-backward()
-print(*(array.min() for array in into))
-"""
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("the size of the address space is known on Linux only")
-    expected = "refused False False False\n700.0 64.0 64.0"
-    assert check_output(script, FUSEPROP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1") == expected
 
 
 # --- softmax family -----------------------------------------------------------------------------------------

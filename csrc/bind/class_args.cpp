@@ -130,30 +130,29 @@ ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, i
           formula.num_columns, classes, names.classes);
   }
 
-  const Ref target = AnyArray(target_object, names.target);
-  const int target_ndim = PyArray_NDIM(target.array());
-  const npy_intp* target_shape = PyArray_DIMS(target.array());
+  given = AnyArray(target_object, names.target);
+  PyArrayObject* const target = given.array();
+  const int target_ndim = PyArray_NDIM(target);
+  const npy_intp* target_shape = PyArray_DIMS(target);
   if (target_ndim == row_ndim && PyArray_CompareLists(target_shape, shape, row_ndim)) {
-    if (!LabelKindOf(PyArray_TYPE(target.array()), &kind)) {
+    if (!LabelKindOf(PyArray_TYPE(target), &kind)) {
       Raise(PyExc_TypeError, "%s has dtype %s and shape %s; expected integer labels, or a distribution of shape %s",
-            names.target, DtypeName(target.array()).c_str(), ShapeText(target.array()).c_str(),
-            ShapeText(ndim, shape).c_str());
+            names.target, DtypeName(target).c_str(), ShapeText(target).c_str(), ShapeText(ndim, shape).c_str());
     }
-    const bool as_it_is = PyArray_ISCARRAY_RO(target.array());
-    labels = as_it_is ? Ref::Borrow(target.get())
-                      : Ref::Check(PyArray_FromArray(target.array(),
-                                                     PyArray_DescrNewByteorder(PyArray_DESCR(target.array()), '='),
+    const bool as_it_is = PyArray_ISCARRAY_RO(target);
+    labels = as_it_is ? Ref::Borrow(given.get())
+                      : Ref::Check(PyArray_FromArray(target, PyArray_DescrNewByteorder(PyArray_DESCR(target), '='),
                                                      NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED));
   } else if (target_ndim == ndim && PyArray_CompareLists(target_shape, shape, ndim)) {
-    given_distribution = FloatArrayAs(target.get(), names.target, typenum);
-    distribution = COrdered(given_distribution);
+    distribution = COrdered(FloatArrayAs(given.get(), names.target, typenum));
   } else {
     Raise(PyExc_ValueError, "%s has shape %s; expected %s for labels, or %s for distributions", names.target,
-          ShapeText(target.array()).c_str(), ShapeText(row_ndim, shape).c_str(), ShapeText(ndim, shape).c_str());
+          ShapeText(target).c_str(), ShapeText(row_ndim, shape).c_str(), ShapeText(ndim, shape).c_str());
   }
 
   if (weight_object != Py_None) {
-    weight = FloatArrayAs(weight_object, "sample_weight", typenum);
+    given_weight = AnyArray(weight_object, "sample_weight");
+    weight = FloatArrayAs(given_weight.get(), "sample_weight", typenum);
     if (PyArray_NDIM(weight.array()) != row_ndim ||
         !PyArray_CompareLists(PyArray_DIMS(weight.array()), shape, row_ndim)) {
       Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of %s",

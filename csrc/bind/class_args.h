@@ -32,8 +32,8 @@ struct ClassTarget {
   const ClassNames& names;
   Ref labels;        // or
   Ref distribution;  // of the logits' shape
-  Ref given_distribution;
   Ref weight;
+  Ref given, given_weight;  // before they were cast and copied: an output must not overlap these
   LabelKind kind = LabelKind::kInt64;
   size_t rows = 1;
   size_t classes = 0;

@@ -22,7 +22,7 @@ struct Inputs {
   const Formula& formula;
   Ref given_pred;
   Ref pred;
-  Ref given_labels;
+  Ref given_labels, given_weight;
   Ref labels;  // int64
   Ref weight;
   size_t rows = 1;
@@ -38,10 +38,11 @@ struct Inputs {
   double divisor() const { return weight_sum; }
 
   Inputs(PyObject* self, PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
-      : formula(Self(self)), given_pred(FloatArray(pred_object, "pred")) {
-    PyArrayObject* array = given_pred.array();
+      : formula(Self(self)), given_pred(AnyArray(pred_object, "pred")) {
+    const Ref float_pred = FloatArray(given_pred.get(), "pred");
+    PyArrayObject* array = float_pred.array();
     if (PyArray_NDIM(array) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
-    pred = COrdered(given_pred);
+    pred = COrdered(float_pred);
     for (int i = 0; i < row_ndim(); ++i) rows *= static_cast<size_t>(shape()[i]);
     classes = static_cast<size_t>(shape()[row_ndim()]);
     if (formula.columns != nullptr && formula.num_columns != classes) {
@@ -50,7 +51,8 @@ struct Inputs {
     }
     ReadLabels(target_object);
     if (weight_object != Py_None) {
-      weight = FloatArrayAs(weight_object, "sample_weight", typenum());
+      given_weight = AnyArray(weight_object, "sample_weight");
+      weight = FloatArrayAs(given_weight.get(), "sample_weight", typenum());
       CheckRowShape(weight, "sample_weight", "one weight per row of pred");
       weight = COrdered(weight);
     }
@@ -102,7 +104,7 @@ struct Inputs {
     Output output(out, name, row_ndim() + 1, shape(), typenum());
     output.CheckOverlap(given_pred, "pred");
     output.CheckOverlap(given_labels, "target", false);
-    output.CheckOverlap(weight, "sample_weight", false);
+    output.CheckOverlap(given_weight, "sample_weight", false);
     return output;
   }
 

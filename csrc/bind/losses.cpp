@@ -20,7 +20,7 @@ namespace {
 // pred, target and sample_weight, checked and brought to one order.
 struct Inputs {
   Ref arrays[3];
-  Ref given[3];
+  Ref given[3];       // before they were cast and copied: an output must not overlap these
   Ref uncast_target;  // in the dtype that it was given in, but for integers
   size_t weight_run = 1;
   double weight_sum = 0.0;  // of the broadcast weights; pred's size without weights. Over classes: of the rows'
@@ -41,15 +41,17 @@ struct Inputs {
   // num_columns: how many columns pred must have, for a parameter per column; 0 if that is all one.
   Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, PyObject* out, bool mean,
          size_t num_columns = 0) {
-    arrays[0] = FloatArray(pred_object, "pred");
-    uncast_target = FloatArray(target_object, "target");
+    given[0] = AnyArray(pred_object, "pred");
+    arrays[0] = FloatArray(given[0].get(), "pred");
+    given[1] = AnyArray(target_object, "target");
+    uncast_target = FloatArray(given[1].get(), "target");
     arrays[1] = FloatArrayAs(uncast_target.get(), "target", typenum());
-    given[1] = Ref::Borrow(arrays[1].get());
     if (num_columns != 0) SpreadTarget(num_columns);
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
     bool per_row = false;
     if (weight_object != Py_None) {
-      arrays[2] = FloatArrayAs(weight_object, "sample_weight", typenum());
+      given[2] = AnyArray(weight_object, "sample_weight");
+      arrays[2] = FloatArrayAs(given[2].get(), "sample_weight", typenum());
       per_row = !SameShape(arrays[2].array(), shape());
       if (per_row && (PyArray_NDIM(arrays[2].array()) != 1 || PyArray_NDIM(shape()) < 1 ||
                       PyArray_DIM(arrays[2].array(), 0) != PyArray_DIM(shape(), 0))) {
@@ -58,8 +60,6 @@ struct Inputs {
               ShapeText(arrays[2].array()).c_str(), ShapeText(shape()).c_str(), per_sample.c_str());
       }
     }
-    given[0] = Ref::Borrow(arrays[0].get());
-    given[2] = Ref::Borrow(arrays[2].get());
     fortran = ToCommonOrder(arrays, 3, out, per_row || num_columns != 0);
     const size_t n = Size(pred());
     if (per_row && n != 0) weight_run = n / Size(weight());
@@ -70,19 +70,21 @@ struct Inputs {
   struct OverClasses {};
   Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean, OverClasses /*tag*/) {
     over_classes = true;
-    arrays[0] = FloatArray(pred_object, "pred");
-    arrays[1] = FloatArrayAs(target_object, "target", typenum());
+    given[0] = AnyArray(pred_object, "pred");
+    arrays[0] = FloatArray(given[0].get(), "pred");
+    given[1] = AnyArray(target_object, "target");
+    arrays[1] = FloatArrayAs(given[1].get(), "target", typenum());
     if (PyArray_NDIM(shape()) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
     if (weight_object != Py_None) {
-      arrays[2] = FloatArrayAs(weight_object, "sample_weight", typenum());
+      given[2] = AnyArray(weight_object, "sample_weight");
+      arrays[2] = FloatArrayAs(given[2].get(), "sample_weight", typenum());
       if (PyArray_NDIM(arrays[2].array()) != row_ndim() ||
           !PyArray_CompareLists(PyArray_DIMS(arrays[2].array()), PyArray_DIMS(shape()), row_ndim())) {
         Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of pred",
               ShapeText(arrays[2].array()).c_str(), ShapeText(row_ndim(), PyArray_DIMS(shape())).c_str());
       }
     }
-    for (size_t i = 0; i < 3; ++i) given[i] = Ref::Borrow(arrays[i].get());
     ToCommonOrder(arrays, 3, nullptr, true);
     weight_run = std::max(classes(), size_t{1});
     if (mean) weight_sum = weight() ? SumOf(weight()) : static_cast<double>(rows());

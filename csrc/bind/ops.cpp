@@ -137,16 +137,6 @@ struct GradientSource {
 template <class T>
 void RunLinearBackward(const Matrix& x, const Matrix& weight, const GradientSource& source, const Matrix& du,
                        std::optional<Output>* outputs, bool accumulate) {
-  MatmulArgs<T> dweight, dx;
-  if (outputs[1]) {
-    dweight = Product(x, true, du, false, outputs[1]->data<T>());
-    dweight.accumulate = accumulate;
-    ReserveMatmul(dweight);  // before dbias is added to
-  }
-  if (outputs[0]) {
-    dx = Product(du, false, weight, true, outputs[0]->data<T>());
-    ReserveMatmul(dx);
-  }
   if (source.formula != nullptr || outputs[2]) {
     OutputGradient<T> args;
     args.m = static_cast<size_t>(du.rows);
@@ -164,8 +154,12 @@ void RunLinearBackward(const Matrix& x, const Matrix& weight, const GradientSour
     const ReleaseGil release(args.m * args.n);
     FinishGradient(args);
   }
-  if (outputs[1]) Run(dweight);
-  if (outputs[0]) Run(dx);
+  if (outputs[1]) {
+    MatmulArgs<T> args = Product(x, true, du, false, outputs[1]->data<T>());
+    args.accumulate = accumulate;
+    Run(args);
+  }
+  if (outputs[0]) Run(Product(du, false, weight, true, outputs[0]->data<T>()));
 }
 
 // linear_backward(x, weight, du, dx, dweight, dbias, accumulate, activation=None, preactivation=None, /)

@@ -27,12 +27,12 @@ struct Inputs {
   double divisor() const { return target.weight_sum; }
 
   Inputs(PyObject* self, PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
-      : given_pred(Logits(pred_object)),
-        pred(COrdered(given_pred)),
+      : given_pred(AnyArray(pred_object, "pred")),
+        pred(COrdered(Logits(given_pred))),
         target(Self(self), row_ndim() + 1, shape(), typenum(), target_object, weight_object, mean, kNames) {}
 
-  static Ref Logits(PyObject* object) {
-    Ref array = FloatArray(object, "pred");
+  static Ref Logits(const Ref& given) {
+    Ref array = FloatArray(given.get(), "pred");
     if (PyArray_NDIM(array.array()) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
     return array;
   }
@@ -40,9 +40,8 @@ struct Inputs {
   Output NewOutput(PyObject* out, const char* name) {
     Output output(out, name, row_ndim() + 1, shape(), typenum());
     output.CheckOverlap(given_pred, "pred");
-    output.CheckOverlap(target.given_distribution, "target");
-    output.CheckOverlap(target.labels, "target", false);
-    output.CheckOverlap(target.weight, "sample_weight", false);
+    output.CheckOverlap(target.given, "target", !target.labels);
+    output.CheckOverlap(target.given_weight, "sample_weight", false);
     // The kernel reads a row's distribution while it writes the row's gradient.
     Ref& distribution = target.distribution;
     if (distribution && PyArray_DATA(distribution.array()) == PyArray_DATA(output.buffer().array())) {

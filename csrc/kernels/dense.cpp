@@ -30,49 +30,59 @@ void Forward(const DenseLayer<T>& layer, const T* x, size_t x_stride, size_t row
   Matmul(args);
 }
 
+// What the backward pass of a layer computes.
 template <class T>
-void Backward(const DenseLayer<T>& layer, const T* x, size_t x_stride, size_t rows, T* dy, bool accumulate,
-              bool want_dx) {
-  OutputGradient<T> gradient;
-  gradient.m = rows;
-  gradient.n = layer.out;
-  gradient.dy = dy;
-  gradient.stride = layer.out;
-  gradient.activation = OpsOf(layer);
-  gradient.parameters = layer.parameters;
-  gradient.u = layer.From();
-  gradient.du = dy;
-  gradient.sums = layer.dbias;
-  gradient.accumulate = accumulate;
-  if (gradient.activation != nullptr || gradient.sums != nullptr) FinishGradient(gradient);
-  const T* du = dy;
-  MatmulArgs<T> weight;
-  weight.m = layer.in;
-  weight.k = rows;
-  weight.n = layer.out;
-  weight.a = x;
-  weight.lda = x_stride;
-  weight.transpose_a = true;
-  weight.b = du;
-  weight.ldb = layer.out;
-  weight.c = layer.dweight;
-  weight.ldc = layer.out;
-  weight.accumulate = accumulate;
-  Matmul(weight);
-  if (!want_dx) return;
-  MatmulArgs<T> input;
-  input.m = rows;
-  input.k = layer.out;
-  input.n = layer.in;
-  input.a = du;
-  input.lda = layer.out;
-  input.b = layer.weight;
-  input.ldb = layer.out;
-  input.transpose_b = true;
-  input.c = layer.dx;
-  input.ldc = layer.in;
-  Matmul(input);
-}
+struct LayerGradients {
+  OutputGradient<T> du;
+  MatmulArgs<T> dweight, dx;
+  bool want_dx;
+
+  LayerGradients(const DenseLayer<T>& layer, const T* x, size_t x_stride, size_t rows, T* dy, bool accumulate,
+                 bool with_dx)
+      : want_dx(with_dx) {
+    du.m = rows;
+    du.n = layer.out;
+    du.dy = dy;
+    du.stride = layer.out;
+    du.activation = OpsOf(layer);
+    du.parameters = layer.parameters;
+    du.u = layer.From();
+    du.du = dy;
+    du.sums = layer.dbias;
+    du.accumulate = accumulate;
+    dweight.m = layer.in;
+    dweight.k = rows;
+    dweight.n = layer.out;
+    dweight.a = x;
+    dweight.lda = x_stride;
+    dweight.transpose_a = true;
+    dweight.b = dy;
+    dweight.ldb = layer.out;
+    dweight.c = layer.dweight;
+    dweight.ldc = layer.out;
+    dweight.accumulate = accumulate;
+    dx.m = rows;
+    dx.k = layer.out;
+    dx.n = layer.in;
+    dx.a = dy;
+    dx.lda = layer.out;
+    dx.b = layer.weight;
+    dx.ldb = layer.out;
+    dx.transpose_b = true;
+    dx.c = layer.dx;
+    dx.ldc = layer.in;
+  }
+  void Reserve() const {
+    ReserveGradient(du);
+    ReserveMatmul(dweight);
+    if (want_dx) ReserveMatmul(dx);
+  }
+  void Compute() const {
+    if (du.activation != nullptr || du.sums != nullptr) FinishGradient(du);
+    Matmul(dweight);
+    if (want_dx) Matmul(dx);
+  }
+};
 
 }  // namespace
 
@@ -88,12 +98,15 @@ void DenseForward(const DenseLayer<T>* layers, size_t count, const T* x, size_t 
 template <class T>
 void DenseBackward(const DenseLayer<T>* layers, size_t count, const T* x, size_t x_stride, size_t rows, T* dy,
                    bool accumulate, bool want_dx) {
-  for (size_t i = count; i-- != 0;) {
+  const auto gradients = [&](size_t i) {
     const T* from = i == 0 ? x : layers[i - 1].y;
     const size_t stride = i == 0 ? x_stride : layers[i].in;
-    Backward(layers[i], from, stride, rows, dy, accumulate, i != 0 || want_dx);
-    dy = layers[i].dx;
-  }
+    T* const layer_dy = i + 1 == count ? dy : layers[i + 1].dx;
+    return LayerGradients<T>(layers[i], from, stride, rows, layer_dy, accumulate, i != 0 || want_dx);
+  };
+  // Gradients that are added to must not be left half done.
+  for (size_t i = 0; accumulate && i < count; ++i) gradients(i).Reserve();
+  for (size_t i = count; i-- != 0;) gradients(i).Compute();
 }
 
 template void DenseForward(const DenseLayer<float>*, size_t, const float*, size_t, size_t);

@@ -57,7 +57,7 @@ template <class T>
 void DenseForward(const DenseLayer<T>* layers, size_t count, const T* x, size_t x_stride, size_t rows);
 
 // From dy[rows, out of the last layer], which is overwritten: dweight and dbias of all layers, and the first one's dx
-// if it is wanted. With `accumulate` they are added to.
+// if it is wanted. With `accumulate` they are added to, and std::bad_alloc is thrown before that.
 template <class T>
 void DenseBackward(const DenseLayer<T>* layers, size_t count, const T* x, size_t x_stride, size_t rows, T* dy,
                    bool accumulate, bool want_dx);

@@ -57,8 +57,8 @@ thread_local Scratch scratch;
 struct MatmulTable {
   void (*multiply_f32)(const MatmulArgs<float>&, bool reserve);
   void (*multiply_f64)(const MatmulArgs<double>&, bool reserve);
-  void (*finish_gradient_f32)(const OutputGradient<float>&);
-  void (*finish_gradient_f64)(const OutputGradient<double>&);
+  void (*finish_gradient_f32)(const OutputGradient<float>&, bool reserve);
+  void (*finish_gradient_f64)(const OutputGradient<double>&, bool reserve);
 };
 
 constexpr size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
@@ -415,8 +415,9 @@ void SumBlock(const T* x, size_t rows, size_t cols, size_t stride, double* sums)
   }
 }
 
+// Likewise.
 template <class T>
-void FinishGradient(const OutputGradient<T>& args) {
+void FinishGradient(const OutputGradient<T>& args, bool reserve) {
   const size_t m = args.m;
   const size_t n = args.n;
   if (n == 0) return;
@@ -424,6 +425,7 @@ void FinishGradient(const OutputGradient<T>& args) {
   // The sums of each block of rows, which are added in order at the end.
   const size_t row_blocks = HWY_MAX(CeilDiv(m, kBlockSumRows), size_t{1});
   double* const sums = static_cast<double*>(scratch.Get(row_blocks * n * sizeof(double)));
+  if (reserve) return;
   const auto compute = [&](size_t row_block, size_t col) {
     const size_t row = row_block * kBlockSumRows;
     const size_t rows = HWY_MIN(kBlockSumRows, m - row);
@@ -480,7 +482,10 @@ void Matmul(const MatmulArgs<double>& args) { FUSEPROP_DISPATCH(Table)().multipl
 void ReserveMatmul(const MatmulArgs<float>& args) { FUSEPROP_DISPATCH(Table)().multiply_f32(args, true); }
 void ReserveMatmul(const MatmulArgs<double>& args) { FUSEPROP_DISPATCH(Table)().multiply_f64(args, true); }
 
-void FinishGradient(const OutputGradient<float>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f32(args); }
-void FinishGradient(const OutputGradient<double>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f64(args); }
+void FinishGradient(const OutputGradient<float>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f32(args, false); }
+void FinishGradient(const OutputGradient<double>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f64(args, false); }
+
+void ReserveGradient(const OutputGradient<float>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f32(args, true); }
+void ReserveGradient(const OutputGradient<double>& args) { FUSEPROP_DISPATCH(Table)().finish_gradient_f64(args, true); }
 }  // namespace fuseprop
 #endif  // HWY_ONCE

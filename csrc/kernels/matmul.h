@@ -49,7 +49,7 @@ struct MatmulArgs {
 void Matmul(const MatmulArgs<float>& args);
 void Matmul(const MatmulArgs<double>& args);
 
-// Gets the memory for such a product: the same thread's Matmul does not throw then.
+// Gets the memory for such a product: the same thread's Matmul does not throw then, whatever it computes in between.
 void ReserveMatmul(const MatmulArgs<float>& args);
 void ReserveMatmul(const MatmulArgs<double>& args);
 
@@ -73,6 +73,10 @@ struct OutputGradient {
 // Throws std::bad_alloc before anything is written; otherwise does not throw.
 void FinishGradient(const OutputGradient<float>& args);
 void FinishGradient(const OutputGradient<double>& args);
+
+// Likewise gets its memory.
+void ReserveGradient(const OutputGradient<float>& args);
+void ReserveGradient(const OutputGradient<double>& args);
 
 // sums[j] = (accumulate ? sums[j] : 0) + the sum over i of x[i * stride + j], for i < m and j < n: FinishGradient
 // without an activation.

@@ -84,7 +84,7 @@ class Loss:
         target: ArrayLike,
         sample_weight: ArrayLike | None,
         hess_floor: float | None,
-        out: tuple[FloatArray, FloatArray] | None,
+        out: tuple[FloatArray | None, FloatArray | None] | None,
         /,
     ) -> tuple[FloatArray, FloatArray]: ...
 
@@ -113,7 +113,7 @@ class SoftmaxCrossEntropy(Loss):
         target: ArrayLike,
         sample_weight: ArrayLike | None,
         hess_floor: float | None,
-        out: tuple[FloatArray, FloatArray] | None,
+        out: tuple[FloatArray | None, FloatArray | None] | None,
         hessian: str = "diagonal",
         /,
     ) -> tuple[FloatArray, FloatArray]: ...

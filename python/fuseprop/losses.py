@@ -19,8 +19,8 @@ pred's dtype rules: float32 stays float32, float64 stays float64, integers and b
 is a TypeError; target and weights are cast to it, before the target is checked. Any strides. Each element's term is
 rounded to pred's dtype; their sum accumulates in float64 and is a Python float, the same bits on any number of threads.
 ``out=`` receives the gradient; it may be pred, target or a sample_weight of pred's shape itself, any other overlap is a
-ValueError. `grad_and_hess` takes a tuple of two such arrays, which are apart from each other. Nothing is written if an
-argument is refused: targets are then read once more, before the caller's arrays are written.
+ValueError. `grad_and_hess` takes a tuple of two such arrays, apart from each other, or with None for a new one. Nothing
+is written if an argument is refused: targets are read once more before the caller's arrays are written.
 
 Targets, and the predictions of BinaryCrossEntropy, outside of what a loss is defined for are a ValueError that names
 the first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outside of every domain but those that say
@@ -137,7 +137,7 @@ class Loss(Formula, _core.Loss):
         sample_weight: ArrayLike | None = None,
         hess_floor: float | None = None,
         *,
-        out: tuple[FloatArray, FloatArray] | None = None,
+        out: tuple[FloatArray | None, FloatArray | None] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return (first, second derivative by pred), per sample and weighted; max(d2, hess_floor) if it is given."""
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, out)
@@ -732,7 +732,7 @@ class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
         hess_floor: float | None = None,
         hessian: Literal["diagonal", "upper"] = "diagonal",
         *,
-        out: tuple[FloatArray, FloatArray] | None = None,
+        out: tuple[FloatArray | None, FloatArray | None] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return (gradient, Hessian), both (N, C), per sample and weighted.
 
