@@ -153,18 +153,18 @@ def test_what_is_refused() -> None:
 def test_what_is_no_layer() -> None:
     weight = np.zeros((3, 4), np.float32)
     with pytest.raises(TypeError, match=r"layers\[0\] must be a tuple \(weight, .*\), found list"):
-        _core.DenseStack([[weight] * 5])  # type: ignore[list-item]
+        _core.DenseStack([[weight] * 5])  # type: ignore[list-item]  # refused
     with pytest.raises(TypeError, match=r"layers\[0\].weight must be a NumPy array, found int"):
-        _core.DenseStack([(1, None, 1, None, None)])  # type: ignore[list-item]
+        _core.DenseStack([(1, None, 1, None, None)])  # type: ignore[list-item]  # refused
     with pytest.raises(TypeError, match=r"layers\[0\].weight has dtype int64; expected float32 or float64"):
         _core.DenseStack([(np.zeros((3, 4), int), None, weight, None, None)])
     with pytest.raises(ValueError, match=r"layers\[0\].weight has shape \(3,\); expected \(in, out\)"):
         _core.DenseStack([(weight[:, 0], None, weight, None, None)])
     stack = _core.DenseStack([(weight, None, weight.copy(), None, None)])
     with pytest.raises(ValueError, match="buffers has 2 entries for 1 layers"):
-        stack.bind(2, [(), ()])  # type: ignore[list-item]
+        stack.bind(2, [(), ()])  # type: ignore[list-item]  # refused
     with pytest.raises(TypeError, match=r"buffers\[0\] must be a tuple \(y, u, dx\), found int"):
-        stack.bind(2, [3])  # type: ignore[list-item]
+        stack.bind(2, [3])  # type: ignore[list-item]  # refused
     with pytest.raises(ValueError, match=r"buffers\[0\].y has shape \(3, 4\); expected \(2, 4\)"):
         stack.bind(2, [(weight, None, None)])
 

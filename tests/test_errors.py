@@ -643,7 +643,7 @@ def test_linear_backward_with_activation() -> None:
         ops.linear_backward(x, weight, dy, activation="tanhh", preactivation=u)
     for activation in (fp.activations.Softmax(), fp.activations.PReLU(), 3):
         with refuses(TypeError, "activation", type(activation).__name__):
-            ops.linear_backward(x, weight, dy, activation=activation, preactivation=u)  # type: ignore[arg-type]
+            ops.linear_backward(x, weight, dy, activation=activation, preactivation=u)  # type: ignore[arg-type]  # refused
     with refuses(ValueError, "dbias overlaps preactivation"):
         _core.linear_backward(x, weight, dy, None, None, u[0], False, fp.activations.Tanh(), u)
     assert all((a == 1).all() for a in (x, weight, dy, u))

@@ -259,7 +259,7 @@ def test_early_stopping(options: dict[str, Any], values: list[float], best: int,
         early_stopping=stopping,
         metrics=[Scripted(values)],
         validation_data=(x[:20], LABELS[:20]),
-        callbacks=[lambda epoch, logs, m: states.append(m.state_dict())],  # type: ignore[func-returns-value]
+        callbacks=[lambda epoch, logs, m: states.append(m.state_dict())],  # type: ignore[func-returns-value]  # append returns None
     )
     assert len(history["loss"]) == epochs
     assert (stopping.best_epoch, stopping.best) == (best, values[best])
@@ -277,7 +277,7 @@ def test_early_stopping_by_its_patience() -> None:
         model,
         epochs=50,
         early_stopping=keeps,
-        callbacks=[lambda epoch, logs, m: states.append(m.flat_parameters.copy())],  # type: ignore[func-returns-value]
+        callbacks=[lambda epoch, logs, m: states.append(m.flat_parameters.copy())],  # type: ignore[func-returns-value]  # append returns None
     )
     assert (keeps.best_epoch, len(states)) == (0, 3)
     assert_same_bits(model.flat_parameters, states[-1])
@@ -534,7 +534,7 @@ def test_checkpoints_by_hand(tmp_path: Path) -> None:
     )  # fmt: skip
     for expected, array in (
         (state["a.b"], found["a.b"]),
-        (state["a"]["b"], found["a"]["b"]),  # type: ignore[index,call-overload]
+        (state["a"]["b"], found["a"]["b"]),  # type: ignore[index,call-overload]  # nested dicts of Any
         (np.array(2.5), found["a"]["scalar"]),
         (np.zeros((2, 0)), found["a"]["empty"]),
         (state["strided"], found["strided"]),

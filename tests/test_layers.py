@@ -372,7 +372,7 @@ def test_a_failed_construction_takes_nothing() -> None:
     with pytest.raises(ValueError, match="samples of shape"):
         nn.Residual([dense, nn.Dense(4, 3)])
     with pytest.raises(TypeError, match="must be a Layer"):
-        nn.Sequential([inner, dense, norm, "relu"])  # type: ignore[list-item]
+        nn.Sequential([inner, dense, norm, "relu"])  # type: ignore[list-item]  # refused
     # Behind the first layers' initial values.
     with pytest.raises(FloatingPointError):
         nn.Sequential([inner, dense, norm, nn.Dense(4, 2, init=fails)], dtype=np.float64)
@@ -451,7 +451,7 @@ def test_the_root_lays_out() -> None:
             what()
     # A part of the parameters can be trained alone, through the root.
     before = model.state_dict()
-    some = fp.optim.SGD(model.layers[1].parameters(), lr=0.1)  # type: ignore[union-attr]
+    some = fp.optim.SGD(model.layers[1].parameters(), lr=0.1)  # type: ignore[union-attr]  # a layer, as made above
     model.train_step(seeded("x").standard_normal((6, 3)), np.zeros(6, int), CROSS_ENTROPY, some)
     changed = {name for name, array in model.state_dict().items() if not np.array_equal(array, before[name])}
     assert {"1.1.weight", "1.1.bias", "1.1.running_mean"} <= changed
@@ -624,7 +624,7 @@ def test_buffers_follow_an_interrupted_step(what: str) -> None:
         model.train_step(x, LABELS, CROSS_ENTROPY, optimizer)
         before = model.state_dict()
         if interrupt:
-            (optimizer if what == "optimizer" else commits).interrupted = True  # type: ignore[attr-defined]
+            (optimizer if what == "optimizer" else commits).interrupted = True  # type: ignore[attr-defined]  # of the test's own classes
             with pytest.raises(KeyboardInterrupt):
                 model.train_step(x, LABELS, CROSS_ENTROPY, optimizer)
             optimizer.interrupted = commits.interrupted = False

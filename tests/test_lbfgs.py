@@ -45,7 +45,7 @@ def test_trains_a_model(dtype: Any) -> None:
     def value() -> float:
         found, dy = loss.value_and_grad(model(x, training=True), y)
         model.backward(dy)
-        return float(found)  # type: ignore[arg-type]
+        return float(found)  # type: ignore[arg-type]  # a float, reduced
 
     result = fp.optim.lbfgs(model, value, max_iter=200)
     assert result.fun < 1e-3
@@ -74,7 +74,7 @@ def test_an_error_leaves_the_parameters_as_they_were() -> None:
         (("low", np.ones(2)), TypeError, "value_and_grad returned an object of type str as the value"),
     ):
         with pytest.raises(error, match=message):
-            fp.optim.lbfgs(x, lambda result=result: result)  # type: ignore[misc]
+            fp.optim.lbfgs(x, lambda result=result: result)  # type: ignore[misc]  # bound now
     with pytest.raises(ValueError, match="max_iter is 0"):
         fp.optim.lbfgs(x, fails, max_iter=0)
     assert_same_bits(x, np.array([3.0, 4.0]))

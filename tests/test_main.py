@@ -41,7 +41,7 @@ def test_bench_is_delegated(monkeypatch: pytest.MonkeyPatch) -> None:
             assert argv == ["matmul", "--json", "x"]
             return 7
 
-    monkeypatch.setitem(sys.modules, "fuseprop._bench", Fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "fuseprop._bench", Fake)  # type: ignore[arg-type]  # stands for a module
     assert main(["bench", "matmul", "--json", "x"]) == 7
 
 
@@ -87,7 +87,7 @@ def test_the_demos_numpy_step_computes_the_same() -> None:
     x, y = digits.x_train[: _demo.BATCH_SIZE], digits.y_train[: _demo.BATCH_SIZE]
     ours, numpys = _demo.fuseprop_step(x, y), _demo.numpy_step(x, y)
     for _ in range(10):
-        assert float(ours()) == pytest.approx(float(numpys()), rel=1e-3)  # type: ignore[arg-type]
+        assert float(ours()) == pytest.approx(float(numpys()), rel=1e-3)  # type: ignore[arg-type]  # a step returns an object
 
 
 def test_demo_names_the_extra_that_is_missing(

@@ -601,7 +601,7 @@ def test_failed_step_of_groups_changes_nothing() -> None:
         assert_unchanged(optimizer, before)
 
 
-class Hooked(np.ndarray):  # type: ignore[type-arg]
+class Hooked(np.ndarray):  # type: ignore[type-arg]  # any shape and dtype
     """An array whose copies run Python code, once."""
 
     hook: Any = None

@@ -102,7 +102,7 @@ def test_get_refuses_optimizers() -> None:
     with pytest.raises(ValueError, match="known are " + ", ".join(fp.optim.names())):
         fp.optim.get("qqqqqqqqqq", np.ones(3))
     with pytest.raises(TypeError, match="name must be a string, found int"):
-        fp.optim.get(3, np.ones(3))  # type: ignore[arg-type]
+        fp.optim.get(3, np.ones(3))  # type: ignore[arg-type]  # refused
     for name in fp.optim.names():
         with pytest.raises(TypeError, match="wrong_parameter"):
             fp.optim.get(name, np.ones(3), wrong_parameter=1.0)

@@ -141,7 +141,7 @@ def test_plateau() -> None:
     assert again.state_dict() == before
     for wrong in ("low", None, [1.0]):
         with pytest.raises(TypeError, match="metric must be a number, found"):
-            again.update(wrong)  # type: ignore[arg-type]
+            again.update(wrong)  # type: ignore[arg-type]  # refused
 
 
 def test_plateau_never_raises_the_rate() -> None:
@@ -152,7 +152,7 @@ def test_plateau_never_raises_the_rate() -> None:
 
 def test_the_first_metric_is_an_improvement() -> None:
     for mode, threshold in (("min", 1.0), ("min", 2.0), ("max", 1.0)):
-        schedule = schedules.ReduceOnPlateau(1.0, 0.5, patience=0, mode=mode, threshold=threshold)  # type: ignore[arg-type]
+        schedule = schedules.ReduceOnPlateau(1.0, 0.5, patience=0, mode=mode, threshold=threshold)  # type: ignore[arg-type]  # parametrized strings
         assert schedule.update(5.0) == 1.0
         assert schedule.best == 5.0
 

@@ -228,7 +228,7 @@ def test_backward_params_against_finite_differences(spec: Spec) -> None:
                 found = act.backward_params(x, dy, params=params)[1][name]
 
                 def of_parameter(v: Array, act: Any = act, x: Array = x, more: Any = params, name: str = name) -> Array:
-                    return act(x, params={**more, name: v})  # type: ignore[no-any-return]
+                    return act(x, params={**more, name: v})  # type: ignore[no-any-return]  # Any from the class of a Spec
 
                 by_name = differences(of_parameter, value, dy, 1e-3)
                 assert_within(found, by_name, 1e-9 * x.size)
@@ -249,9 +249,9 @@ def test_layouts(spec: Spec, parameters: Parameters, dtype: Any, layout: str) ->
         assert_same_bits(np.ascontiguousarray(act(laid_out(x, layout))), value)
         assert_same_bits(np.ascontiguousarray(act.backward(laid_out(x, layout), laid_out(dy, layout))), backward)
         for other in ("c", "f", "offset1", "unaligned", "padded", "reversed"):
-            out = Out(other, value.shape, dtype)  # type: ignore[arg-type]
+            out = Out(other, value.shape, dtype)  # type: ignore[arg-type]  # any number of dimensions
             out.assert_received(act(laid_out(x, layout), out=out.array), value, other)
-            out = Out(other, shape, dtype)  # type: ignore[arg-type]
+            out = Out(other, shape, dtype)  # type: ignore[arg-type]  # any number of dimensions
             result = act.backward(laid_out(x, layout), laid_out(dy, layout), out=out.array)
             out.assert_received(result, backward, other)
 
@@ -266,7 +266,7 @@ def test_in_place(spec: Spec, parameters: Parameters, dtype: Any, layout: str) -
         value, backward = act(x), act.backward(x, dy)
 
         def fresh(content: Array) -> Out:
-            out = Out(layout, content.shape, dtype)  # type: ignore[arg-type]
+            out = Out(layout, content.shape, dtype)  # type: ignore[arg-type]  # any number of dimensions
             out.array[...] = content
             return out
 
@@ -770,12 +770,12 @@ def test_rrelu_refuses() -> None:
     x = np.ones((3, 4))
     for rng in (None, 3, np.random.RandomState(0)):
         with pytest.raises(TypeError, match=r"rng must be a numpy\.random\.Generator, found"):
-            act.sample(x, rng)  # type: ignore[arg-type]
+            act.sample(x, rng)  # type: ignore[arg-type]  # refused
     rng = np.random.default_rng(0)
     state = rng.bit_generator.state
     for bad in (np.ones((3, 4), np.float16), None, "x"):
         with pytest.raises(TypeError, match="x"):
-            act.sample(bad, rng)  # type: ignore[arg-type]
+            act.sample(bad, rng)  # type: ignore[arg-type]  # refused
     for out in (np.ones((4, 3)), np.ones((3, 4), np.float32)):
         with pytest.raises(ValueError, match="out has"):
             act.sample(x, rng, out=out)

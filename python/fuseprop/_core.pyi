@@ -142,7 +142,7 @@ class LinearCrossEntropy(Loss):
         reduction: str,
         /,
     ) -> tuple[FloatArray, FloatArray, FloatArray | None]: ...
-    def _value_and_grad(  # type: ignore[override]
+    def _value_and_grad(  # type: ignore[override]  # takes the layer, not a prediction
         self,
         x: ArrayLike,
         weight: ArrayLike,

@@ -149,7 +149,7 @@ def torch_step(x: NDArray[np.float32], y: NDArray[np.int64]) -> Step:
 def jax_step(x: NDArray[np.float32], y: NDArray[np.int64]) -> Step:
     """Make the step of JAX, compiled as a whole, with its state donated."""
     import jax  # noqa: PLC0415  # optional
-    import jax.numpy as jnp  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415  # optional
 
     def loss(params: Any, xb: Any, yb: Any) -> Any:
         w1, b1, w2, b2 = params
@@ -212,7 +212,7 @@ def step_times(digits: Digits, *, rounds: int = 25, steps: int = 20) -> dict[str
 def draw(result: Result, times: dict[str, float], path: Path) -> None:
     """Write a picture: loss and accuracy over the epochs, and the time per step beside the peers'."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  # optional
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415  # optional
 
     figure = Figure(figsize=(13 if times else 9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)

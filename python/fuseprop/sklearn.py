@@ -213,7 +213,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
         rows = X.tocsr()
         parts = [self.model_.predict(rows[i : i + _ROWS].toarray()) for i in range(0, rows.shape[0], _ROWS)]
         scores: Any = np.concatenate(parts)
-        return scores  # type: ignore[no-any-return]
+        return scores  # type: ignore[no-any-return]  # from Any of SciPy
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -573,7 +573,7 @@ def _documented(*, score: str, first: str = "", last: str = "", attributes: str 
     last='class_weight : dict, "balanced" or None\n        Factors of the samples\' weights by their class.\n',
     attributes="classes_ : array\n        The classes, sorted.\n    ",
 )
-class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
+class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-learn has no types
     """A network that classifies: softmax cross-entropy, or the logistic loss for two classes or for labels."""
 
     def __init__(
@@ -638,7 +638,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             return X, labels, self.classes_.size, "softmax"
         return X, labels[:, np.newaxis].astype(X.dtype), 1, "logistic"
 
-    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
+    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def partial_fit(
         self, X: Any, y: Any, sample_weight: ArrayLike | None = None, classes: ArrayLike | None = None
     ) -> Any:
@@ -697,7 +697,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
     """,
     score="The score is R^2 for the squared error and Poisson, as in scikit-learn, and minus the loss for any other.",
 )
-class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
+class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]  # scikit-learn has no types
     """A network that predicts numbers."""
 
     def __init__(
@@ -763,7 +763,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         logarithm = isinstance(self._loss(), losses.Poisson | losses.Gamma | losses.Tweedie)
         return X, target, target.shape[1], "exp" if logarithm else "identity"
 
-    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
+    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Any:
         """Go through the data once; return self."""
         return self._train(X, y, sample_weight, incremental=True)

@@ -42,7 +42,7 @@ def jax_or_none() -> Any:
 
 
 def _threads() -> int:
-    import fuseprop as fp  # noqa: PLC0415
+    import fuseprop as fp  # noqa: PLC0415  # no import before it is needed
 
     return fp.get_num_threads()
 

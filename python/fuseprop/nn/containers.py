@@ -305,5 +305,5 @@ class Flatten(Layer):
 def describe(part: object) -> dict[str, Any]:
     """Return a part as JSON can hold it: its class and its configuration."""
     name = "Sequential" if isinstance(part, Chain) else type(part).__name__
-    config: dict[str, Any] = part.config()  # type: ignore[attr-defined]
+    config: dict[str, Any] = part.config()  # type: ignore[attr-defined]  # a part of the library has one
     return {"class": name, **config}

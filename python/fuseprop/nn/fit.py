@@ -245,7 +245,7 @@ def _as_callbacks(early_stopping: object, callbacks: Sequence[Callback | EpochFu
     if isinstance(early_stopping, bool):
         raise TypeError("early_stopping must be an EarlyStopping, its patience, or None, found bool")
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
-        early_stopping = EarlyStopping(integer(early_stopping, "early_stopping", least=1))  # type: ignore[arg-type]
+        early_stopping = EarlyStopping(integer(early_stopping, "early_stopping", least=1))  # type: ignore[arg-type]  # integer() checks it
     found: list[Callback] = [] if early_stopping is None else [early_stopping]
     for i, callback in enumerate(callbacks):
         if isinstance(callback, Callback):

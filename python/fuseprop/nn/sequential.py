@@ -402,7 +402,7 @@ class Sequential:
         if finite and not math.isfinite(value):
             raise NonFiniteLossError(value)
         for backward in self._backwards:
-            dy = backward(dy)  # type: ignore[assignment]
+            dy = backward(dy)  # type: ignore[assignment]  # none of these returns None
         self._first_backward(dy, False, False)
         steps = optimizer.steps
         commits = iter(self._commits)
@@ -416,7 +416,7 @@ class Sequential:
             if optimizer.steps != steps:
                 for commit in commits:
                     commit()
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]  # Any from the loss
 
     def _prepare(self, shape: tuple[int, ...]) -> None:
         """Check the shape of a batch and bind everything that depends on it."""

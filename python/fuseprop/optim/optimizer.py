@@ -205,7 +205,7 @@ class Optimizer:
         self._max_norm = None if max_norm is None else real(max_norm, "max_norm", above=0.0)
         self._sign = -1.0 if flag(maximize, "maximize") else 1.0
         self._decoupled = decoupled
-        self._nonfinite: NonFinite = choice(nonfinite, "nonfinite", _NONFINITE)  # type: ignore[assignment]
+        self._nonfinite: NonFinite = choice(nonfinite, "nonfinite", _NONFINITE)  # type: ignore[assignment]  # one of _NONFINITE
         self._weight_decay = real(weight_decay, "weight_decay", least=0.0)
         # The hyper-parameters besides those of the groups.
         self._parameters = {**options, "max_norm": self._max_norm, "maximize": bool(maximize), "nonfinite": nonfinite}
@@ -235,10 +235,10 @@ class Optimizer:
     ) -> tuple[Group, ...]:
         rest = len(self._state_names), self._decoupled
         if not _is_groups(params):
-            structure = Structure(params, "params")  # type: ignore[arg-type]
+            structure = Structure(params, "params")  # type: ignore[arg-type]  # no groups
             return (Group(structure, (self._lr, weight_decay, l1), (False, False), *rest),)
         groups = []
-        for i, given in enumerate(params):  # type: ignore[arg-type]
+        for i, given in enumerate(params):  # type: ignore[arg-type]  # groups
             if "params" not in given or not set(given) <= set(_GROUP_KEYS):
                 raise ValueError(
                     f"params[{i}] has the keys {list(given)}; expected a group with 'params' and, if wanted, "
