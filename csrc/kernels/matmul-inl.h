@@ -8,6 +8,7 @@
 #endif
 
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "simd/compat-inl.h"
@@ -54,6 +55,10 @@ struct Tile {
 };
 
 constexpr size_t kLineBytes = 64;
+// Rows that are a multiple of this apart share a set of the first cache.
+constexpr size_t kPageBytes = 4096;
+// Squares between those of a transposed tile's vectors then.
+constexpr size_t kSquaresApart = 4;
 
 // The vectors of a row of a tile, the last of which may be partial. On AVX-512 it is accessed under a mask always, as
 // masks cost nothing.
@@ -149,10 +154,6 @@ class FactorRows {
     row0_ += step_;
     row7_ += step_;
   }
-  HWY_INLINE void Rewind(const FactorRows& to) {
-    row0_ = to.row0_;
-    row7_ = to.row7_;
-  }
 
  private:
   const size_t stride_, stride3_, stride5_, step_;
@@ -218,36 +219,63 @@ HWY_INLINE hn::Vec<D> LoadHalves(D d, const T* low, const T* high) {
   return hn::Combine(d, hn::LoadU(half, high), hn::LoadU(half, low));
 }
 
-// The transpose of the square of elements that starts `offset` into each of the rows. Half vectors are put in place as
-// they are loaded, which costs fewer shuffles than whole vectors would need.
+// Up to 16 rows at one distance. Four pointers and two strides in bytes reach them as base + scale * index: few enough
+// for registers.
+template <class T>
+class SquareRows {
+ public:
+  HWY_INLINE SquareRows(const T* from, size_t stride)
+      : stride_(stride * sizeof(T)),
+        stride3_(3 * stride_),
+        row0_(reinterpret_cast<const char*>(from)),
+        row4_(row0_ + 4 * stride_),
+        row8_(row4_ + 4 * stride_),
+        row12_(row8_ + 4 * stride_) {}
+  HWY_INLINE const T* At(size_t r, size_t element) const {
+    const char* const base = r < 4 ? row0_ : r < 8 ? row4_ : r < 12 ? row8_ : row12_;
+    return reinterpret_cast<const T*>(base + (r % 4 == 3 ? stride3_ : r % 4 * stride_)) + element;
+  }
+
+ private:
+  const size_t stride_, stride3_;
+  const char* const row0_;
+  const char* const row4_;
+  const char* const row8_;
+  const char* const row12_;
+};
+
+// The columns of a square of elements: blocks of 128 bits are put in place, and transposed.
 template <class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
-HWY_INLINE void LoadTransposed(D d, const T* const* row, size_t offset, V (&v)[hn::MaxLanes(D())]) {
+HWY_INLINE void LoadColumns(D d, const SquareRows<T>& rows, V (&v)[hn::MaxLanes(D())]) {
   constexpr size_t kInBlock = 16 / sizeof(T);  // elements of a block of 128 bits
   constexpr size_t kBlocks = hn::MaxLanes(D()) / kInBlock;
   // Vector q * kInBlock + i receives the q-th blocks of the rows i, kInBlock + i, 2 * kInBlock + i ...
   HWY_UNROLL(4)
   for (size_t i = 0; i < kInBlock; ++i) {
-    const T* const* from = row + i;
     if constexpr (kBlocks == 1) {
-      v[i] = hn::LoadU(d, from[0] + offset);
+      v[i] = hn::LoadU(d, rows.At(i, 0));
     } else if constexpr (kBlocks == 2) {
-      v[i] = LoadHalves(d, from[0] + offset, from[kInBlock] + offset);
-      v[kInBlock + i] = LoadHalves(d, from[0] + offset + kInBlock, from[kInBlock] + offset + kInBlock);
+      // Half vectors find their places as they are loaded.
+      v[i] = LoadHalves(d, rows.At(i, 0), rows.At(kInBlock + i, 0));
+      v[kInBlock + i] = LoadHalves(d, rows.At(i, kInBlock), rows.At(kInBlock + i, kInBlock));
     } else {
       static_assert(kBlocks == 4, "no network for this size");
-      HWY_UNROLL(2)
-      for (size_t q = 0; q < kBlocks; q += 2) {
-        const size_t at = offset + q * kInBlock;
-        const V even = LoadHalves(d, from[0] + at, from[2 * kInBlock] + at);
-        const V odd = LoadHalves(d, from[kInBlock] + at, from[3 * kInBlock] + at);
-        v[q * kInBlock + i] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(odd), even);
-        v[(q + 1) * kInBlock + i] = hn::OddEvenBlocks(odd, hn::SwapAdjacentBlocks(even));
-      }
+      const V row0 = InRegister(hn::LoadU(d, rows.At(i, 0)));
+      const V row1 = InRegister(hn::LoadU(d, rows.At(kInBlock + i, 0)));
+      const V row2 = InRegister(hn::LoadU(d, rows.At(2 * kInBlock + i, 0)));
+      const V row3 = InRegister(hn::LoadU(d, rows.At(3 * kInBlock + i, 0)));
+      const V lower01 = hn::ConcatLowerLower(d, row1, row0);
+      const V lower23 = hn::ConcatLowerLower(d, row3, row2);
+      const V upper01 = hn::ConcatUpperUpper(d, row1, row0);
+      const V upper23 = hn::ConcatUpperUpper(d, row3, row2);
+      v[i] = ConcatEvenBlocks(d, lower23, lower01);
+      v[kInBlock + i] = ConcatOddBlocks(d, lower23, lower01);
+      v[2 * kInBlock + i] = ConcatEvenBlocks(d, upper23, upper01);
+      v[3 * kInBlock + i] = ConcatOddBlocks(d, upper23, upper01);
     }
   }
   HWY_UNROLL(4)
   for (size_t q = 0; q < kBlocks; ++q) {
-    // Transposes within blocks.
     V* const w = v + q * kInBlock;
     if constexpr (kInBlock == 2) {
       const V low = hn::InterleaveLower(d, w[0], w[1]);
@@ -266,42 +294,62 @@ HWY_INLINE void LoadTransposed(D d, const T* const* row, size_t offset, V (&v)[h
   }
 }
 
-// The same for rows that end after `count` elements: the vectors from there on are of no use.
-template <class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
-HWY_INLINE void LoadTransposedPart(D d, const T* const* row, size_t offset, size_t count, V (&v)[hn::MaxLanes(D())]) {
-  constexpr size_t kLanes = hn::MaxLanes(D());
-  HWY_ALIGN T copies[kLanes][kLanes];
-  const T* copy[kLanes];
-  const FirstLanes<D> part(d, count);
-  for (size_t i = 0; i < kLanes; ++i) {
-    hn::Store(part.Load(d, row[i] + offset), d, copies[i]);
-    copy[i] = copies[i];
+// Copies a (rows, cols) matrix, with nothing between the rows of `to`.
+template <class T>
+void PackRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to) {
+  const hn::ScalableTag<T> d;
+  const size_t lanes = hn::Lanes(d);
+  for (size_t r = 0; r < rows; ++r, from += from_row, to += cols) {
+    for (size_t c = 0; c < cols; c += lanes) {
+      const size_t count = HWY_MIN(lanes, cols - c);
+      StorePartial(LoadPartial(d, from + c, count), d, to + c, count);
+    }
   }
-  LoadTransposed(d, copy, 0, v);
 }
+
+// A copy of what there is of a square: `rows` rows of `cols` elements. The others are of no use.
+template <class D, class T = hn::TFromD<D>>
+class SquareCopy {
+ public:
+  HWY_INLINE SquareRows<T> Take(D d, const T* from, size_t stride, size_t rows, size_t cols) {
+    const FirstLanes<D> part(d, cols);
+    for (size_t r = 0; r < kLanes; ++r) {
+      hn::Store(part.Load(d, from), d, copy_ + r * kLanes);
+      if (r + 1 < rows) from += stride;
+    }
+    return SquareRows<T>(copy_, kLanes);
+  }
+
+ private:
+  static constexpr size_t kLanes = hn::MaxLanes(D());
+  HWY_ALIGN T copy_[kLanes * kLanes];
+};
 
 // Copies the transpose of a (rows, cols) matrix: to[c * to_row + r]. The rows of `to` are aligned and hold
 // whole vectors; copies of the last element fill them up.
 template <class T>
 void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t to_row) {
-  const hn::ScalableTag<T> d;
+  using D = hn::ScalableTag<T>;
+  const D d;
   constexpr size_t kLanes = hn::MaxLanes(d);
-  hn::Vec<decltype(d)> square[kLanes];
+  SquareCopy<D> copy;
+  hn::Vec<D> columns[kLanes];
   for (size_t r = 0; r < rows; r += kLanes) {
-    const T* row[kLanes];
-    for (size_t i = 0; i < kLanes; ++i) row[i] = from + HWY_MIN(r + i, rows - 1) * from_row;
+    const T* const row = from + r * from_row;
     size_t c = 0;
-    for (; c + kLanes <= cols; c += kLanes) {
-      LoadTransposed(d, row, c, square);
+    for (; rows - r >= kLanes && c + kLanes <= cols; c += kLanes) {
+      LoadColumns(d, SquareRows<T>(row + c, from_row), columns);
       HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) hn::Store(square[i], d, to + (c + i) * to_row + r);
+      for (size_t i = 0; i < kLanes; ++i) hn::Store(columns[i], d, to + (c + i) * to_row + r);
     }
-    if (c == cols) continue;
-    LoadTransposedPart(d, row, c, cols - c, square);
-    HWY_UNROLL(16)
-    for (size_t i = 0; i < kLanes; ++i) {
-      if (c + i == cols) break;
-      hn::Store(square[i], d, to + (c + i) * to_row + r);
+    for (; c < cols; c += kLanes) {
+      const size_t count = HWY_MIN(kLanes, cols - c);
+      LoadColumns(d, copy.Take(d, row + c, from_row, rows - r, count), columns);
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kLanes; ++i) {
+        if (i == count) break;
+        hn::Store(columns[i], d, to + (c + i) * to_row + r);
+      }
     }
   }
 }
@@ -311,13 +359,14 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
 template <class T>
 void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, const T* bias, bool accumulate, T* to,
                       size_t to_row) {
-  const hn::ScalableTag<T> d;
+  using D = hn::ScalableTag<T>;
+  using V = hn::Vec<D>;
+  const D d;
   constexpr size_t kLanes = hn::MaxLanes(d);
-  using V = hn::Vec<decltype(d)>;
   if (rows == 1 && to_row == 1) {  // as it stands
     const V v_bias = hn::Set(d, bias != nullptr ? *bias : T(0));
     for (size_t c = 0; c < cols; c += kLanes) {
-      const FirstLanes<decltype(d)> part(d, HWY_MIN(kLanes, cols - c));
+      const FirstLanes<D> part(d, HWY_MIN(kLanes, cols - c));
       V v = hn::LoadU(d, from + c);
       if (bias != nullptr) v = hn::Add(v, v_bias);
       if (accumulate) v = hn::Add(v, part.Load(d, to + c));
@@ -325,19 +374,22 @@ void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, 
     }
     return;
   }
-  V square[kLanes];
+  SquareCopy<D> copy;
+  V columns[kLanes];
   for (size_t r = 0; r < rows; r += kLanes) {
-    const FirstLanes<decltype(d)> part(d, HWY_MIN(kLanes, rows - r));
+    const FirstLanes<D> part(d, HWY_MIN(kLanes, rows - r));
     const V v_bias = bias != nullptr ? part.Load(d, bias + r) : hn::Zero(d);
-    const T* row[kLanes];
-    for (size_t i = 0; i < kLanes; ++i) row[i] = from + HWY_MIN(r + i, rows - 1) * from_row;
+    const T* const row = from + r * from_row;
     for (size_t c = 0; c < cols; c += kLanes) {
-      LoadTransposed(d, row, c, square);
+      const size_t count = HWY_MIN(kLanes, cols - c);
+      const bool whole = count == kLanes && rows - r >= kLanes;
+      LoadColumns(d, whole ? SquareRows<T>(row + c, from_row) : copy.Take(d, row + c, from_row, rows - r, count),
+                  columns);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) {
-        if (c + i == cols) break;
+        if (i == count) break;
         T* to_here = to + (c + i) * to_row + r;
-        V v = square[i];
+        V v = columns[i];
         if (bias != nullptr) v = hn::Add(v, v_bias);
         if (accumulate) v = hn::Add(v, part.Load(d, to_here));
         part.Store(v, d, to_here);
@@ -346,51 +398,69 @@ void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, 
   }
 }
 
-// For few rows: a tile whose B is transposed in memory, with row stride b_k, and in registers as it is read.
+// Continues the chains of one vector of columns of C by a square, or by its first `count` columns.
+template <bool kWhole, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
+HWY_INLINE void MultiplySquare(D d, const T* HWY_RESTRICT a, const SquareRows<T>& b, size_t count, size_t v,
+                               hn::Vec<D> (&acc)[kRows][kVectors]) {
+  constexpr size_t kLanes = hn::MaxLanes(D());
+  hn::Vec<D> columns[kLanes];
+  LoadColumns(d, b, columns);
+  HWY_UNROLL(16)
+  for (size_t i = 0; i < kLanes; ++i) {
+    if (!kWhole && i == count) break;
+    HWY_UNROLL(16)
+    for (size_t r = 0; r < kRows; ++r) {
+      acc[r][v] = hn::MulAdd(hn::Set(d, a[i * kRows + r]), columns[i], acc[r][v]);
+    }
+  }
+}
+
+// For few rows: a tile whose B is transposed in memory, with row stride b_k, and in registers as it is read, square by
+// square. A is transposed in memory, too: a_row is 1 and a_k is kRows.
 template <size_t kRows, size_t kVectors, class T>
 void MultiplyTransposedTile(const Tile<T>& tile) {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
   const D d;
   constexpr size_t kLanes = hn::MaxLanes(d);
+  const size_t stride = tile.b_k;
   const TileRow<kVectors, D> in_row(d, tile.last);
   V acc[kRows][kVectors];
   StartTile(d, tile, in_row, acc);
-  const size_t columns = (kVectors - 1) * kLanes + tile.last;
-  const T* column[kVectors * kLanes];
-  const T* next = tile.b;
-  for (size_t j = 0; j < kVectors * kLanes; ++j) {
-    column[j] = next;
-    if (j + 1 < columns) next += tile.b_k;
-  }
-  FactorRows<kRows, T> a(tile);
-  for (size_t k = 0; k < tile.k; k += kLanes) {
-    const size_t count = HWY_MIN(kLanes, tile.k - k);
-    const FactorRows<kRows, T> a_begin = a;
-    HWY_UNROLL(2)
-    for (size_t v = 0; v < kVectors; ++v) {
-      V square[kLanes];
-      a.Rewind(a_begin);
-      if (count == kLanes) {
-        LoadTransposed(d, column + v * kLanes, k, square);
-        HWY_UNROLL(16)
-        for (size_t i = 0; i < kLanes; ++i, a.Next()) {
-          HWY_UNROLL(16)
-          for (size_t r = 0; r < kRows; ++r) acc[r][v] = hn::MulAdd(hn::Set(d, a.At(r)), square[i], acc[r][v]);
-        }
-      } else {
-        LoadTransposedPart(d, column + v * kLanes, k, count, square);
-        HWY_ALIGN T copies[kLanes * kLanes];
-        HWY_UNROLL(16)
-        for (size_t i = 0; i < kLanes; ++i) hn::Store(square[i], d, copies + i * kLanes);
-        HWY_UNROLL(1)
-        for (size_t i = 0; i < count; ++i, a.Next()) {
-          const V b_row = hn::Load(d, copies + i * kLanes);
-          HWY_UNROLL(16)
-          for (size_t r = 0; r < kRows; ++r) acc[r][v] = hn::MulAdd(hn::Set(d, a.At(r)), b_row, acc[r][v]);
+  // Where the rows of B share a set of the cache, no line stays until the next square: so squares begin with a line,
+  // and those of the two vectors are some lines apart.
+  const bool crowded = stride * sizeof(T) % kPageBytes == 0;
+  const size_t beyond = crowded ? reinterpret_cast<uintptr_t>(tile.b) / sizeof(T) % kLanes : 0;
+  const size_t apart = crowded ? kSquaresApart : 0;
+  SquareCopy<D> copy;
+  for (size_t k = 0; k < tile.k;) {
+    const size_t count = HWY_MIN(tile.k - k, k == 0 ? kLanes - beyond : kLanes);
+    if (count < kLanes || tile.last < kLanes) {
+      HWY_UNROLL(2)
+      for (size_t v = 0; v < kVectors; ++v) {
+        const size_t filled = v + 1 < kVectors ? kLanes : tile.last;
+        const SquareRows<T> b = copy.Take(d, tile.b + v * kLanes * stride + k, stride, filled, count);
+        MultiplySquare<false>(d, tile.a + k * kRows, b, count, v, acc);
+      }
+      k += count;
+      continue;
+    }
+    const size_t squares = (tile.k - k) / kLanes;
+    const T* const a = tile.a + k * kRows;
+    const T* const b = tile.b + k;
+    for (size_t step = 0; step < squares + (kVectors - 1) * apart; ++step) {
+      if (step < squares) {
+        MultiplySquare<true>(d, a + step * kLanes * kRows, SquareRows<T>(b + step * kLanes, stride), kLanes, 0, acc);
+      }
+      if constexpr (kVectors == 2) {
+        const size_t late = step - apart;
+        if (late < squares) {  // not below 0 either
+          MultiplySquare<true>(d, a + late * kLanes * kRows, SquareRows<T>(b + kLanes * stride + late * kLanes, stride),
+                               kLanes, 1, acc);
         }
       }
     }
+    k += squares * kLanes;
   }
   FinishTile(d, tile, in_row, acc);
 }

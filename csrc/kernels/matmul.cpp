@@ -80,11 +80,11 @@ constexpr size_t kParallelWork = size_t{3} << 17;
 // Bounds of a block of B: what a thread copies and multiplies with all rows of A.
 constexpr size_t kBlockK = 512;
 constexpr size_t kBlockBytes = 4096;  // of a row
+// Of a copy of A for transposed tiles: stays in the first cache.
+constexpr size_t kFactorBytes = size_t{32} << 10;
 // A matrix B of this size is copied, as its rows would evict each other and miss the TLB. Smaller ones are used
 // in place.
 constexpr size_t kInPlaceBytes = size_t{1} << 20;
-// Rows that are a multiple of this apart share a set of the first cache.
-constexpr size_t kPageBytes = 4096;
 // Operands larger than this together are far from the second cache: what comes next is fetched ahead. For smaller
 // ones that costs more than it gives. With few rows, each element of B is read once, and less is near.
 constexpr size_t kFetchBytes = size_t{4} << 20;
@@ -133,12 +133,18 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   plan.vectors = wide ? WideVectors(args.m) : narrow ? 1 : kTileVectors;
   const size_t width = plan.vectors * lanes;
   const size_t panels = wide ? CeilDiv(args.n, width) : CeilDiv(args.n, narrow ? lanes : kTileVectors * lanes);
-  plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % kPageBytes == 0;
+  if (plan.transpose_tiles) {
+    // The factors of a step of k stand together.
+    plan.copy_a = args.transpose_a ? args.lda != args.m : args.m != 1;
+  } else {
+    plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % kPageBytes == 0;
+  }
   plan.fetch_ahead =
       (args.m * args.k + args.k * args.n + args.m * args.n) * sizeof(T) > (few_rows ? kFetchBytesFewRows : kFetchBytes);
   plan.block_k = args.k;
-  if (args.k > kBlockK && !plan.transpose_tiles) {
-    plan.block_k = RoundUp(CeilDiv(args.k, CeilDiv(args.k, kBlockK)), 64 / sizeof(T));
+  if (args.k > kBlockK && (plan.copy_a || !plan.transpose_tiles)) {
+    const size_t most = plan.transpose_tiles ? kFactorBytes / sizeof(T) / args.m : kBlockK;
+    plan.block_k = RoundUp(CeilDiv(args.k, CeilDiv(args.k, most)), 64 / sizeof(T));
   }
 
   size_t col_threads = 1;
@@ -218,7 +224,18 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
       tile.a = args.a + (args.transpose_a ? k_begin * args.lda + row : row * args.lda + k_begin);
       tile.a_row = args.transpose_a ? 1 : args.lda;
       tile.a_k = args.transpose_a ? args.lda : 1;
-      if (plan.copy_a && args.transpose_a) {
+      if (plan.transpose_tiles) {
+        tile.a_row = 1;
+        tile.a_k = rows;
+        if (plan.copy_a) {
+          if (args.transpose_a) {
+            PackRows(tile.a, args.lda, k, rows, a_copy);
+          } else {
+            FinishTransposed<T>(tile.a, args.lda, rows, k, nullptr, false, a_copy, rows);
+          }
+          tile.a = a_copy;
+        }
+      } else if (plan.copy_a && args.transpose_a) {
         tile.a_k = RoundUp(rows, lanes);
         CopyRows(tile.a, args.lda, k, rows, a_copy, tile.a_k);
         tile.a = a_copy;

@@ -158,6 +158,29 @@ class FirstLanes {
 #endif
 };
 
+#if HWY_TARGET == HWY_AVX3
+// The same vector, which stays in a register: GCC may load it from memory again for each use otherwise.
+template <class V>
+HWY_INLINE V InRegister(V v) {
+  asm("" : "+v"(v.raw));
+  return v;
+}
+
+// Of the 128-bit blocks of `low`, then of `high`, those with even or odd numbers.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ConcatEvenBlocks(D d, V high, V low) {
+  const hn::Repartition<float, D> df;
+  const auto blocks = _mm512_shuffle_f32x4(hn::BitCast(df, low).raw, hn::BitCast(df, high).raw, 0x88);
+  return hn::BitCast(d, hn::Vec<decltype(df)>{blocks});
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ConcatOddBlocks(D d, V high, V low) {
+  const hn::Repartition<float, D> df;
+  const auto blocks = _mm512_shuffle_f32x4(hn::BitCast(df, low).raw, hn::BitCast(df, high).raw, 0xdd);
+  return hn::BitCast(d, hn::Vec<decltype(df)>{blocks});
+}
+#endif
+
 }  // namespace HWY_NAMESPACE
 }  // namespace fuseprop
 HWY_AFTER_NAMESPACE();
