@@ -33,7 +33,7 @@ SHAPES = [
     *[(129, 257, 65), (300, 40, 200), (64, 64, 64), (200, 1100, 70), (37, 600, 1100)],
     # Few columns or rows; large enough to be copied and fetched ahead.
     *[(33, 128, 10), (70, 90, 4), (50, 64, 13), (100, 5, 9), (12, 65, 300), (64, 10, 128)],
-    *[(70, 1100, 300), (700, 700, 1), (1, 700, 1100), (6, 520, 1030)],
+    *[(70, 1100, 300), (700, 700, 1), (1, 700, 1100), (6, 520, 1030), (70, 1024, 1), (9, 1024, 40)],
 ]
 
 
@@ -116,6 +116,23 @@ def test_matmul_layouts(dtype: Any, layout: str) -> None:
     row = np.broadcast_to(a[0], a.shape)  # stride 0
     assert_same_bits(matmul(row, b), matmul(row.copy(), b))
     assert_same_bits(matmul(a[:, ::2], b[::2]), matmul(a[:, ::2].copy(), b[::2].copy()))
+
+
+@each_dtype
+def test_matmul_of_few_columns_of_a_larger_matrix(dtype: Any, target: str) -> None:
+    # Rows 4 KiB apart share a set of the first cache and are read in another order.
+    rng = seeded(3)
+    rows = np.ascontiguousarray(rng.standard_normal((53, 4096 // np.dtype(dtype).itemsize)).astype(dtype))
+    factors = rng.standard_normal((rows.shape[1], 5)).astype(dtype)
+    for k in (1, 15, 16, 100, 201):
+        for first in (0, 1, 4, 13, 16):
+            part = rows[:, first : first + k]
+            for columns in (1, 2, 3, 5):
+                b = factors[:k, :columns]  # with and without a gap between its rows
+                expected = matmul(part.copy(), b.copy())
+                assert_within(expected, *exact_product(part, b))
+                assert_same_bits(matmul(part, b), expected)
+                assert_same_bits(matmul(b, part, transpose_a=True, transpose_b=True), expected.T)
 
 
 def test_matmul_of_integers_and_lists() -> None:

@@ -219,18 +219,18 @@ HWY_INLINE hn::Vec<D> LoadHalves(D d, const T* low, const T* high) {
   return hn::Combine(d, hn::LoadU(half, high), hn::LoadU(half, low));
 }
 
-// Up to 16 rows at one distance. Four pointers and two strides in bytes reach them as base + scale * index: few enough
-// for registers.
-template <class T>
+// kRows rows at one distance, up to 16. Four pointers and two strides in bytes reach them as base + scale * index: few
+// enough for registers.
+template <size_t kRows, class T>
 class SquareRows {
  public:
   HWY_INLINE SquareRows(const T* from, size_t stride)
       : stride_(stride * sizeof(T)),
         stride3_(3 * stride_),
         row0_(reinterpret_cast<const char*>(from)),
-        row4_(row0_ + 4 * stride_),
-        row8_(row4_ + 4 * stride_),
-        row12_(row8_ + 4 * stride_) {}
+        row4_(row0_ + (kRows > 4 ? 4 * stride_ : 0)),
+        row8_(row4_ + (kRows > 8 ? 4 * stride_ : 0)),
+        row12_(row8_ + (kRows > 8 ? 4 * stride_ : 0)) {}
   HWY_INLINE const T* At(size_t r, size_t element) const {
     const char* const base = r < 4 ? row0_ : r < 8 ? row4_ : r < 12 ? row8_ : row12_;
     return reinterpret_cast<const T*>(base + (r % 4 == 3 ? stride3_ : r % 4 * stride_)) + element;
@@ -243,10 +243,13 @@ class SquareRows {
   const char* const row8_;
   const char* const row12_;
 };
+// Those of a square of elements, as many as a vector has lanes.
+template <class D>
+using Square = SquareRows<hn::MaxLanes(D()), hn::TFromD<D>>;
 
 // The columns of a square of elements: blocks of 128 bits are put in place, and transposed.
 template <class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
-HWY_INLINE void LoadColumns(D d, const SquareRows<T>& rows, V (&v)[hn::MaxLanes(D())]) {
+HWY_INLINE void LoadColumns(D d, const Square<D>& rows, V (&v)[hn::MaxLanes(D())]) {
   constexpr size_t kInBlock = 16 / sizeof(T);  // elements of a block of 128 bits
   constexpr size_t kBlocks = hn::MaxLanes(D()) / kInBlock;
   // Vector q * kInBlock + i receives the q-th blocks of the rows i, kInBlock + i, 2 * kInBlock + i ...
@@ -311,13 +314,13 @@ void PackRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to) {
 template <class D, class T = hn::TFromD<D>>
 class SquareCopy {
  public:
-  HWY_INLINE SquareRows<T> Take(D d, const T* from, size_t stride, size_t rows, size_t cols) {
+  HWY_INLINE Square<D> Take(D d, const T* from, size_t stride, size_t rows, size_t cols) {
     const FirstLanes<D> part(d, cols);
     for (size_t r = 0; r < kLanes; ++r) {
       hn::Store(part.Load(d, from), d, copy_ + r * kLanes);
       if (r + 1 < rows) from += stride;
     }
-    return SquareRows<T>(copy_, kLanes);
+    return Square<D>(copy_, kLanes);
   }
 
  private:
@@ -338,7 +341,7 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
     const T* const row = from + r * from_row;
     size_t c = 0;
     for (; rows - r >= kLanes && c + kLanes <= cols; c += kLanes) {
-      LoadColumns(d, SquareRows<T>(row + c, from_row), columns);
+      LoadColumns(d, Square<D>(row + c, from_row), columns);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) hn::Store(columns[i], d, to + (c + i) * to_row + r);
     }
@@ -383,8 +386,7 @@ void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, 
     for (size_t c = 0; c < cols; c += kLanes) {
       const size_t count = HWY_MIN(kLanes, cols - c);
       const bool whole = count == kLanes && rows - r >= kLanes;
-      LoadColumns(d, whole ? SquareRows<T>(row + c, from_row) : copy.Take(d, row + c, from_row, rows - r, count),
-                  columns);
+      LoadColumns(d, whole ? Square<D>(row + c, from_row) : copy.Take(d, row + c, from_row, rows - r, count), columns);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) {
         if (i == count) break;
@@ -400,7 +402,7 @@ void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, 
 
 // Continues the chains of one vector of columns of C by a square, or by its first `count` columns.
 template <bool kWhole, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
-HWY_INLINE void MultiplySquare(D d, const T* HWY_RESTRICT a, const SquareRows<T>& b, size_t count, size_t v,
+HWY_INLINE void MultiplySquare(D d, const T* HWY_RESTRICT a, const Square<D>& b, size_t count, size_t v,
                                hn::Vec<D> (&acc)[kRows][kVectors]) {
   constexpr size_t kLanes = hn::MaxLanes(D());
   hn::Vec<D> columns[kLanes];
@@ -439,7 +441,7 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
       HWY_UNROLL(2)
       for (size_t v = 0; v < kVectors; ++v) {
         const size_t filled = v + 1 < kVectors ? kLanes : tile.last;
-        const SquareRows<T> b = copy.Take(d, tile.b + v * kLanes * stride + k, stride, filled, count);
+        const Square<D> b = copy.Take(d, tile.b + v * kLanes * stride + k, stride, filled, count);
         MultiplySquare<false>(d, tile.a + k * kRows, b, count, v, acc);
       }
       k += count;
@@ -450,12 +452,12 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
     const T* const b = tile.b + k;
     for (size_t step = 0; step < squares + (kVectors - 1) * apart; ++step) {
       if (step < squares) {
-        MultiplySquare<true>(d, a + step * kLanes * kRows, SquareRows<T>(b + step * kLanes, stride), kLanes, 0, acc);
+        MultiplySquare<true>(d, a + step * kLanes * kRows, Square<D>(b + step * kLanes, stride), kLanes, 0, acc);
       }
       if constexpr (kVectors == 2) {
         const size_t late = step - apart;
         if (late < squares) {  // not below 0 either
-          MultiplySquare<true>(d, a + late * kLanes * kRows, SquareRows<T>(b + kLanes * stride + late * kLanes, stride),
+          MultiplySquare<true>(d, a + late * kLanes * kRows, Square<D>(b + kLanes * stride + late * kLanes, stride),
                                kLanes, 1, acc);
         }
       }
