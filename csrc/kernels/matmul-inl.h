@@ -247,26 +247,34 @@ class SquareRows {
 template <class D>
 using Square = SquareRows<hn::MaxLanes(D()), hn::TFromD<D>>;
 
-// The columns of a square of elements: blocks of 128 bits are put in place, and transposed.
-template <class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
-HWY_INLINE void LoadColumns(D d, const Square<D>& rows, V (&v)[hn::MaxLanes(D())]) {
+// Columns of a square of elements, from `column` on: blocks of 128 bits are put in place, and transposed. Either all
+// columns, which reads each cache line once; or, with four blocks in a vector, half of them, which needs less of the
+// machine at a time and is faster where lines stay in the cache.
+template <size_t kColumns, class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
+HWY_INLINE void LoadColumns(D d, const Square<D>& rows, size_t column, V (&v)[kColumns]) {
   constexpr size_t kInBlock = 16 / sizeof(T);  // elements of a block of 128 bits
   constexpr size_t kBlocks = hn::MaxLanes(D()) / kInBlock;
   // Vector q * kInBlock + i receives the q-th blocks of the rows i, kInBlock + i, 2 * kInBlock + i ...
   HWY_UNROLL(4)
   for (size_t i = 0; i < kInBlock; ++i) {
     if constexpr (kBlocks == 1) {
-      v[i] = hn::LoadU(d, rows.At(i, 0));
+      v[i] = hn::LoadU(d, rows.At(i, column));
     } else if constexpr (kBlocks == 2) {
       // Half vectors find their places as they are loaded.
-      v[i] = LoadHalves(d, rows.At(i, 0), rows.At(kInBlock + i, 0));
-      v[kInBlock + i] = LoadHalves(d, rows.At(i, kInBlock), rows.At(kInBlock + i, kInBlock));
+      v[i] = LoadHalves(d, rows.At(i, column), rows.At(kInBlock + i, column));
+      v[kInBlock + i] = LoadHalves(d, rows.At(i, column + kInBlock), rows.At(kInBlock + i, column + kInBlock));
+    } else if constexpr (kColumns == 2 * kInBlock) {
+      static_assert(kBlocks == 4, "no network for this size");
+      const V low = LoadHalves(d, rows.At(i, column), rows.At(kInBlock + i, column));
+      const V high = LoadHalves(d, rows.At(2 * kInBlock + i, column), rows.At(3 * kInBlock + i, column));
+      v[i] = ConcatEvenBlocks(d, high, low);
+      v[kInBlock + i] = ConcatOddBlocks(d, high, low);
     } else {
       static_assert(kBlocks == 4, "no network for this size");
-      const V row0 = InRegister(hn::LoadU(d, rows.At(i, 0)));
-      const V row1 = InRegister(hn::LoadU(d, rows.At(kInBlock + i, 0)));
-      const V row2 = InRegister(hn::LoadU(d, rows.At(2 * kInBlock + i, 0)));
-      const V row3 = InRegister(hn::LoadU(d, rows.At(3 * kInBlock + i, 0)));
+      const V row0 = InRegister(hn::LoadU(d, rows.At(i, column)));
+      const V row1 = InRegister(hn::LoadU(d, rows.At(kInBlock + i, column)));
+      const V row2 = InRegister(hn::LoadU(d, rows.At(2 * kInBlock + i, column)));
+      const V row3 = InRegister(hn::LoadU(d, rows.At(3 * kInBlock + i, column)));
       const V lower01 = hn::ConcatLowerLower(d, row1, row0);
       const V lower23 = hn::ConcatLowerLower(d, row3, row2);
       const V upper01 = hn::ConcatUpperUpper(d, row1, row0);
@@ -278,7 +286,7 @@ HWY_INLINE void LoadColumns(D d, const Square<D>& rows, V (&v)[hn::MaxLanes(D())
     }
   }
   HWY_UNROLL(4)
-  for (size_t q = 0; q < kBlocks; ++q) {
+  for (size_t q = 0; q < kColumns / kInBlock; ++q) {
     V* const w = v + q * kInBlock;
     if constexpr (kInBlock == 2) {
       const V low = hn::InterleaveLower(d, w[0], w[1]);
@@ -341,13 +349,13 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
     const T* const row = from + r * from_row;
     size_t c = 0;
     for (; rows - r >= kLanes && c + kLanes <= cols; c += kLanes) {
-      LoadColumns(d, Square<D>(row + c, from_row), columns);
+      LoadColumns(d, Square<D>(row + c, from_row), 0, columns);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) hn::Store(columns[i], d, to + (c + i) * to_row + r);
     }
     for (; c < cols; c += kLanes) {
       const size_t count = HWY_MIN(kLanes, cols - c);
-      LoadColumns(d, copy.Take(d, row + c, from_row, rows - r, count), columns);
+      LoadColumns(d, copy.Take(d, row + c, from_row, rows - r, count), 0, columns);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) {
         if (i == count) break;
@@ -357,8 +365,30 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
   }
 }
 
-// to = the transpose of a (rows, cols) matrix [+ bias] [+ to]; bias has `rows` elements. The rows of `from` are
-// padded to whole vectors.
+// Copies the transpose of a (rows, cols) matrix, with nothing between the rows of `to`.
+template <class T>
+void PackTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T* to) {
+  using D = hn::ScalableTag<T>;
+  const D d;
+  constexpr size_t kLanes = hn::MaxLanes(d);
+  SquareCopy<D> copy;
+  hn::Vec<D> columns[kLanes];
+  for (size_t r = 0; r < rows; r += kLanes) {
+    const FirstLanes<D> part(d, HWY_MIN(kLanes, rows - r));
+    for (size_t c = 0; c < cols; c += kLanes) {
+      const size_t count = HWY_MIN(kLanes, cols - c);
+      LoadColumns(d, copy.Take(d, from + r * from_row + c, from_row, rows - r, count), 0, columns);
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kLanes; ++i) {
+        if (i == count) break;
+        part.Store(columns[i], d, to + (c + i) * rows + r);
+      }
+    }
+  }
+}
+
+// to = the transpose of a (rows, cols) matrix [+ bias] [+ to]; bias has `rows` elements. `from` consists of whole
+// squares of vectors; what it holds outside of the matrix is of no use.
 template <class T>
 void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, const T* bias, bool accumulate, T* to,
                       size_t to_row) {
@@ -377,16 +407,13 @@ void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, 
     }
     return;
   }
-  SquareCopy<D> copy;
   V columns[kLanes];
   for (size_t r = 0; r < rows; r += kLanes) {
     const FirstLanes<D> part(d, HWY_MIN(kLanes, rows - r));
     const V v_bias = bias != nullptr ? part.Load(d, bias + r) : hn::Zero(d);
-    const T* const row = from + r * from_row;
     for (size_t c = 0; c < cols; c += kLanes) {
       const size_t count = HWY_MIN(kLanes, cols - c);
-      const bool whole = count == kLanes && rows - r >= kLanes;
-      LoadColumns(d, whole ? Square<D>(row + c, from_row) : copy.Take(d, row + c, from_row, rows - r, count), columns);
+      LoadColumns(d, Square<D>(from + r * from_row + c, from_row), 0, columns);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) {
         if (i == count) break;
@@ -400,19 +427,43 @@ void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, 
   }
 }
 
-// Continues the chains of one vector of columns of C by a square, or by its first `count` columns.
-template <bool kWhole, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
-HWY_INLINE void MultiplySquare(D d, const T* HWY_RESTRICT a, const Square<D>& b, size_t count, size_t v,
-                               hn::Vec<D> (&acc)[kRows][kVectors]) {
-  constexpr size_t kLanes = hn::MaxLanes(D());
-  hn::Vec<D> columns[kLanes];
-  LoadColumns(d, b, columns);
+// Continues the chains of vector v of a tile by the first `count` of the kColumns columns of a square from `column` on.
+template <size_t kColumns, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
+HWY_INLINE void MultiplyColumns(D d, const T* HWY_RESTRICT a, const Square<D>& b, size_t column, size_t count, size_t v,
+                                hn::Vec<D> (&acc)[kRows][kVectors]) {
+  hn::Vec<D> columns[kColumns];
+  LoadColumns(d, b, column, columns);
+  a += column * kRows;
   HWY_UNROLL(16)
-  for (size_t i = 0; i < kLanes; ++i) {
-    if (!kWhole && i == count) break;
+  for (size_t i = 0; i < kColumns; ++i) {
+    if (i == count) break;
     HWY_UNROLL(16)
-    for (size_t r = 0; r < kRows; ++r) {
-      acc[r][v] = hn::MulAdd(hn::Set(d, a[i * kRows + r]), columns[i], acc[r][v]);
+    for (size_t r = 0; r < kRows; ++r) acc[r][v] = hn::MulAdd(hn::Set(d, a[i * kRows + r]), columns[i], acc[r][v]);
+  }
+}
+
+// The same by the whole square that begins with step k.
+template <size_t kColumns, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
+HWY_INLINE void MultiplySquare(D d, const Tile<T>& tile, size_t k, size_t v, hn::Vec<D> (&acc)[kRows][kVectors]) {
+  constexpr size_t kLanes = hn::MaxLanes(D());
+  const T* const a = tile.a + k * kRows;
+  const Square<D> b(tile.b + v * kLanes * tile.b_k + k, tile.b_k);
+  MultiplyColumns<kColumns>(d, a, b, 0, kColumns, v, acc);
+  static_assert(kLanes <= 2 * kColumns, "not written out");
+  if constexpr (kColumns < kLanes) MultiplyColumns<kColumns>(d, a, b, kColumns, kColumns, v, acc);
+}
+
+// All vectors of a tile by squares from step k on; the second one `apart` squares behind the first.
+template <size_t kColumns, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
+HWY_INLINE void MultiplySquares(D d, const Tile<T>& tile, size_t k, size_t squares, size_t apart,
+                                hn::Vec<D> (&acc)[kRows][kVectors]) {
+  constexpr size_t kLanes = hn::MaxLanes(D());
+  static_assert(kVectors <= 2, "not written out");
+  for (size_t step = 0; step < squares + (kVectors - 1) * apart; ++step) {
+    if (step < squares) MultiplySquare<kColumns>(d, tile, k + step * kLanes, 0, acc);
+    if constexpr (kVectors == 2) {
+      const size_t late = step - apart;
+      if (late < squares) MultiplySquare<kColumns>(d, tile, k + late * kLanes, 1, acc);  // not below 0 either
     }
   }
 }
@@ -425,15 +476,14 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
   using V = hn::Vec<D>;
   const D d;
   constexpr size_t kLanes = hn::MaxLanes(d);
-  const size_t stride = tile.b_k;
+  constexpr size_t kColumns = kLanes * sizeof(T) == 64 && kRows <= kTransposedWideRows ? kLanes / 2 : kLanes;
   const TileRow<kVectors, D> in_row(d, tile.last);
   V acc[kRows][kVectors];
   StartTile(d, tile, in_row, acc);
-  // Where the rows of B share a set of the cache, no line stays until the next square: so squares begin with a line,
-  // and those of the two vectors are some lines apart.
-  const bool crowded = stride * sizeof(T) % kPageBytes == 0;
+  // Where the rows of B share a set of the cache, no line stays until the next square, nor until the other half of this
+  // one: so squares begin with a line, are loaded whole, and those of the two vectors are some lines apart.
+  const bool crowded = tile.b_k * sizeof(T) % kPageBytes == 0;
   const size_t beyond = crowded ? reinterpret_cast<uintptr_t>(tile.b) / sizeof(T) % kLanes : 0;
-  const size_t apart = crowded ? kSquaresApart : 0;
   SquareCopy<D> copy;
   for (size_t k = 0; k < tile.k;) {
     const size_t count = HWY_MIN(tile.k - k, k == 0 ? kLanes - beyond : kLanes);
@@ -441,26 +491,17 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
       HWY_UNROLL(2)
       for (size_t v = 0; v < kVectors; ++v) {
         const size_t filled = v + 1 < kVectors ? kLanes : tile.last;
-        const Square<D> b = copy.Take(d, tile.b + v * kLanes * stride + k, stride, filled, count);
-        MultiplySquare<false>(d, tile.a + k * kRows, b, count, v, acc);
+        const Square<D> b = copy.Take(d, tile.b + v * kLanes * tile.b_k + k, tile.b_k, filled, count);
+        MultiplyColumns<kLanes>(d, tile.a + k * kRows, b, 0, count, v, acc);
       }
       k += count;
       continue;
     }
     const size_t squares = (tile.k - k) / kLanes;
-    const T* const a = tile.a + k * kRows;
-    const T* const b = tile.b + k;
-    for (size_t step = 0; step < squares + (kVectors - 1) * apart; ++step) {
-      if (step < squares) {
-        MultiplySquare<true>(d, a + step * kLanes * kRows, Square<D>(b + step * kLanes, stride), kLanes, 0, acc);
-      }
-      if constexpr (kVectors == 2) {
-        const size_t late = step - apart;
-        if (late < squares) {  // not below 0 either
-          MultiplySquare<true>(d, a + late * kLanes * kRows, Square<D>(b + kLanes * stride + late * kLanes, stride),
-                               kLanes, 1, acc);
-        }
-      }
+    if (crowded) {
+      MultiplySquares<kLanes>(d, tile, k, squares, kSquaresApart, acc);
+    } else {
+      MultiplySquares<kColumns>(d, tile, k, squares, 0, acc);
     }
     k += squares * kLanes;
   }

@@ -122,10 +122,10 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
   const bool few_rows = args.m <= kTileRows;
   Plan plan;
-  // Few rows wait for B rather than for multiply-adds.
-  const size_t work = HWY_MAX(args.m, kWideRows) * args.n * args.k;
-  plan.threads = work < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
   plan.transpose_tiles = args.transpose_b && args.m <= kTransposedRows;
+  // Few rows wait for B rather than for multiply-adds.
+  const size_t work = HWY_MAX(args.m, plan.transpose_tiles ? 2 * kWideRows : kWideRows) * args.n * args.k;
+  plan.threads = work < kParallelWork ? 1 : static_cast<size_t>(NumThreads());
   plan.copy_b =
       !plan.transpose_tiles && (args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes));
   const bool wide = args.m <= kWideRows && args.n > kTileVectors * lanes && !args.transpose_b;
@@ -173,7 +173,7 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
     plan.b_size = plan.block_k * width;
   }
   plan.a_size = plan.copy_a ? RoundUp(kTileRows, lanes) * (RoundUp(plan.block_k, lanes) + kPadding) : 0;
-  plan.sums_size = plan.through_sums ? plan.block_rows * plan.block_cols : 0;
+  plan.sums_size = plan.through_sums ? RoundUp(plan.block_rows, lanes) * plan.block_cols : 0;
   return plan;
 }
 
@@ -231,7 +231,7 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
           if (args.transpose_a) {
             PackRows(tile.a, args.lda, k, rows, a_copy);
           } else {
-            FinishTransposed<T>(tile.a, args.lda, rows, k, nullptr, false, a_copy, rows);
+            PackTransposed(tile.a, args.lda, rows, k, a_copy);
           }
           tile.a = a_copy;
         }
