@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+# Runs on one CPU when nothing else does, until its parent ends.
+_SPINNER = """
+import os, sys
+os.sched_setaffinity(0, [int(sys.argv[1])])
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while os.getppid() == int(sys.argv[2]):
+    for _ in range(1_000_000):
+        pass
+"""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,6 +37,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", metavar="NAME,NAME", default="numpy,torch,jax,sklearn",
         help="compare with these, if installed (default: %(default)s; none: nobody)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--awake", action="store_true",
+        help="keep idle CPUs busy with processes of the lowest priority: a virtual machine's may sleep for milliseconds",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--list", action="store_true", help="print the names of the cases and stop")
@@ -56,14 +71,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     cpus = _cpus()[: arguments.threads]
     for name in ("FUSEPROP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(len(cpus))
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)  # inherited
-    try:
-        process = subprocess.Popen([sys.executable, "-m", "fuseprop._bench", *given], env=environment)
-    finally:
-        os.sched_setaffinity(0, allowed)
-    while True:
+    with _kept_awake(cpus if arguments.awake and not arguments.list else []):
+        allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cpus)  # inherited
         try:
-            return process.wait()
-        except KeyboardInterrupt:  # the child got it too, and prints what it has
-            continue
+            process = subprocess.Popen([sys.executable, "-m", "fuseprop._bench", *given], env=environment)
+        finally:
+            os.sched_setaffinity(0, allowed)
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # the child got it too, and prints what it has
+                continue
+
+
+@contextlib.contextmanager
+def _kept_awake(cpus: Sequence[int]) -> Iterator[None]:
+    command = [sys.executable, "-S", "-c", _SPINNER]
+    spinners = [subprocess.Popen([*command, str(cpu), str(os.getpid())]) for cpu in cpus]
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
