@@ -49,12 +49,14 @@ struct Tile {
   size_t to_row;
   const T* bias;    // for these columns, or null
   bool accumulate;  // adds what `to` holds, last
-  // What to bring nearer meanwhile, a row of B's shape for each step of k; or null.
+  // For a wide tile: what to bring nearer meanwhile, a row of B's shape for each step of k; or null.
   const T* fetch;
   size_t fetch_k;
 };
 
 constexpr size_t kLineBytes = 64;
+// Rows of B that are fetched ahead while it is copied.
+constexpr size_t kCopyAhead = 4;
 // Rows that are a multiple of this apart share a set of the first cache.
 constexpr size_t kPageBytes = 4096;
 // Squares between those of a transposed tile's vectors then.
@@ -177,11 +179,9 @@ void MultiplyTile(const Tile<T>& tile) {
   const T* fetch = tile.fetch;
   const size_t fetch_step = tile.fetch_k;
   for (size_t k = tile.k; k != 0; --k) {
-    if (kVectors >= kTileVectors && fetch != nullptr) {
-      // A wide tile's B is used at once, another panel's later: that waits in the second cache.
-      constexpr int kNearness = kVectors > kTileVectors ? 3 : 2;
+    if (kVectors > kTileVectors && fetch != nullptr) {
       HWY_UNROLL(16)
-      for (size_t v = 0; v < kVectors * lanes; v += kLineBytes / sizeof(T)) __builtin_prefetch(fetch + v, 0, kNearness);
+      for (size_t v = 0; v < kVectors * lanes; v += kLineBytes / sizeof(T)) __builtin_prefetch(fetch + v);
       fetch += fetch_step;
     }
     V b_row[kVectors];
@@ -209,6 +209,29 @@ void CopyRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to, s
     size_t c = 0;
     for (; c + lanes <= cols; c += lanes) hn::Store(hn::LoadU(d, from + c), d, to + c);
     if (c != cols) hn::Store(LoadPartial(d, from + c, cols - c), d, to + c);
+  }
+}
+
+// Copies a (rows, cols) matrix as panels of kTileVectors vectors, one panel's rows after the other. Whole rows are
+// read, as their pieces of a panel's width would need a page each.
+template <class T>
+void CopyPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t panel_size) {
+  const hn::ScalableTag<T> d;
+  const size_t lanes = hn::Lanes(d);
+  const size_t width = kTileVectors * lanes;
+  for (size_t r = 0; r < rows; ++r, from += from_row, to += width) {
+    T* panel = to;
+    size_t c = 0;
+    for (; c + width <= cols; c += width, panel += panel_size) {
+      HWY_UNROLL(2)
+      for (size_t v = 0; v < kTileVectors; ++v) {
+        __builtin_prefetch(from + kCopyAhead * from_row + c + v * lanes);
+        hn::Store(hn::LoadU(d, from + c + v * lanes), d, panel + v * lanes);
+      }
+    }
+    for (size_t v = 0; c < cols; c += lanes, ++v) {
+      hn::Store(LoadPartial(d, from + c, HWY_MIN(lanes, cols - c)), d, panel + v * lanes);
+    }
   }
 }
 
@@ -362,6 +385,15 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
         hn::Store(columns[i], d, to + (c + i) * to_row + r);
       }
     }
+  }
+}
+
+// The same for the transpose of a (rows, cols) matrix.
+template <class T>
+void CopyTransposedPanels(const T* from, size_t from_row, size_t rows, size_t cols, T* to, size_t panel_size) {
+  const size_t width = kTileVectors * hn::Lanes(hn::ScalableTag<T>());
+  for (size_t r = 0; r < rows; r += width, to += panel_size) {
+    CopyTransposed(from + r * from_row, from_row, HWY_MIN(width, rows - r), cols, to, width);
   }
 }
 

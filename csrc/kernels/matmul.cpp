@@ -207,6 +207,7 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
   size_t tail = plan.vectors > kTileVectors ? cols / width * width : 0;
   tail += plan.vectors == 1 ? cols / lanes * lanes : (cols - tail) / (kTileVectors * lanes) * (kTileVectors * lanes);
   const size_t tail_width = RoundUp(cols - tail, lanes);
+  const size_t panel_size = plan.PanelSize(plan.block_k, width);
   // Only whole vectors are read of B.
   const bool copy_tail = !plan.copy_b && !args.transpose_b && cols % lanes != 0;
 
@@ -215,6 +216,13 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
     const bool last_k = k_begin + k == args.k;
     const T* b = args.b + (args.transpose_b ? col_begin * args.ldb + k_begin : k_begin * args.ldb + col_begin);
     if (copy_tail) CopyRows(b + tail, args.ldb, k, cols - tail, b_copy, tail_width);
+    if (plan.copy_b) {
+      if (args.transpose_b) {
+        CopyTransposedPanels(b, args.ldb, cols, k, b_copy, panel_size);
+      } else {
+        CopyPanels(b, args.ldb, k, cols, b_copy, panel_size);
+      }
+    }
 
     size_t row = row_begin;
     for (size_t row_panel = 0; row_panel < row_panels; ++row_panel) {
@@ -250,20 +258,9 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
       tile.from_row = plan.through_sums ? plan.block_cols : args.ldc;
       tile.to_row = to_sums ? plan.block_cols : args.ldc;
       tile.accumulate = args.accumulate && last_k && !transpose_c;
-      T* panel_copy = b_copy;
-      for (size_t panel = 0; panel < cols; panel += width, panel_copy += plan.PanelSize(k, width)) {
+      for (size_t panel = 0; panel < cols; panel += width) {
         const size_t panel_cols = HWY_MIN(width, cols - panel);
         tile.fetch = nullptr;
-        if (plan.copy_b && row_panel == 0) {
-          // Each panel is copied when it is needed first. The next one comes nearer while this one is multiplied.
-          if (args.transpose_b) {
-            CopyTransposed(b + panel * args.ldb, args.ldb, panel_cols, k, panel_copy, width);
-          } else {
-            CopyRows(b + panel, args.ldb, k, panel_cols, panel_copy, width);
-            if (panel + width < cols) tile.fetch = b + panel + width;
-            tile.fetch_k = args.ldb;
-          }
-        }
         size_t vectors = plan.vectors;
         for (size_t col = panel; col < panel + panel_cols; col += vectors * lanes) {
           if (col == tail) {
@@ -273,7 +270,7 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
           }
           tile.last = HWY_MIN(lanes, cols - col - (vectors - 1) * lanes);
           if (plan.copy_b) {
-            tile.b = panel_copy;
+            tile.b = b_copy + panel / width * panel_size;
             tile.b_k = width;
           } else if (copy_tail && col == tail) {
             tile.b = b_copy;
