@@ -57,9 +57,8 @@ struct Tile {
 constexpr size_t kLineBytes = 64;
 // Rows of B that are fetched ahead while it is copied.
 constexpr size_t kCopyAhead = 4;
-// Rows that are a multiple of this apart share a set of the first cache.
 constexpr size_t kPageBytes = 4096;
-// Squares between those of a transposed tile's vectors then.
+// Squares between those of a transposed tile's vectors if the rows of B share a set of the first cache.
 constexpr size_t kSquaresApart = 4;
 
 // The vectors of a row of a tile, the last of which may be partial. On AVX-512 it is accessed under a mask always, as
@@ -359,6 +358,18 @@ class SquareCopy {
   HWY_ALIGN T copy_[kLanes * kLanes];
 };
 
+// Rows that are a multiple of kPageBytes apart share a set of the first cache: when they are read square by square, no
+// line stays there until the next square.
+template <class T>
+HWY_INLINE bool Crowded(size_t stride) {
+  return stride * sizeof(T) % kPageBytes == 0;
+}
+// So squares should begin with a line then. For how many elements `from` is beyond such a place.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE size_t BeyondLine(D d, const T* from, size_t stride) {
+  return Crowded<T>(stride) ? reinterpret_cast<uintptr_t>(from) / sizeof(T) % hn::Lanes(d) : 0;
+}
+
 // Copies the transpose of a (rows, cols) matrix: to[c * to_row + r]. The rows of `to` are aligned and hold
 // whole vectors; copies of the last element fill them up.
 template <class T>
@@ -370,20 +381,22 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
   hn::Vec<D> columns[kLanes];
   for (size_t r = 0; r < rows; r += kLanes) {
     const T* const row = from + r * from_row;
-    size_t c = 0;
-    for (; rows - r >= kLanes && c + kLanes <= cols; c += kLanes) {
-      LoadColumns(d, Square<D>(row + c, from_row), 0, columns);
-      HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) hn::Store(columns[i], d, to + (c + i) * to_row + r);
-    }
-    for (; c < cols; c += kLanes) {
-      const size_t count = HWY_MIN(kLanes, cols - c);
-      LoadColumns(d, copy.Take(d, row + c, from_row, rows - r, count), 0, columns);
-      HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) {
-        if (i == count) break;
-        hn::Store(columns[i], d, to + (c + i) * to_row + r);
+    const size_t beyond = BeyondLine(d, row, from_row);
+    for (size_t c = 0; c < cols;) {
+      const size_t count = HWY_MIN(cols - c, c == 0 ? kLanes - beyond : kLanes);
+      if (count == kLanes && rows - r >= kLanes) {
+        LoadColumns(d, Square<D>(row + c, from_row), 0, columns);
+        HWY_UNROLL(16)
+        for (size_t i = 0; i < kLanes; ++i) hn::Store(columns[i], d, to + (c + i) * to_row + r);
+      } else {
+        LoadColumns(d, copy.Take(d, row + c, from_row, rows - r, count), 0, columns);
+        HWY_UNROLL(16)
+        for (size_t i = 0; i < kLanes; ++i) {
+          if (i == count) break;
+          hn::Store(columns[i], d, to + (c + i) * to_row + r);
+        }
       }
+      c += count;
     }
   }
 }
@@ -512,10 +525,7 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
   const TileRow<kVectors, D> in_row(d, tile.last);
   V acc[kRows][kVectors];
   StartTile(d, tile, in_row, acc);
-  // Where the rows of B share a set of the cache, no line stays until the next square, nor until the other half of this
-  // one: so squares begin with a line, are loaded whole, and those of the two vectors are some lines apart.
-  const bool crowded = tile.b_k * sizeof(T) % kPageBytes == 0;
-  const size_t beyond = crowded ? reinterpret_cast<uintptr_t>(tile.b) / sizeof(T) % kLanes : 0;
+  const size_t beyond = BeyondLine(d, tile.b, tile.b_k);
   SquareCopy<D> copy;
   for (size_t k = 0; k < tile.k;) {
     const size_t count = HWY_MIN(tile.k - k, k == 0 ? kLanes - beyond : kLanes);
@@ -530,7 +540,8 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
       continue;
     }
     const size_t squares = (tile.k - k) / kLanes;
-    if (crowded) {
+    if (Crowded<T>(tile.b_k)) {
+      // No line stays until the other half of a square, either; and the two vectors keep out of each other's way.
       MultiplySquares<kLanes>(d, tile, k, squares, kSquaresApart, acc);
     } else {
       MultiplySquares<kColumns>(d, tile, k, squares, 0, acc);
