@@ -150,10 +150,12 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   size_t col_threads = 1;
   plan.row_blocks = 1;
   if (plan.threads > 1) {
-    // Columns are dealt to the threads first, as then B is copied once; but not if that makes unequal shares.
+    // If B is copied, columns are dealt to the threads first, as then each is copied once; but not if that makes
+    // unequal shares. Otherwise rows are, if there are enough: threads that share rows of C take lines from each other.
     col_threads = HWY_MIN(plan.threads, few_rows ? panels : CeilDiv(panels, 2));
     const size_t share = CeilDiv(panels, col_threads) * width;
     if (!few_rows && share * col_threads * 8 > args.n * 9) col_threads = 1;
+    if (!plan.copy_b && args.m >= 2 * kTileRows * plan.threads) col_threads = 1;
     if (!few_rows) plan.row_blocks = CeilDiv(plan.threads, col_threads);
   }
   plan.col_blocks = CeilDiv(Share(args.n, col_threads), kBlockBytes / sizeof(T)) * col_threads;
