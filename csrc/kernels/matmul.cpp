@@ -284,7 +284,7 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
           tile.from = k_begin == 0 ? nullptr : (plan.through_sums ? c_sums : c) + col;
           tile.to = (to_sums ? c_sums : c) + col;
           if (plan.fetch_ahead) {
-            if (plan.vectors > kTileVectors) {
+            if (plan.vectors > kTileVectors && !Crowded<T>(tile.b_k)) {
               tile.fetch = tile.b + kRowsAhead * tile.b_k;
               tile.fetch_k = tile.b_k;
             }
