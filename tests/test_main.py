@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 import fuseprop as fp
 from fuseprop import _demo, _registry
 from fuseprop.__main__ import main
-from fuseprop._bench import cases
+from fuseprop._bench import cases, launch
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +45,18 @@ def test_bench_is_delegated(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "fuseprop._bench", Fake)  # type: ignore[arg-type]  # stands for a module
     assert main(["bench", "matmul", "--json", "x"]) == 7
+
+
+def test_bench_keeps_cpus_awake_by_processes_that_yield_to_all_others() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    with launch._kept_awake(cpus) as spinners:
+        end = time.monotonic() + 60
+        while any(os.sched_getscheduler(spinner.pid) != os.SCHED_IDLE for spinner in spinners):
+            assert time.monotonic() < end
+            assert all(spinner.poll() is None for spinner in spinners)
+            time.sleep(0.01)
+        assert [os.sched_getaffinity(spinner.pid) for spinner in spinners] == [{cpu} for cpu in cpus]
+    assert all(spinner.returncode is not None for spinner in spinners)
 
 
 @pytest.mark.parametrize("argv", [[], ["train"], ["info", "--fast"], ["demo", "--epochs", "many"]])

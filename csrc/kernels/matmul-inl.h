@@ -276,6 +276,7 @@ template <size_t kColumns, class D, class T = hn::TFromD<D>, class V = hn::Vec<D
 HWY_INLINE void LoadColumns(D d, const Square<D>& rows, size_t column, V (&v)[kColumns]) {
   constexpr size_t kInBlock = 16 / sizeof(T);  // elements of a block of 128 bits
   constexpr size_t kBlocks = hn::MaxLanes(D()) / kInBlock;
+  static_assert(kBlocks == 1 || kBlocks == 2 || kBlocks == 4, "no network for this size");
   // Vector q * kInBlock + i receives the q-th blocks of the rows i, kInBlock + i, 2 * kInBlock + i ...
   HWY_UNROLL(4)
   for (size_t i = 0; i < kInBlock; ++i) {
@@ -286,13 +287,11 @@ HWY_INLINE void LoadColumns(D d, const Square<D>& rows, size_t column, V (&v)[kC
       v[i] = LoadHalves(d, rows.At(i, column), rows.At(kInBlock + i, column));
       v[kInBlock + i] = LoadHalves(d, rows.At(i, column + kInBlock), rows.At(kInBlock + i, column + kInBlock));
     } else if constexpr (kColumns == 2 * kInBlock) {
-      static_assert(kBlocks == 4, "no network for this size");
       const V low = LoadHalves(d, rows.At(i, column), rows.At(kInBlock + i, column));
       const V high = LoadHalves(d, rows.At(2 * kInBlock + i, column), rows.At(3 * kInBlock + i, column));
       v[i] = ConcatEvenBlocks(d, high, low);
       v[kInBlock + i] = ConcatOddBlocks(d, high, low);
     } else {
-      static_assert(kBlocks == 4, "no network for this size");
       const V row0 = InRegister(hn::LoadU(d, rows.At(i, column)));
       const V row1 = InRegister(hn::LoadU(d, rows.At(kInBlock + i, column)));
       const V row2 = InRegister(hn::LoadU(d, rows.At(2 * kInBlock + i, column)));
@@ -309,6 +308,7 @@ HWY_INLINE void LoadColumns(D d, const Square<D>& rows, size_t column, V (&v)[kC
   }
   HWY_UNROLL(4)
   for (size_t q = 0; q < kColumns / kInBlock; ++q) {
+    // Transposes within blocks.
     V* const w = v + q * kInBlock;
     if constexpr (kInBlock == 2) {
       const V low = hn::InterleaveLower(d, w[0], w[1]);

@@ -137,7 +137,7 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
     // The factors of a step of k stand together.
     plan.copy_a = args.transpose_a ? args.lda != args.m : args.m != 1;
   } else {
-    plan.copy_a = !few_rows && args.n >= 4 * width && args.lda * sizeof(T) % kPageBytes == 0;
+    plan.copy_a = !few_rows && args.n >= 4 * width && Crowded<T>(args.lda);
   }
   plan.fetch_ahead =
       (args.m * args.k + args.k * args.n + args.m * args.n) * sizeof(T) > (few_rows ? kFetchBytesFewRows : kFetchBytes);

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 # Runs on one CPU when nothing else does, until its parent ends.
 _SPINNER = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 os.sched_setaffinity(0, [int(sys.argv[1])])
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 while os.getppid() == int(sys.argv[2]):
@@ -40,7 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--awake", action="store_true",
-        help="keep idle CPUs busy with processes of the lowest priority: a virtual machine's may sleep for milliseconds",
+        help="keep CPUs busy with processes of the lowest priority: a virtual machine's may sleep for milliseconds",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--list", action="store_true", help="print the names of the cases and stop")
@@ -86,12 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _kept_awake(cpus: Sequence[int]) -> Iterator[None]:
-    command = [sys.executable, "-S", "-c", _SPINNER]
-    spinners = [subprocess.Popen([*command, str(cpu), str(os.getpid())]) for cpu in cpus]
-    try:
-        yield
-    finally:
-        for spinner in spinners:
-            spinner.kill()
-            spinner.wait()
+def _kept_awake(cpus: Sequence[int]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    spinners = []
+    with contextlib.ExitStack() as stack:
+        for cpu in cpus:
+            spinner = subprocess.Popen([sys.executable, "-S", "-c", _SPINNER, str(cpu), str(os.getpid())])
+            stack.callback(spinner.wait)
+            stack.callback(spinner.kill)  # is called first
+            spinners.append(spinner)
+        yield spinners
