@@ -34,6 +34,8 @@ SHAPES = [
     # Few columns or rows; large enough to be copied and fetched ahead.
     *[(33, 128, 10), (70, 90, 4), (50, 64, 13), (100, 5, 9), (12, 65, 300), (64, 10, 128)],
     *[(70, 1100, 300), (700, 700, 1), (1, 700, 1100), (6, 520, 1030), (70, 1024, 1), (9, 1024, 40)],
+    # Few rows and a transposed B: factors packed or not, in blocks of k.
+    *[(12, 784, 10), (3, 130, 70), (2, 4100, 40), (12, 6000, 65), (5, 513, 64)],
 ]
 
 

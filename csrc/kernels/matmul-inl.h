@@ -139,17 +139,17 @@ HWY_INLINE void FinishTile(D d, const Tile<T>& tile, const TileRow<kVectors, D>&
 template <size_t kRows, class T>
 class FactorRows {
  public:
-  HWY_INLINE explicit FactorRows(const Tile<T>& tile)
+  HWY_INLINE explicit FactorRows(const Tile<T>& tile, size_t k = 0)
       : stride_(tile.a_row * sizeof(T)),
         stride3_(3 * stride_),
         stride5_(5 * stride_),
         step_(tile.a_k * sizeof(T)),
-        row0_(reinterpret_cast<const char*>(tile.a)),
+        row0_(reinterpret_cast<const char*>(tile.a) + k * step_),
         row7_(row0_ + (kRows > 7 ? 7 * stride_ : 0)) {}
-  HWY_INLINE T At(size_t r) const {
+  HWY_INLINE T At(size_t r, size_t element = 0) const {
     const size_t q = r < 7 ? r : r - 7;
     const size_t offset = q == 6 ? 2 * stride3_ : q == 5 ? stride5_ : q == 3 ? stride3_ : q * stride_;
-    return *reinterpret_cast<const T*>((r < 7 ? row0_ : row7_) + offset);
+    return reinterpret_cast<const T*>((r < 7 ? row0_ : row7_) + offset)[element];
   }
   HWY_INLINE void Next() {
     row0_ += step_;
@@ -160,6 +160,17 @@ class FactorRows {
   const size_t stride_, stride3_, stride5_, step_;
   const char* HWY_RESTRICT row0_;
   const char* HWY_RESTRICT row7_;
+};
+
+// The same where a_row is 1 and a_k is kRows: one pointer reaches all factors of all steps.
+template <size_t kRows, class T>
+class PackedFactors {
+ public:
+  HWY_INLINE PackedFactors(const Tile<T>& tile, size_t k) : from_(tile.a + k * kRows) {}
+  HWY_INLINE T At(size_t r, size_t step) const { return from_[step * kRows + r]; }
+
+ private:
+  const T* HWY_RESTRICT from_;
 };
 
 template <size_t kRows, size_t kVectors, class T>
@@ -269,11 +280,38 @@ class SquareRows {
 template <class D>
 using Square = SquareRows<hn::MaxLanes(D()), hn::TFromD<D>>;
 
+// What there is of a square: `rows` rows of `cols` elements. The others are of no use: the last row stands for more
+// rows, and a copy in memory of its own has room for more columns.
+template <class D, class T = hn::TFromD<D>>
+class PartOfSquare {
+ public:
+  HWY_INLINE PartOfSquare(D d, const T* from, size_t stride, size_t rows, size_t cols) {
+    if (cols == kLanes) {
+      for (size_t r = 0; r < kLanes; ++r) {
+        row_[r] = from;
+        if (r + 1 < rows) from += stride;
+      }
+      return;
+    }
+    const FirstLanes<D> part(d, cols);
+    for (size_t r = 0; r < kLanes; ++r) {
+      row_[r] = copy_ + HWY_MIN(r, rows - 1) * kLanes;
+      if (r < rows) hn::Store(part.Load(d, from + r * stride), d, copy_ + r * kLanes);
+    }
+  }
+  HWY_INLINE const T* At(size_t r, size_t element) const { return row_[r] + element; }
+
+ private:
+  static constexpr size_t kLanes = hn::MaxLanes(D());
+  const T* row_[kLanes];
+  HWY_ALIGN T copy_[kLanes * kLanes];
+};
+
 // Columns of a square of elements, from `column` on: blocks of 128 bits are put in place, and transposed. Either all
 // columns, which reads each cache line once; or, with four blocks in a vector, half of them, which needs less of the
 // machine at a time and is faster where lines stay in the cache.
-template <size_t kColumns, class D, class T = hn::TFromD<D>, class V = hn::Vec<D>>
-HWY_INLINE void LoadColumns(D d, const Square<D>& rows, size_t column, V (&v)[kColumns]) {
+template <size_t kColumns, class D, class Rows, class T = hn::TFromD<D>, class V = hn::Vec<D>>
+HWY_INLINE void LoadColumns(D d, const Rows& rows, size_t column, V (&v)[kColumns]) {
   constexpr size_t kInBlock = 16 / sizeof(T);  // elements of a block of 128 bits
   constexpr size_t kBlocks = hn::MaxLanes(D()) / kInBlock;
   static_assert(kBlocks == 1 || kBlocks == 2 || kBlocks == 4, "no network for this size");
@@ -340,31 +378,13 @@ void PackRows(const T* from, size_t from_row, size_t rows, size_t cols, T* to) {
   }
 }
 
-// A copy of what there is of a square: `rows` rows of `cols` elements. The others are of no use.
-template <class D, class T = hn::TFromD<D>>
-class SquareCopy {
- public:
-  HWY_INLINE Square<D> Take(D d, const T* from, size_t stride, size_t rows, size_t cols) {
-    const FirstLanes<D> part(d, cols);
-    for (size_t r = 0; r < kLanes; ++r) {
-      hn::Store(part.Load(d, from), d, copy_ + r * kLanes);
-      if (r + 1 < rows) from += stride;
-    }
-    return Square<D>(copy_, kLanes);
-  }
-
- private:
-  static constexpr size_t kLanes = hn::MaxLanes(D());
-  HWY_ALIGN T copy_[kLanes * kLanes];
-};
-
-// Rows that are a multiple of kPageBytes apart share a set of the first cache: when they are read square by square, no
+// Rows that are a multiple of kPageBytes apart share a set of the first cache: when many are read square by square, no
 // line stays there until the next square.
 template <class T>
 HWY_INLINE bool Crowded(size_t stride) {
   return stride * sizeof(T) % kPageBytes == 0;
 }
-// So squares should begin with a line then. For how many elements `from` is beyond such a place.
+// So squares should not straddle lines then. By how many elements `from` is beyond a vector's alignment.
 template <class D, class T = hn::TFromD<D>>
 HWY_INLINE size_t BeyondLine(D d, const T* from, size_t stride) {
   return Crowded<T>(stride) ? reinterpret_cast<uintptr_t>(from) / sizeof(T) % hn::Lanes(d) : 0;
@@ -377,7 +397,6 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
   using D = hn::ScalableTag<T>;
   const D d;
   constexpr size_t kLanes = hn::MaxLanes(d);
-  SquareCopy<D> copy;
   hn::Vec<D> columns[kLanes];
   for (size_t r = 0; r < rows; r += kLanes) {
     const T* const row = from + r * from_row;
@@ -389,7 +408,7 @@ void CopyTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
         HWY_UNROLL(16)
         for (size_t i = 0; i < kLanes; ++i) hn::Store(columns[i], d, to + (c + i) * to_row + r);
       } else {
-        LoadColumns(d, copy.Take(d, row + c, from_row, rows - r, count), 0, columns);
+        LoadColumns(d, PartOfSquare<D>(d, row + c, from_row, rows - r, count), 0, columns);
         HWY_UNROLL(16)
         for (size_t i = 0; i < kLanes; ++i) {
           if (i == count) break;
@@ -416,13 +435,12 @@ void PackTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
   using D = hn::ScalableTag<T>;
   const D d;
   constexpr size_t kLanes = hn::MaxLanes(d);
-  SquareCopy<D> copy;
   hn::Vec<D> columns[kLanes];
   for (size_t r = 0; r < rows; r += kLanes) {
     const FirstLanes<D> part(d, HWY_MIN(kLanes, rows - r));
     for (size_t c = 0; c < cols; c += kLanes) {
       const size_t count = HWY_MIN(kLanes, cols - c);
-      LoadColumns(d, copy.Take(d, from + r * from_row + c, from_row, rows - r, count), 0, columns);
+      LoadColumns(d, PartOfSquare<D>(d, from + r * from_row + c, from_row, rows - r, count), 0, columns);
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) {
         if (i == count) break;
@@ -433,7 +451,7 @@ void PackTransposed(const T* from, size_t from_row, size_t rows, size_t cols, T*
 }
 
 // to = the transpose of a (rows, cols) matrix [+ bias] [+ to]; bias has `rows` elements. `from` consists of whole
-// squares of vectors; what it holds outside of the matrix is of no use.
+// squares of vectors; what it holds outside of the matrix, if only what memory held before, is read but not used.
 template <class T>
 void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, const T* bias, bool accumulate, T* to,
                       size_t to_row) {
@@ -473,25 +491,24 @@ void FinishTransposed(const T* from, size_t from_row, size_t rows, size_t cols, 
 }
 
 // Continues the chains of vector v of a tile by the first `count` of the kColumns columns of a square from `column` on.
-template <size_t kColumns, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
-HWY_INLINE void MultiplyColumns(D d, const T* HWY_RESTRICT a, const Square<D>& b, size_t column, size_t count, size_t v,
+template <size_t kColumns, size_t kRows, size_t kVectors, class D, class Factors, class Rows>
+HWY_INLINE void MultiplyColumns(D d, const Factors& a, const Rows& b, size_t column, size_t count, size_t v,
                                 hn::Vec<D> (&acc)[kRows][kVectors]) {
   hn::Vec<D> columns[kColumns];
   LoadColumns(d, b, column, columns);
-  a += column * kRows;
   HWY_UNROLL(16)
   for (size_t i = 0; i < kColumns; ++i) {
     if (i == count) break;
     HWY_UNROLL(16)
-    for (size_t r = 0; r < kRows; ++r) acc[r][v] = hn::MulAdd(hn::Set(d, a[i * kRows + r]), columns[i], acc[r][v]);
+    for (size_t r = 0; r < kRows; ++r) acc[r][v] = hn::MulAdd(hn::Set(d, a.At(r, column + i)), columns[i], acc[r][v]);
   }
 }
 
 // The same by the whole square that begins with step k.
-template <size_t kColumns, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
+template <class Factors, size_t kColumns, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
 HWY_INLINE void MultiplySquare(D d, const Tile<T>& tile, size_t k, size_t v, hn::Vec<D> (&acc)[kRows][kVectors]) {
   constexpr size_t kLanes = hn::MaxLanes(D());
-  const T* const a = tile.a + k * kRows;
+  const Factors a(tile, k);
   const Square<D> b(tile.b + v * kLanes * tile.b_k + k, tile.b_k);
   MultiplyColumns<kColumns>(d, a, b, 0, kColumns, v, acc);
   static_assert(kLanes <= 2 * kColumns, "not written out");
@@ -499,23 +516,23 @@ HWY_INLINE void MultiplySquare(D d, const Tile<T>& tile, size_t k, size_t v, hn:
 }
 
 // All vectors of a tile by squares from step k on; the second one `apart` squares behind the first.
-template <size_t kColumns, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
+template <class Factors, size_t kColumns, size_t kRows, size_t kVectors, class D, class T = hn::TFromD<D>>
 HWY_INLINE void MultiplySquares(D d, const Tile<T>& tile, size_t k, size_t squares, size_t apart,
                                 hn::Vec<D> (&acc)[kRows][kVectors]) {
   constexpr size_t kLanes = hn::MaxLanes(D());
   static_assert(kVectors <= 2, "not written out");
   for (size_t step = 0; step < squares + (kVectors - 1) * apart; ++step) {
-    if (step < squares) MultiplySquare<kColumns>(d, tile, k + step * kLanes, 0, acc);
+    if (step < squares) MultiplySquare<Factors, kColumns>(d, tile, k + step * kLanes, 0, acc);
     if constexpr (kVectors == 2) {
       const size_t late = step - apart;
-      if (late < squares) MultiplySquare<kColumns>(d, tile, k + late * kLanes, 1, acc);  // not below 0 either
+      if (late < squares) MultiplySquare<Factors, kColumns>(d, tile, k + late * kLanes, 1, acc);  // not below 0 either
     }
   }
 }
 
 // For few rows: a tile whose B is transposed in memory, with row stride b_k, and in registers as it is read, square by
-// square. A is transposed in memory, too: a_row is 1 and a_k is kRows.
-template <size_t kRows, size_t kVectors, class T>
+// square. Factors is PackedFactors, or FactorRows for an A with a_k = 1.
+template <class Factors, size_t kRows, size_t kVectors, class T>
 void MultiplyTransposedTile(const Tile<T>& tile) {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
@@ -526,15 +543,14 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
   V acc[kRows][kVectors];
   StartTile(d, tile, in_row, acc);
   const size_t beyond = BeyondLine(d, tile.b, tile.b_k);
-  SquareCopy<D> copy;
   for (size_t k = 0; k < tile.k;) {
     const size_t count = HWY_MIN(tile.k - k, k == 0 ? kLanes - beyond : kLanes);
     if (count < kLanes || tile.last < kLanes) {
       HWY_UNROLL(2)
       for (size_t v = 0; v < kVectors; ++v) {
         const size_t filled = v + 1 < kVectors ? kLanes : tile.last;
-        const Square<D> b = copy.Take(d, tile.b + v * kLanes * tile.b_k + k, tile.b_k, filled, count);
-        MultiplyColumns<kLanes>(d, tile.a + k * kRows, b, 0, count, v, acc);
+        const PartOfSquare<D> b(d, tile.b + v * kLanes * tile.b_k + k, tile.b_k, filled, count);
+        MultiplyColumns<kLanes>(d, Factors(tile, k), b, 0, count, v, acc);
       }
       k += count;
       continue;
@@ -542,9 +558,9 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
     const size_t squares = (tile.k - k) / kLanes;
     if (Crowded<T>(tile.b_k)) {
       // No line stays until the other half of a square, either; and the two vectors keep out of each other's way.
-      MultiplySquares<kLanes>(d, tile, k, squares, kSquaresApart, acc);
+      MultiplySquares<Factors, kLanes>(d, tile, k, squares, kSquaresApart, acc);
     } else {
-      MultiplySquares<kColumns>(d, tile, k, squares, 0, acc);
+      MultiplySquares<Factors, kColumns>(d, tile, k, squares, 0, acc);
     }
     k += squares * kLanes;
   }
@@ -570,17 +586,22 @@ HWY_INLINE TileFunction<T> FindTileFunction(size_t rows, size_t vectors) {
   return FindTileFunction<T, 0>(rows, std::make_index_sequence<kWideRows>());
 }
 
-template <class T, size_t kVectors, size_t... kRowsMinus1>
+template <class T, template <size_t, class> class Factors, size_t kVectors, size_t... kRowsMinus1>
 HWY_INLINE TileFunction<T> FindTransposedTileFunction(size_t rows, std::index_sequence<kRowsMinus1...>) {
-  static constexpr TileFunction<T> functions[] = {MultiplyTransposedTile<kRowsMinus1 + 1, kVectors, T>...};
+  static constexpr TileFunction<T> functions[] = {
+      MultiplyTransposedTile<Factors<kRowsMinus1 + 1, T>, kRowsMinus1 + 1, kVectors, T>...};
   return functions[rows - 1];
 }
 
-// The same for a transposed B in place: 1 vector up to kTransposedRows, kTileVectors up to kTransposedWideRows.
+// The same for a transposed B in place: 1 vector up to kTransposedRows; if the factors are packed also kTileVectors up
+// to kTransposedWideRows.
 template <class T>
-HWY_INLINE TileFunction<T> FindTransposedTileFunction(size_t rows, size_t vectors) {
-  if (vectors == 1) return FindTransposedTileFunction<T, 1>(rows, std::make_index_sequence<kTransposedRows>());
-  return FindTransposedTileFunction<T, kTileVectors>(rows, std::make_index_sequence<kTransposedWideRows>());
+HWY_INLINE TileFunction<T> FindTransposedTileFunction(size_t rows, size_t vectors, bool packed) {
+  using AllRows = std::make_index_sequence<kTransposedRows>;
+  if (!packed) return FindTransposedTileFunction<T, FactorRows, 1>(rows, AllRows());
+  if (vectors == 1) return FindTransposedTileFunction<T, PackedFactors, 1>(rows, AllRows());
+  return FindTransposedTileFunction<T, PackedFactors, kTileVectors>(rows,
+                                                                    std::make_index_sequence<kTransposedWideRows>());
 }
 
 }  // namespace HWY_NAMESPACE

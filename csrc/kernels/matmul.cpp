@@ -80,8 +80,11 @@ constexpr size_t kParallelWork = size_t{3} << 17;
 // Bounds of a block of B: what a thread copies and multiplies with all rows of A.
 constexpr size_t kBlockK = 512;
 constexpr size_t kBlockBytes = 4096;  // of a row
-// Of a copy of A for transposed tiles: stays in the first cache.
-constexpr size_t kFactorBytes = size_t{32} << 10;
+// Of a copy of A for transposed tiles, which waits in the second cache. Shorter blocks of k would break up the reading
+// of B's rows.
+constexpr size_t kFactorBytes = size_t{256} << 10;
+// For so many columns A is packed for transposed tiles: it is read once for every vector of columns.
+constexpr size_t kPackColumns = 64;
 // A matrix B of this size is copied, as its rows would evict each other and miss the TLB. Smaller ones are used
 // in place.
 constexpr size_t kInPlaceBytes = size_t{1} << 20;
@@ -107,6 +110,7 @@ struct Plan {
   size_t row_blocks, col_blocks;
   bool transpose_tiles;  // transposes B in registers, while it is multiplied
   bool copy_a, copy_b;
+  bool packed_factors;               // of transposed tiles; if not, A is row-major
   bool fetch_ahead;                  // A, B and C, while other tiles are multiplied
   bool through_sums;                 // keeps the sums of a block in memory of its own until they are finished
   size_t b_size, a_size, sums_size;  // elements per thread of the copies and the sums
@@ -129,13 +133,14 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   plan.copy_b =
       !plan.transpose_tiles && (args.transpose_b || (!few_rows && args.k * args.n * sizeof(T) >= kInPlaceBytes));
   const bool wide = args.m <= kWideRows && args.n > kTileVectors * lanes && !args.transpose_b;
-  const bool narrow = plan.transpose_tiles && args.m > kTransposedWideRows;
+  const bool stand_packed = args.transpose_a ? args.lda == args.m : args.m == 1;
+  plan.packed_factors = stand_packed || args.transpose_a || args.n >= kPackColumns;
+  const bool narrow = plan.transpose_tiles && (args.m > kTransposedWideRows || !plan.packed_factors);
   plan.vectors = wide ? WideVectors(args.m) : narrow ? 1 : kTileVectors;
   const size_t width = plan.vectors * lanes;
   const size_t panels = wide ? CeilDiv(args.n, width) : CeilDiv(args.n, narrow ? lanes : kTileVectors * lanes);
   if (plan.transpose_tiles) {
-    // The factors of a step of k stand together.
-    plan.copy_a = args.transpose_a ? args.lda != args.m : args.m != 1;
+    plan.copy_a = plan.packed_factors && !stand_packed;
   } else {
     plan.copy_a = !few_rows && args.n >= 4 * width && Crowded<T>(args.lda);
   }
@@ -151,7 +156,8 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   plan.row_blocks = 1;
   if (plan.threads > 1) {
     // If B is copied, columns are dealt to the threads first, as then each is copied once; but not if that makes
-    // unequal shares. Otherwise rows are, if there are enough: threads that share rows of C take lines from each other.
+    // unequal shares. Otherwise rows are, if there are two tiles for each: threads that share rows of C take lines from
+    // each other.
     col_threads = HWY_MIN(plan.threads, few_rows ? panels : CeilDiv(panels, 2));
     const size_t share = CeilDiv(panels, col_threads) * width;
     if (!few_rows && share * col_threads * 8 > args.n * 9) col_threads = 1;
@@ -174,7 +180,9 @@ Plan MakePlan(const MatmulArgs<T>& args, bool transpose_c) {
   } else if (!plan.transpose_tiles && args.n % lanes != 0) {
     plan.b_size = plan.block_k * width;
   }
-  plan.a_size = plan.copy_a ? RoundUp(kTileRows, lanes) * (RoundUp(plan.block_k, lanes) + kPadding) : 0;
+  plan.a_size = !plan.copy_a           ? 0
+                : plan.transpose_tiles ? RoundUp(args.m * plan.block_k, lanes)
+                                       : RoundUp(kTileRows, lanes) * (RoundUp(plan.block_k, lanes) + kPadding);
   plan.sums_size = plan.through_sums ? RoundUp(plan.block_rows, lanes) * plan.block_cols : 0;
   return plan;
 }
@@ -234,17 +242,13 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
       tile.a = args.a + (args.transpose_a ? k_begin * args.lda + row : row * args.lda + k_begin);
       tile.a_row = args.transpose_a ? 1 : args.lda;
       tile.a_k = args.transpose_a ? args.lda : 1;
-      if (plan.transpose_tiles) {
-        tile.a_row = 1;
-        tile.a_k = rows;
-        if (plan.copy_a) {
-          if (args.transpose_a) {
-            PackRows(tile.a, args.lda, k, rows, a_copy);
-          } else {
-            PackTransposed(tile.a, args.lda, rows, k, a_copy);
-          }
-          tile.a = a_copy;
+      if (plan.copy_a && plan.transpose_tiles) {
+        if (args.transpose_a) {
+          PackRows(tile.a, args.lda, k, rows, a_copy);
+        } else {
+          PackTransposed(tile.a, args.lda, rows, k, a_copy);
         }
+        tile.a = a_copy;
       } else if (plan.copy_a && args.transpose_a) {
         tile.a_k = RoundUp(rows, lanes);
         CopyRows(tile.a, args.lda, k, rows, a_copy, tile.a_k);
@@ -297,8 +301,8 @@ void ComputeBlock(const MatmulArgs<T>& args, const Plan& plan, bool transpose_c,
             }
           }
           tile.bias = args.bias != nullptr && last_k && !transpose_c ? args.bias + col_begin + col : nullptr;
-          const auto multiply =
-              plan.transpose_tiles ? FindTransposedTileFunction<T>(rows, vectors) : FindTileFunction<T>(rows, vectors);
+          const auto multiply = plan.transpose_tiles ? FindTransposedTileFunction<T>(rows, vectors, plan.packed_factors)
+                                                     : FindTileFunction<T>(rows, vectors);
           multiply(tile);
         }
       }
