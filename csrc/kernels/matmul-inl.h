@@ -538,7 +538,7 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
   using V = hn::Vec<D>;
   const D d;
   constexpr size_t kLanes = hn::MaxLanes(d);
-  constexpr size_t kColumns = kLanes * sizeof(T) == 64 && kRows <= kTransposedWideRows ? kLanes / 2 : kLanes;
+  constexpr size_t kColumns = kLanes * sizeof(T) == 64 ? kLanes / 2 : kLanes;
   const TileRow<kVectors, D> in_row(d, tile.last);
   V acc[kRows][kVectors];
   StartTile(d, tile, in_row, acc);

@@ -84,7 +84,7 @@ constexpr size_t kBlockBytes = 4096;  // of a row
 // of B's rows.
 constexpr size_t kFactorBytes = size_t{256} << 10;
 // For so many columns A is packed for transposed tiles: it is read once for every vector of columns.
-constexpr size_t kPackColumns = 64;
+constexpr size_t kPackColumns = 128;
 // A matrix B of this size is copied, as its rows would evict each other and miss the TLB. Smaller ones are used
 // in place.
 constexpr size_t kInPlaceBytes = size_t{1} << 20;
