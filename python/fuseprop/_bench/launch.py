@@ -15,6 +15,7 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 os.sched_setaffinity(0, [int(sys.argv[1])])
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+print(flush=True)
 while os.getppid() == int(sys.argv[2]):
     for _ in range(1_000_000):
         pass
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A wrong core type or cache size costs OpenBLAS, and so NumPy, up to half of its speed.
     removed = [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in environment]
     environment["FUSEPROP_BENCH_REMOVED"] = ", ".join(f"{name}={environment.pop(name)}" for name in removed)
+    environment["FUSEPROP_BENCH_AWAKE"] = "1" if arguments.awake else ""
     cpus = _cpus()[: arguments.threads]
     for name in ("FUSEPROP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(len(cpus))
@@ -91,8 +93,10 @@ def _kept_awake(cpus: Sequence[int]) -> Iterator[list[subprocess.Popen[bytes]]]:
     spinners = []
     with contextlib.ExitStack() as stack:
         for cpu in cpus:
-            spinner = subprocess.Popen([sys.executable, "-S", "-c", _SPINNER, str(cpu), str(os.getpid())])
-            stack.callback(spinner.wait)
-            stack.callback(spinner.kill)  # is called first
+            command = [sys.executable, "-S", "-c", _SPINNER, str(cpu), str(os.getpid())]
+            spinner = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            stack.callback(spinner.kill)  # before the context waits for it
+            if spinner.stdout is None or not spinner.stdout.readline():
+                raise SystemExit(f"--awake: no process can be kept on CPU {cpu} with the lowest priority (see above)")
             spinners.append(spinner)
         yield spinners

@@ -50,6 +50,7 @@ def describe() -> dict[str, Any]:
         "target": build["active_target"],
         "compiler": build["compiler"],
         "versions": {name: found for name, found in versions.items() if found is not None},
+        "kept_awake": bool(os.environ.get("FUSEPROP_BENCH_AWAKE")),
         "removed_environment": os.environ.get("FUSEPROP_BENCH_REMOVED", ""),
     }
 

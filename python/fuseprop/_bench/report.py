@@ -175,6 +175,8 @@ def preamble(machine: Mapping[str, Any], limits: Mapping[str, float]) -> str:
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         + f", Python {machine['python']}",
     ]
+    if machine["kept_awake"]:
+        lines.append("CPUs kept awake by processes of the lowest priority (--awake)")
     if machine["removed_environment"]:
         lines.append(f"removed from the environment, as it slows NumPy down: {machine['removed_environment']}")
     for n in sorted({1, threads}):
