@@ -556,10 +556,11 @@ void MultiplyTransposedTile(const Tile<T>& tile) {
       continue;
     }
     const size_t squares = (tile.k - k) / kLanes;
-    if (Crowded<T>(tile.b_k)) {
+    const bool crowded = Crowded<T>(tile.b_k);
+    if (kColumns == kLanes || crowded) {
       // No line stays until the other half of a square, either; and the two vectors keep out of each other's way.
-      MultiplySquares<Factors, kLanes>(d, tile, k, squares, kSquaresApart, acc);
-    } else {
+      MultiplySquares<Factors, kLanes>(d, tile, k, squares, crowded ? kSquaresApart : 0, acc);
+    } else if constexpr (kColumns < kLanes) {
       MultiplySquares<Factors, kColumns>(d, tile, k, squares, 0, acc);
     }
     k += squares * kLanes;
