@@ -162,7 +162,7 @@ class FactorRows {
   const char* HWY_RESTRICT row7_;
 };
 
-// The same where a_row is 1 and a_k is kRows: one pointer reaches all factors of all steps.
+// The same where the factors of each step stand together, and one step after the other: one pointer reaches them all.
 template <size_t kRows, class T>
 class PackedFactors {
  public:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-# Runs on one CPU when nothing else does, until its parent ends.
+# Keeps one CPU busy while hardly anything else wants it, until its parent ends.
 _SPINNER = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
