@@ -53,7 +53,7 @@ def budget(spec: Spec, parameters: Parameters, dtype: Any, derivative: bool) -> 
 
 
 def derivative_error_allowed(spec: Spec, x: Array, f: Array, d1: Array, ulp: float) -> Array | float:
-    """Allowed error of a derivative in ULP of it: DESIGN 5 gives 2^-23 of the terms' sizes near a sign change.
+    """Allowed error of a derivative in ULP of it: 2^-23 of the terms' sizes near a sign change (docs/mathematics.md 6).
 
     Only a function that is not monotone has one; those are x g(x), with the terms g = f / x and x g' = f' - f / x.
     """
@@ -506,7 +506,7 @@ def test_scaled_parameters(beta: float, dtype: Any, target: str) -> None:
 
 
 def test_selu_normalises_itself() -> None:
-    """Mean 0 and variance 1 stay through 50 layers of 256 units with LeCun-normal weights (SPEC 1)."""
+    """Mean 0 and variance 1 stay through 50 layers of 256 units with LeCun-normal weights (docs/mathematics.md 1)."""
     rng = seeded("selu")
     h = rng.standard_normal((2000, 256))
     for _ in range(50):
@@ -517,7 +517,7 @@ def test_selu_normalises_itself() -> None:
 
 @each_dtype
 def test_tanh_is_a_sigmoid(dtype: Any) -> None:
-    """tanh x = 2 s(2x) - 1 (SPEC 1)."""
+    """tanh x = 2 s(2x) - 1 (docs/mathematics.md 1)."""
     x = np.linspace(-8, 8, 999).astype(dtype)
     # Each side has an absolute error of a few eps of numbers below 2.
     difference = fp.activations.Tanh()(x) - (2 * fp.activations.Sigmoid()(2 * x) - 1)

@@ -1,4 +1,7 @@
-"""The same bits everywhere (DESIGN 3.3): targets with fused multiply-add, threads, alignment, and position."""
+"""The same bits everywhere: targets with fused multiply-add, threads, alignment, and position.
+
+See "How the bits stay the same" in CONTRIBUTING.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def distribution_bounds(spec: Spec, parameters: Parameters, pred: Array, target:
 
 
 def focal_bounds(parameters: Parameters, pred: Array, target: Array, expected: tuple[Array, ...]) -> list[Array]:
-    """What DESIGN 5 allows of an exponential, c 2^-24 (1 + abs(x - max)); a power magnifies the errors of its base."""
+    """The error allowed of an exponential (docs/mathematics.md 6); a power magnifies the errors of its base."""
     info = np.finfo(pred.dtype)
     gamma = parameters.get("gamma", 2.0)
     z = pred.astype(np.float64)
@@ -489,7 +489,7 @@ def test_equal_to_torch() -> None:
 
 
 def test_worked_numbers() -> None:
-    """SPEC 7."""
+    """docs/mathematics.md 7."""
     p = [0.7, 0.2, 0.1]
     assert round(float(fp.ops.entropy(p)), 3) == 0.802
     assert np.round(fp.ops.self_information(p), 2).tolist() == [0.36, 1.61, 2.30]

@@ -1,4 +1,7 @@
-"""Bad input (DESIGN 6): every message names the argument, what was found and what was expected; nothing is written."""
+"""Bad input: every message names the argument, what was found and what was expected; nothing is written.
+
+See "Bad input" in CONTRIBUTING.
+"""
 
 from __future__ import annotations
 

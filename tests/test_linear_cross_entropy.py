@@ -166,7 +166,7 @@ def test_against_the_reference(dtype: Any, options: dict[str, Any], kind: str, t
         exps = np.exp(-gap)
         p = exps / exps.sum(axis=1, keepdims=True)
         log_sum = np.abs(z.max(axis=1, keepdims=True) / t) + np.log(exps.sum(axis=1, keepdims=True))
-        # DESIGN 5 for the softmax family: 6 u (1 + gap) of each exponential.
+        # docs/mathematics.md 6 for the softmax family: 6 u (1 + gap) of each exponential.
         own = 6 * u * (1 + gap)
         own = own + (p * own).sum(axis=1, keepdims=True)
         mass = 1.0 if parameters.get("class_weight") is None else float(parameters["class_weight"].max())

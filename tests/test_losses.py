@@ -577,7 +577,7 @@ def test_equal_to_scipy_and_sklearn() -> None:
 
 
 def test_worked_numbers() -> None:
-    """SPEC 7: binary cross-entropy of p = 0.6 and 0.7; absolute and squared sums of two predictions."""
+    """docs/mathematics.md 7: binary cross-entropy of p = 0.6 and 0.7; absolute and squared sums of two predictions."""
     for p, digits in ((0.6, 0.51), (0.7, 0.36)):
         assert round(fp.losses.BinaryCrossEntropyWithLogits()([math.log(p / (1 - p))], [1.0]), 2) == digits
         assert round(fp.losses.BinaryCrossEntropy()([p], [1.0]), 2) == digits

@@ -45,7 +45,7 @@ def matrices(m: int, k: int, n: int, dtype: Any) -> tuple[Array, Array]:
 
 
 def exact_product(a: Array, b: Array) -> tuple[Array, Array]:
-    """a b in higher precision, and the bound k * eps * sum(abs a * abs b) of DESIGN 3 with eps = half a unit."""
+    """a b in higher precision, and the bound k * eps * sum(abs a * abs b), eps half a unit (docs/mathematics.md 6)."""
     k = a.shape[1]
     unit = float(np.finfo(a.dtype).eps) / 2
     if a.dtype == np.float32:
@@ -480,6 +480,6 @@ def test_equal_to_torch() -> None:
 
 
 def test_worked_numbers() -> None:
-    """SPEC 7."""
+    """docs/mathematics.md 7."""
     assert np.round(softmax([3.0, 1.0, -3.0]), 2).tolist() == [0.88, 0.12, 0.0]
     assert np.round(softmax([1.0, 5.0, 3.0]), 4).tolist() == [0.0159, 0.8668, 0.1173]

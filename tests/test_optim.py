@@ -205,7 +205,7 @@ def test_rounding_of_one_step(spec: Spec, options: dict[str, Any], dtype: Any) -
 
 
 def test_descent_of_the_notes() -> None:
-    # SPEC 7: J = x^2 from x = 1.2, rate 0.3.
+    # docs/mathematics.md 7: J = x^2 from x = 1.2, rate 0.3.
     x = np.array([1.2])
     optimizer = fp.optim.SGD(x, lr=0.3)
     seen = []
@@ -216,7 +216,7 @@ def test_descent_of_the_notes() -> None:
 
 
 def test_descent_of_the_notes_in_two_dimensions() -> None:
-    # SPEC 7: J = x^2 + sin^2 y from (3, 1), rate 0.1.
+    # docs/mathematics.md 7: J = x^2 + sin^2 y from (3, 1), rate 0.1.
     p = np.array([3.0, 1.0])
     optimizer = fp.optim.SGD(p, lr=0.1)
     path, values = [p.copy()], [math.inf]
@@ -234,7 +234,8 @@ def test_descent_of_the_notes_in_two_dimensions() -> None:
 
 
 def test_rates_of_the_notes() -> None:
-    # SPEC 7: on J = x^2, 1.0 jumps between x and -x, 0.8 zig-zags down, 0.4 and 0.1 come down from one side.
+    # docs/mathematics.md 7: on J = x^2, 1.0 jumps between x and -x, 0.8 zig-zags down, 0.4 and 0.1 come down from one
+    # side.
     paths = {}
     for lr in (1.0, 0.8, 0.4, 0.1):
         x = np.array([1.5])

@@ -136,7 +136,7 @@ def test_activation_spec_has_its_properties(spec: Spec) -> None:
     low, high = spec.properties["range"]
     assert low < high
     allowed = 4 if spec.structure == "elementwise" else 5  # a product with another factor comes on top
-    assert all(0 <= budget <= allowed for budget in spec.ulp), "beyond what DESIGN 5 allows"
+    assert all(0 <= budget <= allowed for budget in spec.ulp), "beyond what docs/mathematics.md 6 allows"
 
 
 @each_spec

@@ -64,7 +64,7 @@ def dense(target: Array, pred: Array) -> Array:
 
 
 class Bounds:
-    """What DESIGN 5 allows: a relative error of c 2^-24 (1 + abs(x - max)) of each e^(x - max), and what follows."""
+    """A relative error of 6 u (1 + abs(x - max)) of each e^(x - max), and what follows (docs/mathematics.md 6)."""
 
     C = 6
 
@@ -90,7 +90,7 @@ class Bounds:
 
 
 def check(loss: Any, pred: Array, target: Array, expected: tuple[Array, Array, Array]) -> None:
-    """Values, gradients and Hessians against the truth, each within what DESIGN 5 allows."""
+    """Values, gradients and Hessians against the truth, each within its bound."""
     q = dense(target, pred).astype(np.float64)
     total = q.sum(axis=-1, keepdims=True)
     tiny = 4 * float(np.finfo(pred.dtype).smallest_subnormal) * np.maximum(total, 1)
@@ -454,7 +454,7 @@ def test_equal_to_sklearn() -> None:
 
 
 def test_worked_numbers() -> None:
-    """SPEC 7: the gradient of (1, 5, 3) with true class 2; cross-entropies of class 3."""
+    """docs/mathematics.md 7: the gradient of (1, 5, 3) with true class 2; cross-entropies of class 3."""
     loss = fp.losses.SoftmaxCrossEntropy()
     grad = loss.gradient([[1.0, 5.0, 3.0]], [1])
     assert np.round(grad, 4).tolist() == [[0.0159, -0.1332, 0.1173]]

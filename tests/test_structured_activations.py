@@ -117,7 +117,7 @@ GATES = {"swiglu": (reference.swish, 1.0), "geglu": (reference.gelu, "none")}
 
 
 def gate_error_allowed(spec: Spec, x: Array, dy: Array, dx: Array, ulp: float) -> Array | float:
-    """Allowed error of a gradient in ULP of it: DESIGN 5 gives 2^-23 of the terms' sizes near a sign change.
+    """Allowed error of a gradient in ULP of it: 2^-23 of the terms' sizes near a sign change (docs/mathematics.md 6).
 
     The terms of the derivative of b h(b) are h and b h'.
     """

@@ -1,4 +1,4 @@
-// Elementwise activations and their backward passes (SPEC 1).
+// Elementwise activations and their backward passes (docs/mathematics.md 1).
 
 #ifndef FUSEPROP_KERNELS_ACTIVATIONS_H_
 #define FUSEPROP_KERNELS_ACTIVATIONS_H_

@@ -1,4 +1,5 @@
-// Activations along an axis: what the tables of softmax.cpp, gated.cpp and channels.cpp have in common (SPEC 1).
+// Activations along an axis: what the tables of softmax.cpp, gated.cpp and channels.cpp have in common
+// (docs/mathematics.md 1).
 
 #ifndef FUSEPROP_KERNELS_AXIS_ACTIVATIONS_H_
 #define FUSEPROP_KERNELS_AXIS_ACTIVATIONS_H_

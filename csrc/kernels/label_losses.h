@@ -1,4 +1,5 @@
-// Losses of a row with one integer label: negative log-likelihood and the focal loss of a softmax (SPEC 3).
+// Losses of a row with one integer label: negative log-likelihood and the focal loss of a softmax
+// (docs/mathematics.md 3).
 
 #ifndef FUSEPROP_KERNELS_LABEL_LOSSES_H_
 #define FUSEPROP_KERNELS_LABEL_LOSSES_H_

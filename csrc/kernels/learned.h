@@ -1,4 +1,4 @@
-// Backward passes of elementwise activations that learn a parameter of their own (SPEC 1).
+// Backward passes of elementwise activations that learn a parameter of their own (docs/mathematics.md 1).
 
 #ifndef FUSEPROP_KERNELS_LEARNED_H_
 #define FUSEPROP_KERNELS_LEARNED_H_

@@ -1,5 +1,5 @@
-// Softmax cross-entropy of a dense layer's output, x weight + bias, and the gradients by all three (SPEC 3), without
-// the whole of the logits: they are there a block of rows at a time.
+// Softmax cross-entropy of a dense layer's output, x weight + bias, and the gradients by all three
+// (docs/mathematics.md 3), without the whole of the logits: they are there a block of rows at a time.
 
 #ifndef FUSEPROP_KERNELS_LINEAR_XENT_H_
 #define FUSEPROP_KERNELS_LINEAR_XENT_H_

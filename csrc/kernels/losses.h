@@ -1,4 +1,5 @@
-// Losses of one prediction per target, and sums of such over classes: value, gradient and Hessian in one pass (SPEC 2).
+// Losses of one prediction per target, and sums of such over classes: value, gradient and Hessian in one pass
+// (docs/mathematics.md 2).
 
 #ifndef FUSEPROP_KERNELS_LOSSES_H_
 #define FUSEPROP_KERNELS_LOSSES_H_

@@ -1,4 +1,5 @@
-// Optimizer updates: one pass over a tensor's parameters, gradient and state, many tensors per call (SPEC 4).
+// Optimizer updates: one pass over a tensor's parameters, gradient and state, many tensors per call
+// (docs/mathematics.md 4).
 
 #ifndef FUSEPROP_KERNELS_OPTIMIZERS_H_
 #define FUSEPROP_KERNELS_OPTIMIZERS_H_

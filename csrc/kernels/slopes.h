@@ -1,4 +1,5 @@
-// Rectifiers whose slopes are data: PReLU, whose slopes are learned, and RReLU, whose slopes are drawn (SPEC 1).
+// Rectifiers whose slopes are data: PReLU, whose slopes are learned, and RReLU, whose slopes are drawn
+// (docs/mathematics.md 1).
 
 #ifndef FUSEPROP_KERNELS_SLOPES_H_
 #define FUSEPROP_KERNELS_SLOPES_H_

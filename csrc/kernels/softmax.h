@@ -1,4 +1,4 @@
-// Log-sum-exp over the rows of a matrix. Softmax and log-softmax are in axis_activations.h (SPEC 1).
+// Log-sum-exp over the rows of a matrix. Softmax and log-softmax are in axis_activations.h (docs/mathematics.md 1).
 
 #ifndef FUSEPROP_KERNELS_SOFTMAX_H_
 #define FUSEPROP_KERNELS_SOFTMAX_H_

@@ -3,9 +3,9 @@
 //   loss = sum_j a_j (max - z_j) + A log1p(rest + (e_k - 1)), whose terms are all >= 0
 //   gradient_j = A p_j - a_j, at k: ((A - a_k) e_k - a_k rest) / S
 //   1 - p_j = (S - e_j) / S where p_j > 1/2
-// so that nothing cancels where the row is all but decided. Options (SPEC 3) change what enters: the exponents by the
-// temperature, a_j by smoothing and class weights; with l = logsumexp and k = z_loss, A by A + 2 k l in the gradient.
-// They are instances of their own of the same code (kOptions).
+// so that nothing cancels where the row is all but decided. Options (docs/mathematics.md 3) change what enters: the
+// exponents by the temperature, a_j by smoothing and class weights; with l = logsumexp and k = z_loss, A by A + 2 k l
+// in the gradient. They are instances of their own of the same code (kOptions).
 
 #include "kernels/softmax_xent.h"
 

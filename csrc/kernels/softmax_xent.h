@@ -1,4 +1,4 @@
-// Softmax cross-entropy: value, gradient and Hessian of a row in one read of its logits (SPEC 3).
+// Softmax cross-entropy: value, gradient and Hessian of a row in one read of its logits (docs/mathematics.md 3).
 
 #ifndef FUSEPROP_KERNELS_SOFTMAX_XENT_H_
 #define FUSEPROP_KERNELS_SOFTMAX_XENT_H_
@@ -10,9 +10,9 @@ namespace fuseprop {
 
 enum class LabelKind : int { kInt8, kInt16, kInt32, kInt64, kUint8, kUint16, kUint32, kUint64 };
 
-// What makes the loss another than -sum_j q_j log p_j, see SPEC 3: with Y the one-hot label or the distribution,
-// a_j = class_weight_j ((1 - smoothing) Y_j + smoothing / C), p = softmax(z / temperature), l = logsumexp(z /
-// temperature),
+// What makes the loss another than -sum_j q_j log p_j, see docs/mathematics.md 3: with Y the one-hot label or the
+// distribution, a_j = class_weight_j ((1 - smoothing) Y_j + smoothing / C), p = softmax(z / temperature),
+// l = logsumexp(z / temperature),
 //   loss = c (A l - sum_j a_j z_j / temperature) + z_loss l^2, c = temperature^2 or 1.
 template <class T>
 struct SoftmaxXentOptions {
