@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from fuseprop._memory import BatchBuffer
-from fuseprop.nn.layers import Layer, Shape, Visitor, in_runs
+from fuseprop.nn.layers import Layer, Shape, Visitor, in_runs, no_forward
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
@@ -84,8 +84,9 @@ class Container(Layer):
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Hand the places on to the children."""
         super().bind(parameters, gradients)
+        of_child, gradients_of_child = _by_child(parameters), _by_child(gradients)
         for child, layer in self.children.items():
-            layer.bind(_of_child(parameters, child), _of_child(gradients, child))
+            layer.bind(of_child.get(child, {}), gradients_of_child.get(child, {}))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The children belong to the parts, which may be models.
@@ -119,9 +120,13 @@ class Container(Layer):
         return found
 
 
-def _of_child(arrays: Mapping[str, FloatArray], child: str) -> dict[str, FloatArray]:
-    prefix = child + "."
-    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+def _by_child(arrays: Mapping[str, FloatArray]) -> dict[str, dict[str, FloatArray]]:
+    """Return the arrays of each child, by their names in it."""
+    found: dict[str, dict[str, FloatArray]] = {}
+    for path, array in arrays.items():
+        child, _, name = path.partition(".")
+        found.setdefault(child, {})[name] = array
+    return found
 
 
 class Chain(Container):
@@ -275,6 +280,9 @@ class Residual(Container):
 class Flatten(Layer):
     """Samples of any shape as vectors: (N, a, b, ...) becomes (N, a b ...), in C order."""
 
+    #: That of the last input in training.
+    _shape: tuple[int, ...] | None = None
+
     def output_shape(self, input_shape: Shape) -> Shape:
         """One axis of all elements."""
         return None if input_shape is None else (int(np.prod(input_shape, dtype=np.intp)),)
@@ -288,7 +296,12 @@ class Flatten(Layer):
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Return dy in the shape of x."""
         del accumulate, need_dx
+        if self._shape is None:
+            raise no_forward(self)
         return dy.reshape(self._shape)
+
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {}
 
     @staticmethod
     def _features(shape: tuple[int, ...]) -> int:
