@@ -6,7 +6,7 @@ import math
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, starmap
+from itertools import chain, repeat, starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,11 @@ _CACHE_LINE = 64
 #: Goes through an iterator in one call of C. An interrupt, and a change of threads, come between two instructions of
 #: Python: what the iterator does is done as a whole, or not at all, if it is made of C functions alone.
 at_once: Callable[[Iterable[Any]], None] = deque(maxlen=0).extend
+
+
+def set_attributes(owner: object, **values: object) -> None:
+    """Set all of them at once."""
+    at_once(map(setattr, repeat(owner), values.keys(), values.values()))
 
 
 class Changes:

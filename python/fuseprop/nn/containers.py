@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -46,12 +46,15 @@ class MisfitError(ValueError):
         return f"{name} has {self.text}" if self.at_input else f"{self.path}, {self.layer!r}, gets {self.text}"
 
 
-def as_layer(part: object, name: str, others: Iterable[object] = ()) -> Layer:
-    """Return what is to become a part of a model as a layer; refuse it if it is part of a model already."""
+def as_layer(part: object, name: str, others: Collection[int] = ()) -> Layer:
+    """Return what is to become a part of a model as a layer; refuse it if it is part of a model already.
+
+    `others` are the ids of what is in use besides.
+    """
     if not isinstance(part, Layer | Nestable):
         raise TypeError(f"{name} must be a Layer, found {type(part).__name__}")
     # A layer that a layer of the user's own has bound is in use, too.
-    if part._taken or "_own_names" in part.__dict__ or any(part is other for other in others):
+    if part._taken or "_own_names" in part.__dict__ or id(part) in others:
         raise ValueError(f"{name}, {part!r}, is part of a model already; make a new one")
     return part._nest(name) if isinstance(part, Nestable) else part
 
@@ -136,9 +139,13 @@ class Chain(Container):
         self.parts = tuple(parts)
         if not self.parts:
             raise ValueError("layers is empty; expected at least one layer")
-        layers = tuple(as_layer(part, f"layers[{i}]", self.parts[:i]) for i, part in enumerate(self.parts))
+        before: set[int] = set()
+        layers: list[Layer] = []
+        for i, part in enumerate(self.parts):
+            layers.append(as_layer(part, f"layers[{i}]", before))
+            before.add(id(part))
         self.children = {str(i): layer for i, layer in enumerate(layers)}
-        self._layers = layers
+        self._layers = tuple(layers)
 
     def __repr__(self) -> str:
         lines = "".join(textwrap.indent(f"{part!r},\n", "    ") for part in self.parts)
