@@ -46,6 +46,8 @@ _LAYERS: tuple[type, ...] = (
 _CHECKPOINT = "checkpoint."
 #: What files may hold besides float32 and float64, by the format's names.
 _DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+#: More layers than any model has; a layer without parameters takes a few bytes of a file, and much more in memory.
+_MOST_LAYERS = 10_000
 #: What is raised on the way by a description or a state that is not what `save` or `save_checkpoint` writes.
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError)
 
@@ -104,14 +106,18 @@ def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = (), rng: 
     ImportError
         If safetensors is not installed.
     ValueError
-        If the file is not a model of this format, or contains a layer that is not known.
-    FileNotFoundError
-        If there is no such file.
+        If the file is not a model of this format, contains a layer that is not known, or has other arrays than the
+        layers need: which is seen before anything is built.
+    OSError
+        If the file cannot be read: FileNotFoundError if there is none ...
     """
     generator = np.random.default_rng(rng)
     known: dict[str, Any] = {cls.__name__: cls for cls in (*_LAYERS, *layers)}
     with _opened(path) as (metadata, file):
         with refusing(path, "describes no model that can be built"):
+            described = metadata["architecture"].count('"class"')
+            if described > _MOST_LAYERS:
+                raise ValueError(f"it has {described} layers; expected {_MOST_LAYERS} at most")
             architecture = json.loads(metadata["architecture"])
             if architecture["dtype"] not in ("float32", "float64"):
                 raise ValueError(f"dtype is {architecture['dtype']!r}; expected 'float32' or 'float64'")
@@ -143,7 +149,7 @@ def refusing(path: str | PathLike[str], what: str) -> Iterator[None]:
 def _opened(path: str | PathLike[str]) -> Iterator[tuple[dict[str, str], Any]]:
     """Open a file of ours; give its metadata, and what reads its arrays."""
     safetensors = require_safetensors()
-    _check_regular(path, os.stat(path))
+    _check_regular(path, os.stat(fsdecode(path)))
     try:
         with safetensors.safe_open(fsdecode(path), "numpy") as file:
             metadata = file.metadata() or {}
@@ -256,6 +262,8 @@ def _beside(path: str | PathLike[str], write: Callable[[str], None] | None) -> N
     At any time there is the old file or the new one, and the new one alone is left over, if only the process is not
     killed, or interrupted while it tidies up.
     """
+    if not os.path.basename(fsdecode(path)):  # "", or "folder/"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), fsdecode(path))
     target = os.path.realpath(fsdecode(path))
     new = os.path.join(os.path.dirname(target), f".fuseprop-{os.urandom(8).hex()}.tmp")
     mode: int | None = None
@@ -343,8 +351,8 @@ def load_checkpoint(path: str | PathLike[str], model: Sequential, optimizer: Opt
     ------
     ImportError
         If safetensors is not installed.
-    FileNotFoundError
-        If there is no such file.
+    OSError
+        If the file cannot be read: FileNotFoundError if there is none ...
     ValueError
         If it is no checkpoint, or one of another model or optimizer. Nothing has changed then. Nor has it, or all has,
         after an interrupt.
