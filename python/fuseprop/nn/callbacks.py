@@ -9,7 +9,7 @@ from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from fuseprop._checks import choice, flag, integer, real
-from fuseprop._memory import set_attributes
+from fuseprop._memory import Changes, set_attributes
 from fuseprop.nn.io import check_writable, require_safetensors, save_checkpoint
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
+
+    def _check_state(self, state: Mapping[str, Any], model: Sequential) -> None:
+        """Refuse a state that is one of another model."""
 
 
 class EpochCallback(Callback):
@@ -187,6 +190,10 @@ class EarlyStopping(Callback):
         if best_epoch is not None:
             best_epoch = integer(best_epoch, "state['best_epoch']", least=0)
         set_attributes(self, best=best, best_epoch=best_epoch, _waited=waited, _best_state=dict(state["state"]))
+
+    def _check_state(self, state: Mapping[str, Any], model: Sequential) -> None:
+        if state["state"]:
+            model._plan(state["state"], Changes())
 
 
 def monitored(logs: Mapping[str, float], name: str | None, who: str) -> float:

@@ -323,6 +323,8 @@ class _RunState:
         before = [(owner, owner.state_dict()) for owner, _ in objects]
         try:
             with refusing(path, "does not fit"):
+                for callback, (_, saved) in zip(self.callbacks, state["callbacks"], strict=True):
+                    callback._check_state(saved, self.run.model)
                 for owner, saved in objects:
                     owner.load_state_dict(saved)
             restore_checkpoint(path, parts, self.run.model, self.run.optimizer, changes)
