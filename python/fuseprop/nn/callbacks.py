@@ -162,9 +162,8 @@ class EarlyStopping(Callback):
         value = monitored(run.logs, self.monitor, "early_stopping")
         better = self.best - value if self.mode == "min" else value - self.best
         if better > self.min_delta:
-            self.best, self.best_epoch, self._waited = value, run.epoch - 1, 0
-            if self.restore_best:
-                self._best_state = run.model.state_dict()
+            state = run.model.state_dict() if self.restore_best else {}
+            set_attributes(self, best=value, best_epoch=run.epoch - 1, _waited=0, _best_state=state)
             return False
         self._waited += 1
         return self._waited >= self.patience

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from fuseprop._memory import BatchBuffer
-from fuseprop.nn.layers import Layer, Shape, Visitor, in_runs, no_forward
+from fuseprop.nn.layers import DenseRun, Layer, Shape, Visitor, in_runs, no_forward
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
@@ -135,6 +135,9 @@ def _by_child(arrays: Mapping[str, FloatArray]) -> dict[str, dict[str, FloatArra
 class Chain(Container):
     """Layers in a row: what `Sequential` is as a layer of another model."""
 
+    #: What training goes through, from `bind` on.
+    runs: tuple[Layer | DenseRun, ...] = ()
+
     def __init__(self, parts: Iterable[Part]) -> None:
         self.parts = tuple(parts)
         if not self.parts:
@@ -178,9 +181,12 @@ class Chain(Container):
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Go back through the layers."""
         dx: Any = dy
-        for layer in self.runs[:0:-1]:
+        runs = self.runs
+        if not runs:
+            raise no_forward(self)
+        for layer in runs[:0:-1]:
             dx = layer.backward(dx, accumulate, True)
-        return self.runs[0].backward(dx, accumulate, need_dx)
+        return runs[0].backward(dx, accumulate, need_dx)
 
     def trace(self, x: FloatArray, training: bool, path: str, visit: Visitor) -> FloatArray:
         """`forward` that shows the output of each layer."""
@@ -225,6 +231,7 @@ class Residual(Container):
             self.output_shape(self._layer.output_shape(None))
         except MisfitError as error:
             raise ValueError(error.describe("x")) from None
+        self._y_buffer, self._dx_buffer = BatchBuffer(), BatchBuffer()
         self.take()
 
     def __repr__(self) -> str:
@@ -240,11 +247,6 @@ class Residual(Container):
         if input_shape is not None and shape is not None and shape != input_shape:
             raise ValueError(f"samples of shape {input_shape}; expected {shape}, which the block gives")
         return shape if input_shape is None else input_shape
-
-    def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
-        """Hand the places on, and prepare the buffers."""
-        super().bind(parameters, gradients)
-        self._y_buffer, self._dx_buffer = BatchBuffer(), BatchBuffer()
 
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Return x + block(x)."""

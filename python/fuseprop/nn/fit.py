@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses, optim
 from fuseprop._checks import class_weights, flag, integer, real
-from fuseprop._memory import Changes, RowBuffer
+from fuseprop._memory import Changes, RowBuffer, at_once
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCallback, Run, monitored
 from fuseprop.nn.health import explain_loss
 from fuseprop.nn.io import open_checkpoint, plan_generator, refusing, restore_checkpoint
@@ -122,7 +123,7 @@ def fit(
         model and the optimizer are as they were before this step.
     KeyboardInterrupt
         On Ctrl-C. The model then has the parameters of the last complete step, and can be used or trained
-        further.
+        further; see the head of `fuseprop.nn`.
 
     Notes
     -----
@@ -132,8 +133,8 @@ def fit(
     if isinstance(optimizer, str):
         optimizer = optim.get(optimizer, model)
     epochs, batch_size = integer(epochs, "epochs", least=1), integer(batch_size, "batch_size", least=1)
-    model._set_loss(loss)
-    model._set_optimizer(optimizer)
+    model._alone(lambda: model._set_loss(loss))
+    model._alone(lambda: model._set_optimizer(optimizer))
     named_metrics = _named_metrics(metrics)
     data = _Batches(model, x, y, loss, sample_weight, class_weight=class_weight)
     _check_last_batch(model, data, batch_size)
@@ -233,9 +234,9 @@ class _Steps:
 
 
 def _end_epoch(run: Run, logs: dict[str, float], callbacks: Sequence[Callback]) -> None:
-    for name, value in logs.items():
-        run.history.setdefault(name, []).append(value)
-    run.epoch, run.logs = run.epoch + 1, logs
+    lists = [run.history.setdefault(name, []) for name in logs]
+    numbers = map(setattr, (run, run), ("epoch", "logs"), (run.epoch + 1, logs))
+    at_once(chain(map(list.append, lists, logs.values()), numbers))  # all lists are equally long after an interrupt
     for callback in callbacks:
         answer = callback.after_epoch(run)
         run.stopped |= isinstance(answer, bool | np.bool_) and bool(answer)

@@ -40,7 +40,6 @@ _LAYERS: tuple[type, ...] = (
     LayerNorm,
     Maxout,
     Residual,
-    Sequential,
 )
 #: What a checkpoint has beside the model.
 _CHECKPOINT = "checkpoint."
@@ -112,7 +111,6 @@ def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = (), rng: 
         If the file cannot be read: FileNotFoundError if there is none ...
     """
     generator = np.random.default_rng(rng)
-    known: dict[str, Any] = {cls.__name__: cls for cls in (*_LAYERS, *layers)}
     with _opened(path) as (metadata, file):
         with refusing(path, "describes no model that can be built"):
             described = metadata["architecture"].count('"class"')
@@ -121,8 +119,10 @@ def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = (), rng: 
             architecture = json.loads(metadata["architecture"])
             if architecture["dtype"] not in ("float32", "float64"):
                 raise ValueError(f"dtype is {architecture['dtype']!r}; expected 'float32' or 'float64'")
-            known["Sequential"] = partial(Sequential._assembled, dtype=architecture["dtype"])
-            model = Sequential._assembled(_built(architecture["layers"], known, "layers"), architecture["dtype"])
+            assembled = partial(Sequential._assembled, dtype=architecture["dtype"])
+            known: dict[str, Any] = {cls.__name__: cls for cls in _LAYERS} | {"Sequential": assembled}
+            known |= {cls.__name__: cls for cls in layers}
+            model = assembled(_built(architecture["layers"], known, "layers"))
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
             names = [name for name in shapes if not name.startswith(_CHECKPOINT)]
             _check_shapes(model, {name: shapes[name] for name in names})
@@ -280,15 +280,17 @@ def _beside(path: str | PathLike[str], write: Callable[[str], None] | None) -> N
             reason = f"no file can be made in its folder: {error.strerror}"
             raise OSError(error.errno, reason, fsdecode(path)) from None
         if write is None:
+            os.unlink(new)
             return
         write(new)
         os.chmod(new, mode)
         with open(new, "rb+") as file:
             os.fsync(file.fileno())  # or a loss of power could leave the name without the contents
         os.replace(new, target)
-    finally:
+    except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(new)
+        raise
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------
