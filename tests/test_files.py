@@ -160,9 +160,9 @@ KILLED = """
 import os, sys, fuseprop as fp
 from fuseprop import nn
 model = nn.Sequential([nn.Dense(300, 300)], rng=0)
-print("begun", flush=True)
 while True:
     model.save(sys.argv[1])
+    print("saved", flush=True)
 """
 
 
@@ -171,7 +171,8 @@ def test_a_killed_process_leaves_a_whole_file(tmp_path: Path) -> None:
     nn.Sequential([nn.Dense(300, 300)], rng=0).save(path)
     with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        process.kill()
+        for _ in range(3):
+            process.stdout.readline()
+        process.kill()  # in the midst of the next one
     assert nn.load(path)(np.ones((1, 300), np.float32)).shape == (1, 300)
     assert len(os.listdir(tmp_path)) <= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -133,7 +134,7 @@ def change_value(value: Any, rng: random.Random) -> None:
     elif how < 0.15 and isinstance(value, dict):
         value[rng.choice(["class", "x", "dtype", "rng", "layers"])] = value.pop(path[-1])
     else:
-        value[path[-1]] = rng.choice(JUNK)
+        value[path[-1]] = copy.deepcopy(rng.choice(JUNK))
 
 
 def changed_values(contents: bytes, rng: random.Random) -> bytes:
