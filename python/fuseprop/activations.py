@@ -35,6 +35,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fuseprop import _checks, _core, _registry
 from fuseprop._checks import choice, flag, integer, real
 from fuseprop._formula import Formula
+from fuseprop._listing import listing
 from fuseprop._registry import properties, register
 from fuseprop._typing import FloatArray
 
@@ -71,6 +72,8 @@ __all__ = [
     "get",
     "names",
 ]
+
+__dir__ = listing(__all__)
 
 
 class Activation(Formula, _core.Activation):

@@ -42,6 +42,7 @@ from numpy.typing import DTypeLike
 
 from fuseprop import activations
 from fuseprop._checks import choice, integer, real
+from fuseprop._listing import listing
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -68,6 +69,8 @@ __all__ = [
     "xavier_uniform",
     "zeros",
 ]
+
+__dir__ = listing(__all__)
 
 Initializer: TypeAlias = "Callable[..., FloatArray]"
 

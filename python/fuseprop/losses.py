@@ -53,6 +53,7 @@ from numpy.typing import ArrayLike, NDArray
 from fuseprop import _core, _registry
 from fuseprop._checks import choice, class_weights, flag, integer, real
 from fuseprop._formula import Formula
+from fuseprop._listing import listing
 from fuseprop._registry import Domain, register
 from fuseprop._typing import FloatArray
 
@@ -89,6 +90,8 @@ __all__ = [
     "get",
     "names",
 ]
+
+__dir__ = listing(__all__)
 
 Reduction = Literal["mean", "sum", "none"]
 

@@ -11,6 +11,7 @@ from typing import Literal, overload
 from numpy.typing import ArrayLike
 
 from fuseprop import _core
+from fuseprop._listing import listing
 from fuseprop._typing import FloatArray
 from fuseprop.activations import Activation, get
 
@@ -31,6 +32,8 @@ __all__ = [
     "self_information",
     "softmax",
 ]
+
+__dir__ = listing(__all__)
 
 
 def matmul(

@@ -38,6 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 from fuseprop import activations as _activations
 from fuseprop import losses as _losses
 from fuseprop._checks import choice, integer, real
+from fuseprop._listing import listing
 from fuseprop._registry import OVER_CLASSES, Spec
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ __all__ = [
     "quantile_bands",
     "training_history",
 ]
+
+__dir__ = listing(__all__)
 
 F64: TypeAlias = NDArray[np.float64]
 #: (low, high)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fuseprop._checks import real
+from fuseprop._listing import listing
 from fuseprop._value import Value
 from fuseprop.optim.arrays import Arrays, Model, describe
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
 
 __all__ = ["L1", "L2", "ElasticNet", "Regularizer", "mix", "objective"]
+
+__dir__ = listing(__all__)
 
 
 def _checked(array: Any, name: str) -> FloatArray:

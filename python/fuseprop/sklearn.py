@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import activations, losses, nn, ops, optim
 from fuseprop._checks import choice, flag, integer, real
+from fuseprop._listing import listing
 from fuseprop._registry import OVER_CLASSES
 
 try:
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
+
+__dir__ = listing(__all__)
 
 _ROWS = 4096  # of a sparse matrix that are dense at once
 _LOSSES = {"squared_error": "half_squared_error"}  # scikit-learn's names where they mean something else here

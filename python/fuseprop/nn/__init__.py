@@ -1,5 +1,6 @@
 """Networks: layers, models made of them, training, saving."""
 
+from fuseprop._listing import listing
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, Run
 from fuseprop.nn.containers import Flatten, Residual
 from fuseprop.nn.dropout import Dropout
@@ -34,3 +35,5 @@ __all__ = [
     "load_checkpoint",
     "save_checkpoint",
 ]
+
+__dir__ = listing(__all__)

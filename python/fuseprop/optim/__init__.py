@@ -41,6 +41,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fuseprop import _registry
+from fuseprop._listing import listing
 from fuseprop.optim import schedules
 from fuseprop.optim.algorithms import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
 from fuseprop.optim.arrays import Arrays
@@ -67,6 +68,8 @@ __all__ = [
     "names",
     "schedules",
 ]
+
+__dir__ = listing(__all__)
 
 
 def names() -> list[str]:

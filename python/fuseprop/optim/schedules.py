@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, SupportsFloat, TypeAlias
 
 from fuseprop._checks import choice, integer, real
+from fuseprop._listing import listing
 from fuseprop._value import Value
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "Step",
     "Warmup",
 ]
+
+__dir__ = listing(__all__)
 
 #: What a schedule is: the rate for a step.
 Schedule: TypeAlias = Callable[[int], float]
