@@ -6,18 +6,16 @@ reference.py. Tests, benchmarks and the table of errors follow the registry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 from fuseprop._checks import flag, real
 from fuseprop._registry import register
-from fuseprop.optim.arrays import Arrays
+from fuseprop.optim.arrays import Params
 from fuseprop.optim.optimizer import NonFinite, Optimizer, Shared
 
 # What is below half a unit of 1 does not change 1 - x.
 _NO_SHARE = 2.0**-60
-
-Params: TypeAlias = "Arrays | Sequence[Mapping[str, Any]]"
 
 
 def _pair(betas: tuple[float, float]) -> tuple[float, float]:

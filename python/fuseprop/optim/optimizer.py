@@ -17,7 +17,7 @@ from fuseprop import _core
 from fuseprop._checks import choice, flag, integer, real
 from fuseprop._memory import aligned_zeros
 from fuseprop._registry import Spec
-from fuseprop.optim.arrays import Arrays, Structure, check_apart, describe
+from fuseprop.optim.arrays import Params, Structure, check_apart, describe
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; for type checkers alone
@@ -239,7 +239,7 @@ class Optimizer:
 
     def __init__(
         self,
-        params: Arrays | Sequence[Mapping[str, Any]],
+        params: Params,
         rule: str,
         states: tuple[str, ...] = (),
         constants: tuple[float, ...] = (),
@@ -281,9 +281,7 @@ class Optimizer:
             ],
         )
 
-    def _make_groups(
-        self, params: Arrays | Sequence[Mapping[str, Any]], weight_decay: float, l1: float
-    ) -> tuple[Group, ...]:
+    def _make_groups(self, params: Params, weight_decay: float, l1: float) -> tuple[Group, ...]:
         rest = len(self._state_names), self._decoupled
         if not _is_groups(params):
             structure = Structure(params, "params")  # type: ignore[arg-type]  # no groups
