@@ -24,6 +24,7 @@ formula in reference.py. One along an axis likewise, with its row in csrc/kernel
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from math import inf
@@ -76,6 +77,15 @@ __all__ = [
 __dir__ = listing(__all__)
 
 
+class _SignatureOfCall:
+    """`inspect.signature` of an object, which Python itself knows only where `__call__` is made in Python."""
+
+    def __get__(self, act: Any, owner: type[Any]) -> Any:
+        if act is None:  # the class has the signature of its constructor
+            raise AttributeError(f"type object {owner.__name__!r} has no attribute '__signature__'")
+        return inspect.signature(act.__call__)
+
+
 class Activation(Formula, _core.Activation):
     """What all activations share; see the module's description.
 
@@ -83,6 +93,8 @@ class Activation(Formula, _core.Activation):
     """
 
     __slots__ = ("_parameters",)
+
+    __signature__ = _SignatureOfCall()
 
     def backward(
         self,
