@@ -79,6 +79,15 @@ def names() -> list[str]:
 def get(name: str, params: Params, **options: Any) -> Optimizer:
     """Return a new optimizer by name: `get("adam", model, lr=3e-4)`.
 
+    Parameters
+    ----------
+    name : str
+        One of `names()`.
+    params
+        What to update; see the head of `fuseprop.optim`.
+    options
+        The other arguments of its constructor.
+
     Raises
     ------
     TypeError

@@ -614,9 +614,6 @@ class NAdam(_Adam):
 
     __slots__ = ("_product",)
 
-    #: A number of steps, and the product over them.
-    _product: tuple[int, float]
-
     def __init__(
         self,
         params: Params,
@@ -635,6 +632,7 @@ class NAdam(_Adam):
     ) -> None:
         decoupled = flag(decoupled_weight_decay, "decoupled_weight_decay")
         decay = real(momentum_decay, "momentum_decay", least=0.0)
+        #: A number of steps, and the product over them.
         self._product = 0, 1.0
         super().__init__(
             params,

@@ -108,9 +108,6 @@ class Group:
         "_weight_decay",
     )
 
-    #: What the core takes: (lr, weight_decay, l1, decay).
-    _terms: tuple[float, float, float, float]
-
     def __init__(
         self, structure: Structure, numbers: GroupNumbers, own: tuple[bool, bool], num_states: int, decoupled: bool
     ) -> None:
@@ -124,6 +121,7 @@ class Group:
     def _set(self, numbers: GroupNumbers, own: tuple[bool, bool]) -> None:
         self._lr, self._weight_decay, self._l1 = lr, weight_decay, l1 = numbers
         self._own_lr, self._own_weight_decay = own
+        #: What the core takes: (lr, weight_decay, l1, decay).
         self._terms = (lr, 0.0, l1, lr * weight_decay) if self._decoupled else (lr, weight_decay, l1, 0.0)
 
     def _follow(self, lr: float, weight_decay: float) -> None:

@@ -380,7 +380,7 @@ class ReduceOnPlateau:
         return {"lr": self._lr, "best": self._best, "bad": self._bad, "cooling": self._cooling}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Take over a state that `state_dict` returned.
 
         Raises
         ------
