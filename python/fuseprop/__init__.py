@@ -12,8 +12,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fuseprop import _core, _settings, activations, init, losses, nn, ops, optim, reference, regularizers, rules
-from fuseprop._listing import listing
+from fuseprop import (
+    _core,
+    _listing,
+    _settings,
+    activations,
+    init,
+    losses,
+    nn,
+    ops,
+    optim,
+    reference,
+    regularizers,
+    rules,
+)
 from fuseprop._settings import build_info, get_num_threads, num_threads, set_num_threads, simd_target
 
 if TYPE_CHECKING:
@@ -54,4 +66,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fuseprop' has no attribute {name!r}")
 
 
-__dir__ = listing({*__all__, *_LAZY})
+__dir__ = _listing.listing({*__all__, *_LAZY})

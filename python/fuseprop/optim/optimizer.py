@@ -191,7 +191,7 @@ class Optimizer:
     states : tuple of str
         The names of the rule's state arrays.
     constants : tuple of float
-        The rule's numbers, if they are the same at every step; see `_numbers`.
+        The numbers of the rule, if they are the same at every step.
     lr, weight_decay : float
         Of every group that has no own one.
     options : mapping
