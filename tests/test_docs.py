@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from fuseprop import _registry
+
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -30,3 +32,9 @@ def test_example(path: Path, line: int, code: str, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     exec(compile("\n" * (line - 1) + code, str(path), "exec"), {"__name__": "example"})
+
+
+def test_counts_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    counts = len(_registry.activations()), len(_registry.losses())
+    assert re.findall(r"(\d+) activations and (\d+) losses", text) == [tuple(map(str, counts))]

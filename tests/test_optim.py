@@ -527,7 +527,27 @@ def test_an_entry_does_not_depend_on_where_it_stands(
             ValueError,
             "unknown optimizer 'adm'; did you mean 'adam'",
         ),
-        (lambda: fp.optim.Adam(np.ones(3), lrr=1), TypeError, "Adam() got an unexpected keyword argument 'lrr'"),
+        (
+            lambda: fp.optim.Adam(np.ones(3), lrr=1),
+            TypeError,
+            "Adam() got an unexpected keyword argument 'lrr'; did you mean 'lr'?",
+        ),
+        (
+            lambda: fp.optim.SGD(np.ones(3), learning_rate=1),
+            TypeError,
+            "SGD() got an unexpected keyword argument 'learning_rate'; did you mean 'lr'?",
+        ),
+        (
+            lambda: fp.optim.Lion(np.ones(3), epsilon=1),
+            TypeError,
+            "Lion() got an unexpected keyword argument 'epsilon'; expected some of params, lr, betas, weight_decay, "
+            "l1, max_norm, maximize, nonfinite",
+        ),
+        (
+            lambda: fp.optim.get("adamw", np.ones(3), beta_1=0.5),
+            TypeError,
+            "AdamW() got an unexpected keyword argument 'beta_1'; did you mean 'betas'?",
+        ),
     ],
 )
 def test_construction_errors(make: Any, error: type[Exception], message: str) -> None:

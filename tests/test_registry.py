@@ -36,6 +36,8 @@ from fuseprop._registry import Spec
 
 ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *LAYER_LOSSES]
 each_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+#: Of all optimizers, with their defaults.
+SHARED_OPTIONS = {"l1": 0.0, "max_norm": None, "maximize": False, "nonfinite": "propagate"}
 MODULES = {"activation": fp.activations, "loss": fp.losses}
 
 
@@ -63,9 +65,8 @@ def test_core_has_the_registered_losses() -> None:
 
 
 def test_references_are_those_of_the_registry() -> None:
-    public = {n for n, f in vars(reference).items() if inspect.isfunction(f) and not n.startswith("_")}
     layers = {"batch_norm", "layer_norm"}
-    assert public == {spec.name for spec in [*ALL, *OPTIMIZERS]} | layers
+    assert set(reference.__all__) == {spec.name for spec in [*ALL, *OPTIMIZERS]} | layers
 
 
 def test_core_has_the_rules_of_the_registered_optimizers() -> None:
@@ -80,12 +81,12 @@ def test_spec_of_an_optimizer(spec: Spec) -> None:
     assert spec.name == spec.cls.__name__.lower()
     assert getattr(fp.optim, spec.cls.__name__) is spec.cls
     constructor = inspect.signature(spec.cls).parameters
-    own = {name: p.default for name, p in constructor.items() if name not in ("params", "shared")}
-    assert own == spec.parameters
+    own = {name: p.default for name, p in constructor.items() if name != "params"}
+    assert own == {**spec.parameters, **SHARED_OPTIONS}
     assert list(inspect.signature(spec.reference).parameters) == ["p", "g", "state", "t", *spec.parameters]
     text = inspect.getdoc(spec.cls) or ""
     described = {name for line in re.findall(r"^([\w, ]+?)(?: :.*)?$", text, re.MULTILINE) for name in line.split(", ")}
-    assert {*spec.parameters, "l1", "max_norm", "maximize", "nonfinite"} <= described
+    assert {*spec.parameters, *SHARED_OPTIONS} <= described
     for example in spec.examples:
         assert set(example) <= set(spec.parameters)
     made = fp.optim.get(spec.name.upper(), np.ones(3))

@@ -326,6 +326,27 @@ PyMethodDef functions[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
+// Tells the signature of a call, which the descriptor that Python has made for the slot does not know: another of its
+// kind with this docstring takes its place. (With a descriptor of another kind there, classes made in Python would call
+// by way of Python.)
+void DescribeCall(PyTypeObject* type) {
+  static wrapperbase described;
+  PyObject* found = PyDict_GetItemString(type->tp_dict, "__call__");
+  if (found == nullptr || !Py_IS_TYPE(found, &PyWrapperDescr_Type)) Raise(PyExc_SystemError, "no slot for __call__");
+  auto* slot = reinterpret_cast<PyWrapperDescrObject*>(found);
+  described = *slot->d_base;
+  described.doc =
+      "__call__($self, /, x, out=None, *, params=None)\n--\n\n"
+      "Return f(x).\n\n"
+      "Parameters\n----------\n"
+      "x\n    The input.\n"
+      "out\n    Receives the result; it may be x if that has the result's shape.\n"
+      "params\n    What `init_params` gives, learned; None where nothing is learned.";
+  Ref descriptor = Ref::Check(PyDescr_NewWrapper(type, &described, slot->d_wrapped));
+  if (PyDict_SetItemString(type->tp_dict, "__call__", descriptor.get()) < 0) throw PythonError();
+  PyType_Modified(type);
+}
+
 }  // namespace
 
 const ActivationFamily& ElementwiseFamily() {
@@ -420,6 +441,7 @@ const Formula* AsActivation(PyObject* object, const char* name) {
 
 void RegisterActivations(PyObject* module) {
   activation_type = AddFormulaType(module, "fuseprop._core.Activation", nullptr, New, methods, true);
+  DescribeCall(activation_type);
   AddFunctions(module, functions);
 }
 

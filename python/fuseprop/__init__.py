@@ -12,7 +12,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fuseprop import _core, _settings, activations, init, losses, nn, ops, optim, regularizers, rules
+from fuseprop import (
+    _core,
+    _listing,
+    _settings,
+    activations,
+    init,
+    losses,
+    nn,
+    ops,
+    optim,
+    reference,
+    regularizers,
+    rules,
+)
 from fuseprop._settings import build_info, get_num_threads, num_threads, set_num_threads, simd_target
 
 if TYPE_CHECKING:
@@ -34,6 +47,7 @@ __all__ = [
     "ops",
     "optim",
     "plot",
+    "reference",
     "regularizers",
     "rules",
     "set_num_threads",
@@ -52,5 +66,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fuseprop' has no attribute {name!r}")
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+__dir__ = _listing.listing({*__all__, *_LAZY})

@@ -33,10 +33,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses
 from fuseprop._checks import choice, real
+from fuseprop._listing import listing
 from fuseprop._registry import OVER_CLASSES
 from fuseprop._typing import FloatArray
 
 __all__ = ["catboost_objective", "lightgbm_objective", "xgboost_objective"]
+
+__dir__ = listing(__all__)
 
 Hessian: TypeAlias = Literal["diagonal", "upper"]
 #: The target domains of losses that take labels.

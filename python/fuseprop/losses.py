@@ -45,7 +45,7 @@ reference.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,6 +53,7 @@ from numpy.typing import ArrayLike, NDArray
 from fuseprop import _core, _registry
 from fuseprop._checks import choice, class_weights, flag, integer, real
 from fuseprop._formula import Formula
+from fuseprop._listing import listing
 from fuseprop._registry import Domain, register
 from fuseprop._typing import FloatArray
 
@@ -90,6 +91,8 @@ __all__ = [
     "names",
 ]
 
+__dir__ = listing(__all__)
+
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -105,7 +108,17 @@ class Loss(Formula, _core.Loss):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> float | FloatArray:
-        """Return the value: a float, or an array with reduction "none"."""
+        """Return the value: a float, or an array with reduction "none".
+
+        Parameters
+        ----------
+        pred, target
+            Predictions and targets, of one shape; over classes (N, C) and labels (N,) or what the loss takes.
+        sample_weight
+            Weights of pred's shape or (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self._value(pred, target, sample_weight, reduction)
 
     def gradient(
@@ -116,7 +129,19 @@ class Loss(Formula, _core.Loss):
         reduction: Reduction = "mean",
         out: FloatArray | None = None,
     ) -> FloatArray:
-        """Return the derivative of the value by pred, of pred's shape (of the sum of the values for "none")."""
+        """Return the derivative of the value by pred, of pred's shape (of the sum of the values for "none").
+
+        Parameters
+        ----------
+        pred, target
+            Predictions and targets, of one shape; over classes (N, C) and labels (N,) or what the loss takes.
+        sample_weight
+            Weights of pred's shape or (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        out
+            Receives the gradient, of pred's shape and dtype; it may be pred or target itself.
+        """
         return self._gradient(pred, target, sample_weight, reduction, out)
 
     def value_and_grad(
@@ -127,7 +152,19 @@ class Loss(Formula, _core.Loss):
         reduction: Reduction = "mean",
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return (value, gradient), from one pass over the data."""
+        """Return (value, gradient), from one pass over the data.
+
+        Parameters
+        ----------
+        pred, target
+            Predictions and targets, of one shape; over classes (N, C) and labels (N,) or what the loss takes.
+        sample_weight
+            Weights of pred's shape or (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        out
+            Receives the gradient, of pred's shape and dtype; it may be pred or target itself.
+        """
         return self._value_and_grad(pred, target, sample_weight, reduction, out)
 
     def grad_and_hess(
@@ -139,7 +176,19 @@ class Loss(Formula, _core.Loss):
         *,
         out: tuple[FloatArray | None, FloatArray | None] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
-        """Return (first, second derivative by pred), per sample and weighted; max(d2, hess_floor) if it is given."""
+        """Return (first, second derivative by pred), per sample and weighted.
+
+        Parameters
+        ----------
+        pred, target
+            Predictions and targets, of one shape; over classes (N, C) and labels (N,) or what the loss takes.
+        sample_weight
+            Weights of pred's shape or (N,), or None.
+        hess_floor : float or None
+            Takes the place of smaller second derivatives, before the weights.
+        out
+            A pair of arrays that receive the derivatives, apart from each other; None in it: a new one.
+        """
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, out)
 
 
@@ -736,9 +785,19 @@ class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
     ) -> tuple[FloatArray, FloatArray]:
         """Return (gradient, Hessian), both (N, C), per sample and weighted.
 
-        hessian is "diagonal" or "upper", twice that: without options A p (1 - p) and 2 A p (1 - p). The latter is what
-        XGBoost uses, an upper bound of the full matrix (with z_loss, it need not be one). max(hess, hess_floor) is
-        taken before the weight.
+        Parameters
+        ----------
+        pred, target
+            Logits (N, C), and labels (N,) or distributions (N, C).
+        sample_weight
+            (N,), or None.
+        hess_floor : float or None
+            Takes the place of smaller second derivatives, before the weights.
+        hessian : {"diagonal", "upper"}
+            The diagonal, without options A p (1 - p), or twice that: what XGBoost uses, an upper bound of the full
+            matrix (with z_loss, it need not be one).
+        out
+            A pair of arrays that receive the derivatives, apart from each other; None in it: a new one.
         """
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, out, hessian)
 
@@ -813,7 +872,19 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> float | FloatArray:
-        """Return the value: a float, or an array with reduction "none"."""
+        """Return the value: a float, or an array with reduction "none".
+
+        Parameters
+        ----------
+        x, weight, bias
+            A dense layer: its input (N, in), weight (in, C) and bias (C,) or None.
+        labels
+            (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self._value(x, weight, labels, bias, sample_weight, reduction)
 
     def gradient(  # type: ignore[override]  # as __call__
@@ -826,7 +897,19 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
-        """Return (dx, dweight, dbias), of the value (of the sum of the values for "none"); dbias None without bias."""
+        """Return (dx, dweight, dbias), of the value (of the sum of the values for "none"); dbias None without bias.
+
+        Parameters
+        ----------
+        x, weight, bias
+            A dense layer: its input (N, in), weight (in, C) and bias (C,) or None.
+        labels
+            (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self._gradient(x, weight, labels, bias, sample_weight, reduction)
 
     def value_and_grad(  # type: ignore[override]  # as __call__
@@ -839,11 +922,23 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> tuple[float | FloatArray, tuple[FloatArray, FloatArray, FloatArray | None]]:
-        """Return (value, (dx, dweight, dbias))."""
+        """Return (value, (dx, dweight, dbias)).
+
+        Parameters
+        ----------
+        x, weight, bias
+            A dense layer: its input (N, in), weight (in, C) and bias (C,) or None.
+        labels
+            (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self._value_and_grad(x, weight, labels, bias, sample_weight, reduction)
 
-    def grad_and_hess(self, *arguments: Any, **options: Any) -> tuple[FloatArray, FloatArray]:
-        """Raise a TypeError: there are no derivatives per sample."""
+    def grad_and_hess(self, *arguments: object, **options: object) -> NoReturn:
+        """Raise a TypeError, whatever the arguments and options: there are no derivatives per sample."""
         raise TypeError(
             "linear_cross_entropy has no derivatives per sample: its gradients are by x, weight and bias; "
             "softmax_cross_entropy has those by logits"
@@ -1032,7 +1127,19 @@ class LargeMarginSoftmax(Loss):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> float | FloatArray:
-        """Return the value: a float, or an array with reduction "none"."""
+        """Return the value: a float, or an array with reduction "none".
+
+        Parameters
+        ----------
+        features, weight
+            (N, features) and the class weights (features, C), of one dtype.
+        target
+            Labels (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         scores = _MarginScores(features, weight, target, self._parameters["margin"])
         return _softmax_cross_entropy(scores.scores, scores.labels, sample_weight, reduction)
 
@@ -1044,7 +1151,19 @@ class LargeMarginSoftmax(Loss):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the derivatives of the value by features and by weight (of the sum of the values for "none")."""
+        """Return the derivatives of the value by features and by weight (of the sum of the values for "none").
+
+        Parameters
+        ----------
+        features, weight
+            (N, features) and the class weights (features, C), of one dtype.
+        target
+            Labels (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self.value_and_grad(features, weight, target, sample_weight, reduction)[1]
 
     def value_and_grad(  # type: ignore[override]  # as __call__
@@ -1055,15 +1174,27 @@ class LargeMarginSoftmax(Loss):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> tuple[float | FloatArray, tuple[FloatArray, FloatArray]]:
-        """Return (value, gradients)."""
+        """Return (value, (dfeatures, dweight)).
+
+        Parameters
+        ----------
+        features, weight
+            (N, features) and the class weights (features, C), of one dtype.
+        target
+            Labels (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         scores = _MarginScores(features, weight, target, self._parameters["margin"])
         value, d_scores = _softmax_cross_entropy.value_and_grad(
             scores.scores, scores.labels, sample_weight, reduction, out=scores.scores
         )
         return value, scores.backward(d_scores)
 
-    def grad_and_hess(self, *arguments: Any, **options: Any) -> tuple[FloatArray, FloatArray]:
-        """Raise a TypeError: there are no derivatives per sample."""
+    def grad_and_hess(self, *arguments: object, **options: object) -> NoReturn:
+        """Raise a TypeError, whatever the arguments and options: there are no derivatives per sample."""
         raise TypeError(
             "large_margin_softmax has no derivatives per sample: its gradients are by features and weight; "
             "softmax_cross_entropy has those by scores"
@@ -1192,7 +1323,7 @@ def names() -> list[str]:
 
 
 def get(name: str, **parameters: Any) -> Loss:
-    """Return the loss of this name, or alias, with these parameters.
+    """Return the loss called `name`, or of this alias, with these `parameters`: ``get("huber", delta=2.0)``.
 
     Raises
     ------

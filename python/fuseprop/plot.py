@@ -38,7 +38,10 @@ from numpy.typing import ArrayLike, NDArray
 from fuseprop import activations as _activations
 from fuseprop import losses as _losses
 from fuseprop._checks import choice, integer, real
+from fuseprop._listing import listing
 from fuseprop._registry import OVER_CLASSES, Spec
+from fuseprop.activations import Activation
+from fuseprop.losses import Loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,6 +57,8 @@ __all__ = [
     "quantile_bands",
     "training_history",
 ]
+
+__dir__ = listing(__all__)
 
 F64: TypeAlias = NDArray[np.float64]
 #: (low, high)
@@ -147,7 +152,7 @@ def _grid(limits: Limits, points: int, name: str) -> F64:
 
 def _many(value: Any, name: str) -> list[Any]:
     """Return one formula, or several, as a list."""
-    many = [value] if isinstance(value, str | _activations.Activation | _losses.Loss) else value
+    many = [value] if isinstance(value, str | Activation | Loss) else value
     if not isinstance(many, Iterable) or not (many := list(many)):
         raise TypeError(f"{name} must be a name, an object, or a sequence of them, found {value!r}")
     return many
@@ -159,7 +164,7 @@ def _names(value: Sequence[str], count: int, name: str) -> list[str]:
     return found
 
 
-def _label(formula: _activations.Activation | _losses.Loss) -> str:
+def _label(formula: Activation | Loss) -> str:
     """Return the class's name, with the parameters that are not the defaults."""
     defaults = formula.spec.parameters
     given = {k: getattr(formula, k) for k, v in defaults.items() if getattr(formula, k) != v}
@@ -186,7 +191,7 @@ def _plot_curves(ax: Axes, x: F64, curves: Sequence[tuple[str, Any, Any]]) -> bo
 
 
 def activation_curves(
-    activations: str | _activations.Activation | Sequence[str | _activations.Activation],
+    activations: str | Activation | Sequence[str | Activation],
     *,
     limits: Limits = (-5.0, 5.0),
     derivative: bool = True,
@@ -219,7 +224,7 @@ def activation_curves(
     curves = []
     for given in _many(activations, "activations"):
         act = _activations.get(given) if isinstance(given, str) else given
-        if not isinstance(act, _activations.Activation):
+        if not isinstance(act, Activation):
             raise TypeError(f"activations must be names or Activations, found {type(act).__name__}")
         if act.spec.structure == "axis":
             raise ValueError(f"{act.spec.name} works along an axis: it has no curve f(x) of one number x")
@@ -253,7 +258,7 @@ def _against(spec: Spec) -> str:
 
 
 def loss_curves(
-    losses: str | _losses.Loss | Sequence[str | _losses.Loss],
+    losses: str | Loss | Sequence[str | Loss],
     *,
     limits: Limits = (-3.0, 3.0),
     derivative: bool = False,
@@ -286,10 +291,10 @@ def loss_curves(
         has no curve, the losses have different abscissae, or `limits` is no interval.
     """
     points = integer(points, "points", least=2)
-    found: list[_losses.Loss] = []
+    found: list[Loss] = []
     for given in _many(losses, "losses"):
         loss = _losses.get(given) if isinstance(given, str) else given
-        if not isinstance(loss, _losses.Loss):
+        if not isinstance(loss, Loss):
             raise TypeError(f"losses must be names or Losses, found {type(loss).__name__}")
         if np.ndim(getattr(loss, "q", 0.0)):
             raise ValueError(f"{loss!r} has a quantile for each column; expected one q: draw several losses")

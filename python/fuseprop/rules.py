@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop._checks import real
+from fuseprop._listing import listing
 
 __all__ = ["delta", "hebb", "neuron", "perceptron", "with_threshold"]
+
+__dir__ = listing(__all__)
 
 
 def _floats(value: ArrayLike, name: str) -> NDArray[Any]:

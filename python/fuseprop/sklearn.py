@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import activations, losses, nn, ops, optim
 from fuseprop._checks import choice, flag, integer, real
+from fuseprop._listing import listing
 from fuseprop._registry import OVER_CLASSES
 
 try:
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
+
+__dir__ = listing(__all__)
 
 _ROWS = 4096  # of a sparse matrix that are dense at once
 _LOSSES = {"squared_error": "half_squared_error"}  # scikit-learn's names where they mean something else here
@@ -642,7 +645,15 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-lear
     def partial_fit(
         self, X: Any, y: Any, sample_weight: ArrayLike | None = None, classes: ArrayLike | None = None
     ) -> Any:
-        """Go through the data once; `classes`, all there will be, are needed in the first call. Return self."""
+        """Go through the data once; return self.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        classes
+            All classes that there will be; needed in the first call.
+        """
         if self.class_weight == "balanced":
             raise ValueError("class_weight is 'balanced', which needs all samples at once; give partial_fit a dict")
         given = None if classes is None else np.unique(np.asarray(classes))
@@ -661,7 +672,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-lear
         return float(accuracy_score(target.astype(int), self._answer(scores), sample_weight=weight))
 
     def predict(self, X: Any) -> Any:
-        """Return the classes, (N,), or the labels, (N, outputs): a sparse matrix if y was one in the training."""
+        """Return the classes of X, (N,), or the labels, (N, outputs): a sparse matrix if y was one in the training."""
         answer = self._answer(self._scores(X))
         if self.out_activation_ == "logistic" and self.n_outputs_ > 1:
             return scipy.sparse.csr_matrix(answer) if self._sparse_labels else answer
@@ -669,7 +680,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-lear
         return classes
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
-        """Return the probabilities of the classes, or the labels, (N, C)."""
+        """Return the probabilities of the classes, or the labels, of X: (N, C)."""
         scores = self._scores(X)
         if self.out_activation_ == "softmax":
             return ops.softmax(scores)
@@ -677,7 +688,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-lear
         return sigmoid(scores) if self.n_outputs_ > 1 else np.hstack([sigmoid(-scores), sigmoid(scores)])
 
     def predict_log_proba(self, X: Any) -> NDArray[Any]:
-        """Return the logarithms of `predict_proba`, which do not go through the probabilities."""
+        """Return the logarithms of `predict_proba` of X, which do not go through the probabilities."""
         scores = self._scores(X)
         if self.out_activation_ == "softmax":
             return ops.log_softmax(scores)
@@ -765,7 +776,13 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]  # scikit-learn 
 
     @available_if(_is_stochastic)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Any:
-        """Go through the data once; return self."""
+        """Go through the data once; return self.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        """
         return self._train(X, y, sample_weight, incremental=True)
 
     def _answer(self, scores: FloatArray) -> NDArray[Any]:
@@ -779,7 +796,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]  # scikit-learn 
         return float(r2_score(target, answer, sample_weight=weight)) if np.isfinite(answer).all() else np.nan
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the predictions, (N,) or (N, outputs)."""
+        """Return the predictions for X, (N,) or (N, outputs)."""
         answer = self._answer(self._scores(X))
         return answer[:, 0] if answer.shape[1] == 1 else answer
 

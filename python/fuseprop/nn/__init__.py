@@ -22,6 +22,7 @@ RuntimeError and changes nothing. A forked child can go on with a model that ano
 a step that was being made at that moment may be half done in it, so that it should load a state first.
 """
 
+from fuseprop._listing import listing
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, Run
 from fuseprop.nn.containers import Flatten, Residual
 from fuseprop.nn.dropout import Dropout
@@ -56,3 +57,5 @@ __all__ = [
     "load_checkpoint",
     "save_checkpoint",
 ]
+
+__dir__ = listing(__all__)

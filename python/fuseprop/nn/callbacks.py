@@ -63,16 +63,16 @@ class Callback:
     """
 
     def begin(self, run: Run) -> None:
-        """Do something before the first step, and before the state of a checkpoint is loaded."""
+        """Do something before the first step of the run, and before the state of a checkpoint is loaded."""
 
     def before_step(self, run: Run) -> None:
         """Do something before each step, whose batch is in `run.batch`."""
 
     def after_step(self, run: Run) -> None:
-        """Do something after each step; the model's gradients are still those of the step."""
+        """Do something after each step of the run; the model's gradients are still those of the step."""
 
     def after_epoch(self, run: Run) -> bool | None:
-        """Do something after each epoch; training stops if one returns True."""
+        """Do something after each epoch of the run; training stops if one returns True."""
         return None
 
     def end(self, run: Run) -> None:
@@ -83,7 +83,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over a state that `state_dict` returned."""
 
     def _check_state(self, state: Mapping[str, Any], model: Sequential) -> None:
         """Refuse a state that is one of another model."""
@@ -183,7 +183,7 @@ class EarlyStopping(Callback):
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self._waited, "state": self._best_state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over a state that `state_dict` returned."""
         best, waited = float(state["best"]), integer(state["waited"], "state['waited']", least=0)
         best_epoch = state["best_epoch"]
         if best_epoch is not None:

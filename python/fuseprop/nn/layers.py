@@ -71,11 +71,21 @@ class Layer:
     _taken = False
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """Shape of one sample of the output; ValueError if the layer does not take such an input."""
+        """Shape of one sample of the output for one of `input_shape`; ValueError if the layer does not take such."""
         raise NotImplementedError
 
     def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
-        """Return the parameters' initial values by name; by default there are none."""
+        """Return the parameters' initial values by name; by default there are none.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            Of one sample.
+        rng : Generator
+            What random values are drawn from.
+        dtype
+            The model's.
+        """
         del input_shape, rng, dtype
         return {}
 
@@ -99,7 +109,14 @@ class Layer:
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Return dL/dx for the last forward pass in training and write, or add, the parameters' gradients.
 
-        `dy` is dL/dy and may be overwritten. Without `need_dx` the result is not used.
+        Parameters
+        ----------
+        dy
+            dL/dy; may be overwritten.
+        accumulate : bool
+            Whether the gradients are added to what is there.
+        need_dx : bool
+            Whether the result is used.
         """
         raise NotImplementedError
 
@@ -115,7 +132,17 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} has no config, which saving needs")
 
     def trace(self, x: FloatArray, training: bool, path: str, visit: Visitor) -> FloatArray:
-        """`forward` that shows the output of each layer, inner ones first."""
+        """`forward` that shows the output of each layer, inner ones first.
+
+        Parameters
+        ----------
+        x, training
+            As in `forward`.
+        path : str
+            Where the layer is in its model: "2.block.1".
+        visit
+            Called with the path, the layer and its output.
+        """
         y = self.forward(x, training)
         visit(path, self, y)
         return y

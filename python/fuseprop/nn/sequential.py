@@ -250,7 +250,7 @@ class Sequential:
         return self._copies()
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Take over the parameters and buffers that `state_dict` returned.
+        """Take over the parameters and buffers of a state that `state_dict` returned.
 
         Raises
         ------
@@ -631,7 +631,7 @@ class Sequential:
         return predict(self, x, batch_size)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write architecture, parameters and buffers into a safetensors file; see `fuseprop.nn.io.save`."""
+        """Write architecture, parameters and buffers into a safetensors file at `path`; see `fuseprop.nn.io.save`."""
         from fuseprop.nn.io import save  # noqa: PLC0415  # it needs this module
 
         save(self, path)

@@ -38,13 +38,13 @@ Results are the same bits on any number of threads and on every SIMD target with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fuseprop import _registry
+from fuseprop._listing import listing
 from fuseprop.optim import schedules
 from fuseprop.optim.algorithms import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
-from fuseprop.optim.arrays import Arrays
+from fuseprop.optim.arrays import Params
 from fuseprop.optim.clipping import clip_grad_norm, clip_grad_value, clip_weights
 from fuseprop.optim.lbfgs import lbfgs
 from fuseprop.optim.optimizer import Group, Optimizer
@@ -69,14 +69,25 @@ __all__ = [
     "schedules",
 ]
 
+__dir__ = listing(__all__)
+
 
 def names() -> list[str]:
     """Return the names that `get` knows."""
     return list(_registry.optimizers())
 
 
-def get(name: str, params: Arrays | Sequence[Mapping[str, Any]], **options: Any) -> Optimizer:
+def get(name: str, params: Params, **options: Any) -> Optimizer:
     """Return a new optimizer by name: `get("adam", model, lr=3e-4)`.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()`.
+    params
+        What to update; see the head of `fuseprop.optim`.
+    options
+        The other arguments of its constructor.
 
     Raises
     ------

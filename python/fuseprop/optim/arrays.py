@@ -28,6 +28,9 @@ class Model(Protocol):
 
 
 Arrays: TypeAlias = "Model | FloatArray | Sequence[FloatArray] | Mapping[str, FloatArray]"
+#: Arrays or groups of them; a list of both is refused. One Sequence, as type checkers cannot choose between two of them
+#: for a list of dicts that is written out in the call.
+Params: TypeAlias = "Model | FloatArray | Sequence[FloatArray | Mapping[str, Any]] | Mapping[str, FloatArray]"
 
 
 def describe(value: object) -> str:

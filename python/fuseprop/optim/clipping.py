@@ -86,7 +86,7 @@ def clip_grad_norm(grads: Arrays | Iterable[FloatArray], max_norm: float) -> flo
 
 
 def clip_grad_value(grads: Arrays | Iterable[FloatArray], value: float) -> None:
-    """Clip each entry of the gradients to [-value, value], in place; NaN stays NaN.
+    """Clip each entry of `grads` to [-value, value], in place; NaN stays NaN.
 
     Raises
     ------

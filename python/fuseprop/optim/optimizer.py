@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,9 +17,11 @@ from fuseprop import _core
 from fuseprop._checks import choice, flag, integer, real
 from fuseprop._memory import Changes, aligned_zeros
 from fuseprop._registry import Spec
-from fuseprop.optim.arrays import Arrays, Structure, check_apart, describe
+from fuseprop.optim.arrays import Params, Structure, check_apart, describe
 
 if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; for type checkers alone
+
     from fuseprop._typing import FloatArray
 
 NonFinite = Literal["propagate", "skip", "raise"]
@@ -26,13 +31,26 @@ _MOST_STEPS = 2**53  # exact in the rules' float64
 _NO_GRADS = "grads is None; expected gradients: params is neither a model nor made of a model's parameters"
 
 
-class Shared(TypedDict, total=False):
-    """What every optimizer takes besides `lr` and `weight_decay`; described at the head of `fuseprop.optim`."""
+class Shared(NamedTuple):
+    """What every optimizer takes besides `lr` and `weight_decay`, not yet checked; see the head of `fuseprop.optim`."""
 
     l1: float
     max_norm: float | None
     maximize: bool
     nonfinite: NonFinite
+
+
+#: What Keras, optax and others call an option, and what it is called here.
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "epsilon": "eps",
+    "beta_1": "betas",
+    "beta_2": "betas",
+    "b1": "betas",
+    "b2": "betas",
+    "clipnorm": "max_norm",
+    "global_clipnorm": "max_norm",
+}
 
 
 # The squares of gradients whose norm is in this range did not overflow, nor did those that count become zero.
@@ -94,9 +112,6 @@ class Group:
         "_terms",
         "_weight_decay",
     )
-
-    #: What the core takes: (lr, weight_decay, l1, decay).
-    _terms: tuple[float, float, float, float]
 
     def __init__(
         self, structure: Structure, numbers: GroupNumbers, own: tuple[bool, bool], num_states: int, decoupled: bool
@@ -164,10 +179,37 @@ class Group:
         self._set((self._lr, self._weight_decay, l1), (self._own_lr, self._own_weight_decay))
 
 
+@functools.cache
+def _options_of(constructor: Callable[..., None]) -> tuple[str, ...]:
+    """Return the names of what a constructor takes; () if it takes any."""
+    _, *parameters = inspect.signature(constructor).parameters.values()
+    names = tuple(p.name for p in parameters)
+    return () if any(p.kind is p.VAR_KEYWORD for p in parameters) else names
+
+
 class Optimizer:
     """Base of the optimizers: what they share is described at the head of `fuseprop.optim`.
 
     A subclass says which rule of the core it is, what the state arrays are called, and gives the rule's numbers.
+
+    Parameters
+    ----------
+    params
+        What to update.
+    rule : str
+        The rule's name in the core.
+    states : tuple of str
+        The names of the rule's state arrays.
+    constants : tuple of float
+        The numbers of the rule, if they are the same at every step.
+    lr, weight_decay : float
+        Of every group that has no own one.
+    options : mapping
+        The rule's parameters, as they were checked: those that read as attributes.
+    decoupled : bool
+        Whether the decay is taken from the parameters, not added to the gradient.
+    shared : tuple
+        l1, max_norm, maximize, nonfinite.
     """
 
     __slots__ = (
@@ -192,9 +234,20 @@ class Optimizer:
     #: Name, parameters, examples; see `fuseprop._registry`.
     spec: ClassVar[Spec]
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Refuse an option that there is not, with the name that it may have here."""
+        known = _options_of(cls.__init__)
+        for name in options:
+            if known and name not in known:
+                meant = _ELSEWHERE.get(name, name)
+                near = [meant] if meant in known else difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
+                raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}; {hint}")
+        return super().__new__(cls)
+
     def __init__(
         self,
-        params: Arrays | Sequence[Mapping[str, Any]],
+        params: Params,
         rule: str,
         states: tuple[str, ...] = (),
         constants: tuple[float, ...] = (),
@@ -203,14 +256,9 @@ class Optimizer:
         options: Mapping[str, Any],
         weight_decay: float,
         decoupled: bool = False,
-        l1: float = 0.0,
-        max_norm: float | None = None,
-        maximize: bool = False,
-        nonfinite: NonFinite = "propagate",
-        **unknown: Any,
+        shared: Shared,
     ) -> None:
-        if unknown:  # Python's own message would not say which optimizer
-            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {next(iter(unknown))!r}")
+        l1, max_norm, maximize, nonfinite = shared
         self._rule, self._state_names, self._constants = rule, states, constants
         self._lr = real(lr, "lr", least=0.0)
         self._max_norm = None if max_norm is None else real(max_norm, "max_norm", above=0.0)
@@ -241,9 +289,7 @@ class Optimizer:
             ],
         )
 
-    def _make_groups(
-        self, params: Arrays | Sequence[Mapping[str, Any]], weight_decay: float, l1: float
-    ) -> tuple[Group, ...]:
+    def _make_groups(self, params: Params, weight_decay: float, l1: float) -> tuple[Group, ...]:
         rest = len(self._state_names), self._decoupled
         if not _is_groups(params):
             structure = Structure(params, "params")  # type: ignore[arg-type]  # no groups

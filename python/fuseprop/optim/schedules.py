@@ -20,6 +20,7 @@ from typing import Any, Literal, SupportsFloat, TypeAlias
 
 from fuseprop._checks import choice, integer, real
 from fuseprop._memory import set_attributes
+from fuseprop._listing import listing
 from fuseprop._value import Value
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "Step",
     "Warmup",
 ]
+
+__dir__ = listing(__all__)
 
 #: What a schedule is: the rate for a step.
 Schedule: TypeAlias = Callable[[int], float]
@@ -378,7 +381,7 @@ class ReduceOnPlateau:
         return {"lr": self._lr, "best": self._best, "bad": self._bad, "cooling": self._cooling}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Take over a state that `state_dict` returned.
 
         Raises
         ------
