@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import FMA_TARGETS, LARGE, OPTIMIZERS, assert_same_bits, each_dtype, seeded
+from helpers import FMA_TARGETS, LARGE, OPTIMIZERS, Array, assert_same_bits, each_dtype, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -1218,3 +1218,157 @@ def test_byte_swapped_gradient_is_refused() -> None:
     parameter = np.ones(4, np.float32)
     with pytest.raises(TypeError, match="dtype >f4"):
         fp.optim.SGD(parameter).step(np.ones(4, ">f4"))
+
+
+# --- arrays that change after they were bound ---------------------------------------------------------------
+
+
+def resized(p: Array) -> None:
+    p.resize(4, refcheck=False)
+
+
+def grown(p: Array) -> None:
+    p.resize(1 << 21, refcheck=False)
+
+
+def with_dtype(p: Array) -> None:
+    p.dtype = np.float32 if p.dtype == np.float64 else np.float64  # type: ignore[misc]  # the fault
+
+
+def byte_swapped(p: Array) -> None:
+    p.dtype = p.dtype.newbyteorder()  # type: ignore[misc]  # the fault
+
+
+def with_shape(p: Array) -> None:
+    p.shape = (-1, 4)  # type: ignore[misc]  # the fault
+
+
+def frozen(p: Array) -> None:
+    p.flags.writeable = False
+
+
+CHANGES = [
+    (resized, "has got shape (4,); expected (65536,), as it was bound"),
+    (grown, "has got shape (2097152,); expected (65536,), as it was bound"),
+    (with_dtype, "has got dtype"),
+    (byte_swapped, "has got dtype"),
+    (with_shape, "has got shape (16384, 4); expected (65536,), as it was bound"),
+    (frozen, "is read-only; it is updated in place"),
+]
+
+
+#: NumPy's advice against most of these changes; they go on to be possible.
+changes = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@changes
+@pytest.mark.parametrize("options", [{}, {"max_norm": 1.0}, {"nonfinite": "skip"}], ids=str)
+@pytest.mark.parametrize(("change", "message"), CHANGES, ids=[change.__name__ for change, _ in CHANGES])
+@pytest.mark.parametrize("own_gradient", [False, True])
+@each_dtype
+def test_a_parameter_that_was_changed_in_place(
+    dtype: Any, own_gradient: bool, change: Any, message: str, options: dict[str, Any]
+) -> None:
+    """It is refused by name, before the states or another parameter are written."""
+    first, p = np.ones(5, dtype), np.ones(1 << 16, dtype)
+    optimizer = fp.optim.Adam({"first": first, "p": p}, **options)
+    optimizer.step({"first": first.copy(), "p": p.copy()})
+    change(p)
+    state, values = optimizer.state_dict(), first.copy()
+    grad = p if own_gradient else np.ones(p.shape, p.dtype)
+    with pytest.raises(ValueError, match=re.escape(f"params['p'] {message}")):
+        optimizer.step({"first": first.copy(), "p": grad})
+    np.testing.assert_equal(optimizer.state_dict(), state)
+    assert_same_bits(first, values)
+
+
+@changes
+def test_a_parameter_whose_strides_were_set() -> None:
+    p = np.ones((3, 3))
+    optimizer = fp.optim.SGD(p)
+    p.strides = p.strides[::-1]  # type: ignore[misc]  # the fault
+    with pytest.raises(ValueError, match="params is not C-contiguous any more; expected the strides"):
+        optimizer.step(np.ones((3, 3)))
+
+
+def test_a_parameter_whose_memory_moved() -> None:
+    p = np.ones(8)
+    optimizer, address = fp.optim.SGD(p, lr=1.0), p.ctypes.data
+    p.resize(1 << 22, refcheck=False)
+    others = [np.full(8, 3.0) for _ in range(100)]  # where it was
+    p.resize(8, refcheck=False)
+    assert p.ctypes.data != address
+    with pytest.raises(ValueError, match=r"params lies at 0x\w+ in memory; expected 0x\w+, as it was bound"):
+        optimizer.step(np.ones(8))
+    assert all((other == 3.0).all() for other in others)
+
+
+@pytest.mark.parametrize("size", [4, 1 << 20])
+def test_the_owner_of_a_parameter_was_resized(size: int) -> None:
+    memory = np.ones(1 << 16)
+    own, views = np.ones(3), {"a": memory[:100], "b": memory[100:].reshape(-1, 4)}
+    optimizer = fp.optim.Adam({"own": own, **views})
+    memory.resize(size, refcheck=False)
+    grads = {"own": np.ones(3), "a": np.ones(100), "b": np.ones((16359, 4))}
+    with pytest.raises(ValueError, match=r"params\['a'\] is a view of an array that has been resized: \d+ bytes, exp"):
+        optimizer.step(grads)
+    assert (own == 1).all()
+
+
+@pytest.mark.parametrize("which", ["parameter", "gradient", "owner"])
+def test_an_array_that_is_resized_while_the_norm_is_looked_at(which: str) -> None:
+    """Python code runs between the checks and the update: for gradients whose squares overflow, NumPy's."""
+    memory = np.ones(1 << 16)
+    arrays = {"parameter": np.ones(1 << 16), "gradient": np.full(1 << 16, 1e200), "owner": memory}
+    params = [arrays["parameter"], memory[:-1]]
+
+    class Resizing(fp.optim.SGD):
+        def _clip(self, norm: float, grads: Any) -> float | None:
+            arrays[which].resize(3, refcheck=False)
+            return 1.0
+
+    optimizer = Resizing(params, max_norm=1.0)
+    before = params[0].copy()
+    with pytest.raises(ValueError, match=r"(has got shape|was resized during the step|has been resized)"):
+        optimizer.step([arrays["gradient"], np.ones((1 << 16) - 1)])
+    assert optimizer.steps == 0
+    assert_same_bits(params[0], before[: params[0].size])
+
+
+@changes
+def test_the_arrays_of_a_model_cannot_be_changed_unseen() -> None:
+    for change, message in CHANGES[2:]:
+        model = fp.nn.Sequential([fp.nn.Dense(4, 8), fp.nn.BatchNorm(8), fp.nn.Dense(8, 4)], rng=0)
+        optimizer = fp.optim.Adam(model, lr=0.1)
+        x, y = np.ones((6, 4), np.float32), np.zeros(6, int)
+        model.train_step(x, y, "softmax_cross_entropy", optimizer)
+        change(model.flat_parameters)
+        with pytest.raises(ValueError, match="params " + re.escape(message.split(" (")[0])):
+            optimizer.step(np.ones(model.flat_parameters.shape, model.flat_parameters.dtype))
+        for array in (model.flat_parameters, model.flat_gradients, *model.parameters().values()):
+            with pytest.raises(ValueError, match="does not own its data"):
+                array.resize(2, refcheck=False)
+
+
+def test_an_input_that_is_resized_before_the_backward_pass() -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(256, 8)], rng=0)
+    x = np.ones((1024, 256), np.float32)
+    dy = np.ones_like(model(x, training=True))
+    x.resize((2, 256), refcheck=False)
+    gradients = model.flat_gradients.copy()
+    with pytest.raises(ValueError, match=r"x of the forward pass .* shape \(2, 256\) .*expected shape \(1024, 256\)"):
+        model.backward(dy)
+    assert_same_bits(model.flat_gradients, gradients)
+
+
+def test_lbfgs_of_a_parameter_that_is_resized() -> None:
+    p, q = np.ones(8), np.ones(2)
+
+    def value_and_grad() -> Any:
+        p.resize(4, refcheck=False)
+        return 0.0, [np.ones(4), np.ones(2)]
+
+    pytest.importorskip("scipy")
+    with pytest.raises(ValueError, match=re.escape("params[0] has got shape (4,); expected (8,)")):
+        fp.optim.lbfgs([p, q], value_and_grad)
+    assert (q == 1).all()

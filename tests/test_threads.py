@@ -183,6 +183,60 @@ def test_fork(busy: int, n: int) -> None:
     assert check_output(script) == f"{[0] * children} True"
 
 
+FORK_IN_A_STEP = """
+import os, signal, threading, time
+import numpy as np, fuseprop as fp
+
+fp.set_num_threads({threads})
+params = [np.zeros(300_000, np.float32), np.zeros(70_000)]
+grads = [np.ones_like(p) for p in params]
+optimizer = fp.optim.Adam(params, max_norm={max_norm})
+model = fp.nn.Sequential([fp.nn.Dense(64, 256, activation="relu"), fp.nn.Dense(256, 64)], rng=0)
+trainer = fp.optim.Adam(model)
+x = np.ones((2048, 64), np.float32)
+
+def step():
+    optimizer.step(grads)
+
+def train():
+    model.train_step(x, x, "mse", trainer)
+
+stop = threading.Event()
+def repeat(work):
+    while not stop.is_set():
+        work()
+
+found = []
+for work in (step, train):
+    thread = threading.Thread(target=repeat, args=(work,))
+    thread.start()
+    for k in range({children}):
+        time.sleep(0.0002 * k)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # ends the child if it waits for a thread that it does not have
+            work()
+            work()
+            os._exit(0 if all(np.isfinite(p).all() for p in (*params, model.flat_parameters)) else 3)
+        found.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    stop.set()
+    thread.join()
+    stop.clear()
+print(set(found), len(found))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+@pytest.mark.parametrize("n", [1, 2])
+def test_fork_while_a_thread_steps(n: int, max_norm: float | None) -> None:
+    """Neither the optimizer nor the model's layers are in use in the child, whose thread of that is gone."""
+    children = 20 if SANITIZER == "" else 4
+    script = "import warnings; warnings.simplefilter('ignore')\n"  # Python 3.12 warns of fork with threads
+    script += FORK_IN_A_STEP.format(threads=n, children=children, max_norm=max_norm)
+    assert check_output(script) == f"{{0}} {2 * children}"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_fork_before_first_use() -> None:
     script = """

@@ -8,6 +8,7 @@
 
 #include "bind/formula.h"
 #include "bind/register.h"
+#include "threads/fork.h"
 
 namespace fuseprop {
 namespace bind {
@@ -21,9 +22,13 @@ struct Group {
   SharedTerms shared;
 };
 
-// A parameter with its states, kept alive, and what messages call it and its gradient.
+// A parameter with its states, kept alive, and what messages call it and its gradient. The array is the caller's, who
+// may resize it or set its dtype or shape between two steps: what it was when it was bound is compared at each.
 struct Entry {
   Ref parameter;
+  const void* data;
+  int typenum;
+  std::vector<npy_intp> shape;
   std::vector<Ref> states;
   std::string name;
   std::string grad_name;
@@ -37,17 +42,26 @@ struct Span {
   size_t entry;
 };
 
+// An array that owns the memory of parameters that are views of it.
+struct Owner {
+  Ref array;
+  const void* data;
+  npy_intp bytes;
+  size_t entry;  // the first such parameter
+};
+
 struct Update {
   size_t row = 0;
   std::vector<Group> groups;
   std::vector<size_t> group_ends;  // each group's last entry + 1
   std::vector<Entry> entries;      // of all groups, one behind the other
   std::vector<Span> spans;         // by address
-  size_t work = 0;                 // for ReleaseGil
+  std::vector<Owner> owners;
+  size_t work = 0;  // for ReleaseGil
   int64_t steps = 0;
-  // A step is running, or the state is being read or set. Without the GIL another thread may come here, and so may
-  // Python code that is called in the middle.
-  bool running = false;
+  // Set while a step is running, or the state is being read or set. Without the GIL another thread may come here, and
+  // so may Python code that is called in the middle.
+  BusyFlag running;
 };
 
 struct Updater {
@@ -59,14 +73,12 @@ Update& Self(PyObject* self) { return *reinterpret_cast<Updater*>(self)->update;
 class Running {
  public:
   explicit Running(Update& update) : update_(update) {
-    if (update.running) {
-      Raise(PyExc_RuntimeError,
-            "a step of this optimizer is running, or its state is being read or set, in another thread or around "
-            "this call");
-    }
-    update.running = true;
+    if (update.running.Set()) return;
+    Raise(PyExc_RuntimeError,
+          "a step of this optimizer is running, or its state is being read or set, in another thread or around "
+          "this call");
   }
-  ~Running() { update_.running = false; }
+  ~Running() { update_.running.Clear(); }
   Running(const Running&) = delete;
   Running& operator=(const Running&) = delete;
 
@@ -137,6 +149,10 @@ Entry MakeEntry(PyObject* object, const UpdateRow& row) {
   PyObject* parameter = PyTuple_GET_ITEM(given.get(), 0);
   CheckUpdatable(parameter, entry.name);
   entry.parameter = Ref::Borrow(parameter);
+  PyArrayObject* array = entry.parameter.array();
+  entry.data = PyArray_DATA(array);
+  entry.typenum = PyArray_TYPE(array);
+  entry.shape.assign(PyArray_DIMS(array), PyArray_DIMS(array) + PyArray_NDIM(array));
   const Ref states = Tuple(PyTuple_GET_ITEM(given.get(), 1), "the states of a parameter must be a tuple");
   const auto count = static_cast<size_t>(PyTuple_GET_SIZE(states.get()));
   if (count != row.num_states) {
@@ -151,6 +167,20 @@ Entry MakeEntry(PyObject* object, const UpdateRow& row) {
     CheckSameShape(entry.parameter, entry.name.c_str(), entry.states.back(), name.c_str());
   }
   return entry;
+}
+
+// Notes whose memory the parameter lies in, if it is not its own.
+void AddOwner(Update& update, size_t i) {
+  PyArrayObject* owner = update.entries[i].parameter.array();
+  while (PyArray_BASE(owner) != nullptr && PyArray_Check(PyArray_BASE(owner))) {
+    owner = reinterpret_cast<PyArrayObject*>(PyArray_BASE(owner));
+  }
+  auto* object = reinterpret_cast<PyObject*>(owner);
+  const auto known = [&](const Owner& other) { return other.array.get() == object; };
+  if (object == update.entries[i].parameter.get() || std::any_of(update.owners.begin(), update.owners.end(), known)) {
+    return;
+  }
+  update.owners.push_back({Ref::Borrow(object), PyArray_DATA(owner), PyArray_NBYTES(owner), i});
 }
 
 // Updater(rule, groups): each group a sequence of parameters, see MakeEntry
@@ -178,6 +208,7 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
           update.spans.push_back({begin, begin + PyArray_NBYTES(entry.parameter.array()), update.entries.size()});
         }
         update.entries.push_back(std::move(entry));
+        AddOwner(update, update.entries.size() - 1);
       }
       group.f32.CutIntoBlocks();
       group.f64.CutIntoBlocks();
@@ -198,6 +229,54 @@ void Dealloc(PyObject* self) {
   Py_DECREF(type);
 }
 
+bool HasShape(PyArrayObject* array, const std::vector<npy_intp>& shape) {
+  return PyArray_NDIM(array) == static_cast<int>(shape.size()) &&
+         std::equal(shape.begin(), shape.end(), PyArray_DIMS(array));
+}
+
+// Says how a parameter is not what it was when it was bound.
+[[noreturn]] void RaiseChanged(const Entry& entry) {
+  constexpr const char* kRemedy =
+      "a parameter keeps its memory, dtype and shape for the optimizer's life: make a new optimizer for the array as "
+      "it is now";
+  PyArrayObject* array = entry.parameter.array();
+  const char* name = entry.name.c_str();
+  if (PyArray_TYPE(array) != entry.typenum || !PyArray_ISNOTSWAPPED(array)) {
+    Raise(PyExc_ValueError, "%s has got dtype %s; expected %s, as it was bound: %s", name, DtypeName(array).c_str(),
+          entry.typenum == NPY_FLOAT32 ? "float32" : "float64", kRemedy);
+  }
+  if (!HasShape(array, entry.shape)) {
+    Raise(PyExc_ValueError, "%s has got shape %s; expected %s, as it was bound: %s", name, ShapeText(array).c_str(),
+          ShapeText(static_cast<int>(entry.shape.size()), entry.shape.data()).c_str(), kRemedy);
+  }
+  if (PyArray_DATA(array) != entry.data) {
+    Raise(PyExc_ValueError, "%s lies at %p in memory; expected %p, as it was bound: %s", name, PyArray_DATA(array),
+          entry.data, kRemedy);
+  }
+  if (!PyArray_ISWRITEABLE(array)) Raise(PyExc_ValueError, "%s is read-only; it is updated in place", name);
+  Raise(PyExc_ValueError, "%s is not C-contiguous any more; expected the strides that it was bound with: %s", name,
+        kRemedy);
+}
+
+void CheckBound(const Entry& entry) {
+  PyArrayObject* array = entry.parameter.array();
+  if (PyArray_DATA(array) != entry.data || PyArray_TYPE(array) != entry.typenum || !PyArray_ISCARRAY(array) ||
+      !HasShape(array, entry.shape)) {
+    RaiseChanged(entry);
+  }
+}
+
+void CheckOwners(const Update& update) {
+  for (const Owner& owner : update.owners) {
+    PyArrayObject* array = owner.array.array();
+    if (PyArray_DATA(array) == owner.data && PyArray_NBYTES(array) == owner.bytes) continue;
+    Raise(PyExc_ValueError,
+          "%s is a view of an array that has been resized: %zd bytes, expected %zd where they were: make a new "
+          "optimizer for arrays that exist",
+          update.entries[owner.entry].name.c_str(), PyArray_NBYTES(array), owner.bytes);
+  }
+}
+
 // An array that a kernel can read: itself, or a copy. The copy is no subclass, whose making would run Python code.
 Ref Readable(PyObject* object) {
   constexpr int kWanted = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED;
@@ -211,6 +290,7 @@ class Grads {
  public:
   // `object` holds one sequence of arrays for each group. A list is copied: Python code may change it meanwhile.
   Grads(Update& update, PyObject* object) : update_(update), arrays_(Tuples(object)) {
+    CheckOwners(update);
     CheckCount(arrays_.get(), update.groups.size(), "groups");
     size_t i = 0;
     for (size_t g = 0; g < update.groups.size(); ++g) {
@@ -224,6 +304,28 @@ class Grads {
 
   // A tuple of them for each group.
   PyObject* arrays() const { return arrays_.get(); }
+
+  // Once more, after other code has run: that what was checked, parameters and gradients, is where it was.
+  void CheckUnmoved() const {
+    CheckOwners(update_);
+    size_t i = 0;
+    for (size_t g = 0; g < update_.groups.size(); ++g) {
+      PyObject* grads = PyTuple_GET_ITEM(arrays_.get(), static_cast<Py_ssize_t>(g));
+      for (Py_ssize_t k = 0; i < update_.group_ends[g]; ++i, ++k) {
+        const Entry& entry = update_.entries[i];
+        CheckBound(entry);
+        const auto copied = [&](const Copy& copy) { return copy.entry == i; };
+        if (std::any_of(copies_.begin(), copies_.end(), copied)) continue;
+        PyArrayObject* grad = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(grads, k));
+        const Group& group = update_.groups[g];
+        const void* data = entry.typenum == NPY_FLOAT32 ? static_cast<const void*>(group.f32.tensors[entry.tensor].grad)
+                                                        : group.f64.tensors[entry.tensor].grad;
+        if (PyArray_DATA(grad) == data && PyArray_TYPE(grad) == entry.typenum && HasShape(grad, entry.shape)) continue;
+        Raise(PyExc_ValueError, "%s was resized during the step; expected an array that stays as it is",
+              entry.grad_name.c_str());
+      }
+    }
+  }
 
  private:
   // `object` and what it holds as tuples; itself if it is that already.
@@ -248,14 +350,15 @@ class Grads {
 
   void Set(Group& group, size_t i, PyObject* object) {
     const Entry& entry = update_.entries[i];
+    CheckBound(entry);
     Check(i, object);
     Ref grad = Readable(object);
-    if (IsFloat32(entry.parameter)) {
+    if (entry.typenum == NPY_FLOAT32) {
       group.f32.tensors[entry.tensor].grad = Data<float>(grad);
     } else {
       group.f64.tensors[entry.tensor].grad = Data<double>(grad);
     }
-    if (grad.get() != object) copies_.push_back(std::move(grad));
+    if (grad.get() != object) copies_.push_back({std::move(grad), i});
   }
 
   void Check(size_t i, PyObject* object) const {
@@ -274,9 +377,6 @@ class Grads {
     if (!SameShape(grad, parameter)) {
       Raise(PyExc_ValueError, "%s has shape %s; expected its parameter's, %s", name, ShapeText(grad).c_str(),
             ShapeText(parameter).c_str());
-    }
-    if (!PyArray_ISWRITEABLE(parameter)) {
-      Raise(PyExc_ValueError, "%s is read-only; it is updated in place", entry.name.c_str());
     }
     CheckApart(i, grad);
   }
@@ -299,13 +399,18 @@ class Grads {
     }
   }
 
+  struct Copy {
+    Ref array;
+    size_t entry;
+  };
+
   Update& update_;
   Ref arrays_;
-  std::vector<Ref> copies_;
+  std::vector<Copy> copies_;
 };
 
 // Reads what the step does to each group: (lr, weight_decay, l1, decay).
-void SetTerms(Update& update, PyObject* object, double scale) {
+void SetTerms(Update& update, PyObject* object) {
   if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != static_cast<Py_ssize_t>(update.groups.size())) {
     Raise(PyExc_ValueError, "terms must be a tuple of %zu, one entry for each group", update.groups.size());
   }
@@ -316,7 +421,6 @@ void SetTerms(Update& update, PyObject* object, double scale) {
     }
     Group& group = update.groups[g];
     group.lr = AsDouble(PyTuple_GET_ITEM(terms, 0), "lr");
-    group.shared.scale = scale;
     group.shared.weight_decay = AsDouble(PyTuple_GET_ITEM(terms, 1), "weight_decay");
     group.shared.l1 = AsDouble(PyTuple_GET_ITEM(terms, 2), "l1");
     group.shared.decay = AsDouble(PyTuple_GET_ITEM(terms, 3), "decay");
@@ -342,8 +446,9 @@ PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     for (size_t i = 0; i < row.num_numbers; ++i) {
       numbers[i] = AsDouble(PyTuple_GET_ITEM(args[3], static_cast<Py_ssize_t>(i)), "numbers");
     }
-    const Grads grads(update, args[0]);
     double scale = AsDouble(args[2], "scale");
+    SetTerms(update, args[1]);
+    const Grads grads(update, args[0]);
     if (args[5] != Py_None) {
       double norm = 0.0;
       {
@@ -357,8 +462,9 @@ PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
       const Ref factor = Ref::Check(PyObject_Vectorcall(args[5], given, 2, nullptr));
       if (factor.get() == Py_None) return Ref::Borrow(Py_None);
       scale *= AsDouble(factor.get(), "clip");
+      grads.CheckUnmoved();
     }
-    SetTerms(update, args[1], scale);
+    for (Group& group : update.groups) group.shared.scale = scale;
     {
       const ReleaseGil release(update.work);
       for (const Group& group : update.groups) {

@@ -28,8 +28,10 @@ and so every parameter NaN; one infinity makes the norm infinite, so that this e
 gradient of the others 0: what PyTorch's `clip_grad_norm_` does. PyTorch multiplies by max_norm / (n +
 1e-6), we by max_norm / n: the norm behind it is max_norm itself.
 
-A step that is refused (a gradient of another shape or dtype than its parameter) or interrupted changes nothing; one
-while another thread is in a step of the same optimizer is a RuntimeError. Hyper-parameters read as attributes; `lr` and
+A step that is refused (a gradient of another shape or dtype than its parameter; a parameter that was resized since it
+was given) or interrupted changes nothing; one while another thread is in a step of the same optimizer is a
+RuntimeError. After a fork the child can use every optimizer; if another thread was in a step of one at that moment, the
+child has its arrays as they were then, some of them updated and some not. Hyper-parameters read as attributes; `lr` and
 `weight_decay` may be set between steps, `schedules` says to what, and so may a group's lr, weight_decay and l1.
 
 Results are the same bits on any number of threads and on every SIMD target with fused multiply-add.

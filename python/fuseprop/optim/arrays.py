@@ -44,7 +44,7 @@ def describe(value: object) -> str:
 class Structure:
     """How the arrays of `params` are arranged; finds the gradients in an equal arrangement."""
 
-    __slots__ = ("_model", "arrays", "keys", "names", "places")
+    __slots__ = ("_model", "_shapes", "arrays", "keys", "names", "places")
 
     def __init__(self, params: Arrays, name: str) -> None:
         self._model: Model | None = None
@@ -68,6 +68,7 @@ class Structure:
         self.names = [name + place for place in self.places]
         for array, array_name in zip(self.arrays, self.names, strict=True):
             _check_parameter(array, array_name)
+        self._shapes = [array.shape for array in self.arrays]
 
     def gradients(self) -> tuple[FloatArray, ...] | None:
         """Return the gradients that a model keeps for these parameters, or None if they are no model's."""
@@ -95,6 +96,13 @@ class Structure:
                 return [grads[key] for key in keys]
             expected = f"a dict with the keys {keys}, as params is"
         raise ValueError(f"{name} is {describe(grads)}; expected {expected}")
+
+    def check_bound(self) -> None:
+        """Check that the parameters are what they were, as the core does it at a step."""
+        for array, shape, name in zip(self.arrays, self._shapes, self.names, strict=True):
+            if array.shape != shape:
+                raise ValueError(f"{name} has got shape {array.shape}; expected {shape}, as it was bound")
+            _check_parameter(array, name)
 
     def check(self, grads: Sequence[FloatArray], name: str) -> None:
         """Check each gradient against its parameter, as the core does it at a step."""

@@ -336,7 +336,8 @@ class Optimizer:
             If `grads` is None and the parameters are not a model's, or a gradient has another dtype.
         ValueError
             If the arrangement or a shape differs, or a gradient shares memory with a parameter without being this
-            parameter itself.
+            parameter itself; or if a parameter is no longer what it was when it was bound, in memory, dtype or shape
+            (as behind `resize(refcheck=False)`), or is read-only now.
         FloatingPointError
             If a gradient is NaN or infinite, with `nonfinite="raise"`; the message names the first one.
         RuntimeError
