@@ -1372,3 +1372,52 @@ def test_lbfgs_of_a_parameter_that_is_resized() -> None:
     with pytest.raises(ValueError, match=re.escape("params[0] has got shape (4,); expected (8,)")):
         fp.optim.lbfgs([p, q], value_and_grad)
     assert (q == 1).all()
+
+
+# --- gradients that are given twice -------------------------------------------------------------------------
+
+
+@each_dtype
+def test_clip_grad_norm_counts_no_entry_twice(dtype: Any) -> None:
+    memory = np.arange(1.0, 25.0).astype(dtype)
+    square = memory[:16].reshape(4, 4)
+    other = np.ones(3, dtype)
+    for grads, message in (
+        ([other, memory, memory], "grads[1] and grads[2] share memory; expected each gradient once"),
+        ([memory[10:], other, memory[:11]], "grads[0] and grads[2] share memory"),
+        ({"a": memory, "b": other, "c": memory[::-1]}, "grads[0] and grads[2] share memory"),
+        ([memory[::2], memory[4::3]], "grads[0] and grads[1] share memory"),
+        ([square[:, :3], square[:, 2:]], "grads[0] and grads[1] share memory"),
+        ([square.T, other, square[1]], "grads[0] and grads[2] share memory"),
+        ([square[:, 1], square[2]], "grads[0] and grads[1] share memory"),
+    ):
+        kept = memory.copy()
+        with pytest.raises(ValueError, match=re.escape(message)):
+            fp.optim.clip_grad_norm(grads, 1.0)
+        assert_same_bits(memory, kept)
+    for grads in (
+        [memory[:10], memory[10:], memory[3:3], memory[5:5]],
+        [memory[::2], memory[1::2]],
+        [square[:, :2], square[:, 2:], memory[16:]],
+        [square[::-1, 0], square[:, 1], square[:, 2:], memory[16:]],
+        [*square.T, memory[16:]],
+    ):
+        memory[...] = np.arange(1.0, 25.0)
+        assert fp.optim.clip_grad_norm(grads, 7.0) == pytest.approx(70.0)
+        np.testing.assert_allclose(memory, np.arange(1.0, 25.0) / 10, rtol=1e-6)
+
+
+def test_clip_grad_norm_of_a_model_s_gradients_and_their_views() -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(3, 4), fp.nn.Dense(4, 2)], rng=0)
+    model.flat_gradients[...] = 1.0
+    with pytest.raises(ValueError, match=r"grads\[0\] and grads\[2\] share memory"):
+        fp.optim.clip_grad_norm([model.flat_gradients, np.ones(2), model.gradients()["1.bias"]], 1.0)
+    assert fp.optim.clip_grad_norm(model.gradients(), 1.0) == pytest.approx(26**0.5)
+
+
+def test_clipping_entries_twice_is_clipping_them_once() -> None:
+    memory = np.linspace(-3, 3, 7)
+    fp.optim.clip_grad_value([memory, memory[2:], memory], 2.0)
+    np.testing.assert_array_equal(memory, [-2, -2, -1, 0, 1, 2, 2])
+    fp.optim.clip_weights([memory, memory], 1.0)
+    np.testing.assert_array_equal(memory, [-1, -1, -1, 0, 1, 1, 1])

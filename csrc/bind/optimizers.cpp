@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "bind/formula.h"
@@ -505,10 +506,46 @@ void AddGrad(TensorList<T>& list, const Ref& grad) {
   list.tensors.push_back(tensor);
 }
 
-// global_norm(arrays, /)
+// Whether the elements of two arrays cannot meet because they lie at other places of one period, as columns of a matrix
+// do. For many of those NumPy's answer would take long.
+bool Interleaved(PyArrayObject* a, PyArrayObject* b) {
+  npy_intp period = 0;
+  for (PyArrayObject* array : {a, b}) {
+    for (int i = 0; i < PyArray_NDIM(array); ++i) period = std::gcd(period, PyArray_STRIDE(array, i));
+  }
+  if (period == 0) return false;
+  const npy_intp distance = (PyArray_BYTES(b) - PyArray_BYTES(a)) % period;
+  const npy_intp behind = distance < 0 ? distance + period : distance;
+  return behind >= PyArray_ITEMSIZE(a) && behind + PyArray_ITEMSIZE(b) <= period;
+}
+
+// An array that is given twice would count twice, and be scaled twice.
+void CheckGivenOnce(PyObject* arrays) {
+  struct Piece {
+    std::pair<const char*, const char*> extent;
+    Py_ssize_t index;
+  };
+  std::vector<Piece> pieces;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arrays); ++i) {
+    auto* array = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(arrays, i));
+    if (PyArray_SIZE(array) != 0) pieces.push_back({Extent(array), i});
+  }
+  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.extent < b.extent; });
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    for (size_t j = i + 1; j < pieces.size() && pieces[j].extent.first < pieces[i].extent.second; ++j) {
+      const auto [first, second] = std::minmax(pieces[i].index, pieces[j].index);
+      auto* a = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(arrays, first));
+      auto* b = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(arrays, second));
+      if (Interleaved(a, b) || !Overlap(a, b)) continue;
+      Raise(PyExc_ValueError, "grads[%zd] and grads[%zd] share memory; expected each gradient once", first, second);
+    }
+  }
+}
+
+// global_norm(grads, /)
 PyObject* Norm(PyObject*, PyObject* object) {
   return Guard([&] {
-    const Ref arrays = Tuple(object, "arrays must be a sequence");
+    const Ref arrays = Tuple(object, "grads must be a sequence");
     TensorList<float> f32;
     TensorList<double> f64;
     std::vector<Ref> readable;
@@ -517,7 +554,7 @@ PyObject* Norm(PyObject*, PyObject* object) {
       auto* array = reinterpret_cast<PyArrayObject*>(item);
       if (!PyArray_Check(item) || !PyArray_ISNOTSWAPPED(array) ||
           (PyArray_TYPE(array) != NPY_FLOAT32 && PyArray_TYPE(array) != NPY_FLOAT64)) {
-        Raise(PyExc_TypeError, "arrays[%zd] must be a NumPy array of float32 or float64, found %s", i,
+        Raise(PyExc_TypeError, "grads[%zd] must be a NumPy array of float32 or float64, found %s", i,
               Py_TYPE(item)->tp_name);
       }
       readable.push_back(Readable(item));
@@ -527,6 +564,7 @@ PyObject* Norm(PyObject*, PyObject* object) {
         AddGrad(f64, readable.back());
       }
     }
+    CheckGivenOnce(arrays.get());
     f32.CutIntoBlocks();
     f64.CutIntoBlocks();
     double norm = 0.0;
