@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import pickle
 import re
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -1421,3 +1423,147 @@ def test_clipping_entries_twice_is_clipping_them_once() -> None:
     np.testing.assert_array_equal(memory, [-2, -2, -1, 0, 1, 2, 2])
     fp.optim.clip_weights([memory, memory], 1.0)
     np.testing.assert_array_equal(memory, [-1, -1, -1, 0, 1, 1, 1])
+
+
+# --- copies -------------------------------------------------------------------------------------------------
+
+
+def pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+def pickled_out_of_band(value: Any) -> Any:
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytearray(buffer) for buffer in buffers])
+
+
+each_copy = pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled, pickled_out_of_band])
+
+
+@each_copy
+@pytest.mark.parametrize(("spec", "options"), OWN_CASES)
+def test_a_copy_of_arrays_and_optimizer_goes_on_exactly(
+    spec: Spec, options: dict[str, Any], duplicate: Callable[[Any], Any]
+) -> None:
+    rng = seeded("copies", spec.name)
+    params = {"a": rng.standard_normal((3, 5)), "b": rng.standard_normal(7).astype(np.float32)}
+    steps = [{name: rng.standard_normal(p.shape).astype(p.dtype) for name, p in params.items()} for _ in range(4)]
+    optimizer = spec.cls(params, **options, l1=1e-3, max_norm=3.0, nonfinite="skip")
+    optimizer.step(steps[0])
+    optimizer.step(dict.fromkeys(params, np.full(7, np.nan, np.float32)) | {"a": np.full((3, 5), np.nan)})
+    optimizer.step(steps[1])
+    optimizer.lr *= 0.5
+    again, twin = duplicate((params, optimizer))
+    assert type(twin) is type(optimizer)
+    assert repr(twin) == repr(optimizer)
+    assert (twin.steps, twin.skipped) == (2, 1)
+    np.testing.assert_equal(twin.state_dict(), optimizer.state_dict())
+    assert all(found is p for found, p in zip(twin.groups[0].params, again.values(), strict=True))
+    kept = {name: p.copy() for name, p in params.items()}
+    for grads in steps[2:]:
+        twin.step(grads)
+    assert_same_bits(params, kept)  # the twin's are its own
+    for grads in steps[2:]:
+        optimizer.step(grads)
+    assert_same_bits(dict(again), params)
+    np.testing.assert_equal(twin.state_dict(), optimizer.state_dict())
+    duplicate(twin).step(steps[0])  # the copy of a copy
+
+
+@each_copy
+@each_optimizer
+def test_a_copy_of_model_and_optimizer_trains_on(spec: Spec, duplicate: Callable[[Any], Any]) -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(4, 8), fp.nn.BatchNorm(8), fp.nn.Dense(8, 3)], rng=0)
+    optimizer = spec.cls(model)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((16, 4)).astype(np.float32), rng.integers(0, 3, 16)
+    model.train_step(x, y, "softmax_cross_entropy", optimizer)
+    for order in (1, -1):
+        both = duplicate([model, optimizer][::order])[::order]
+        assert both[1].groups[0].params[0] is both[0].flat_parameters
+        expected = copy.deepcopy(model)
+        saved = spec.cls(expected)
+        saved.load_state_dict(optimizer.state_dict())
+        for m, o in (both, (expected, saved)):
+            for _ in range(3):
+                m.train_step(x, y, "softmax_cross_entropy", o)
+        assert_same_bits(both[0].state_dict(), expected.state_dict())
+
+
+@each_copy
+def test_copies_of_groups(duplicate: Callable[[Any], Any]) -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(4, 3)], rng=0)
+    arrays = [np.ones(3), np.ones(2)]
+    optimizer = fp.optim.AdamW(
+        [{"params": model, "lr": 0.5, "l1": 0.1}, {"params": arrays, "weight_decay": 0.25}, {"params": np.ones(1)}],
+        lr=0.125,
+    )
+    optimizer.groups[2].l1 = 0.75
+    grads = [np.ones(15, np.float32), [np.ones(3), np.ones(2)], np.ones(1)]
+    optimizer.step(grads)
+    model_again, arrays_again, twin = duplicate((model, arrays, optimizer))
+    assert [repr(group) for group in twin.groups] == [repr(group) for group in optimizer.groups]
+    assert twin.groups[0].params[0] is model_again.flat_parameters
+    assert all(found is p for found, p in zip(twin.groups[1].params, arrays_again, strict=True))
+    twin.lr = optimizer.lr = 1.0
+    assert [group.lr for group in twin.groups] == [0.5, 1.0, 1.0]
+    twin.step(grads)
+    optimizer.step(grads)
+    assert_same_bits(model_again.flat_parameters, model.flat_parameters)
+    assert_same_bits(tuple(arrays_again), tuple(arrays))
+
+
+@each_copy
+def test_a_copy_of_an_optimizer_alone_has_arrays_of_its_own(duplicate: Callable[[Any], Any]) -> None:
+    p = np.ones(3)
+    optimizer = fp.optim.SGD(p, lr=1.0)
+    twin = duplicate(optimizer)
+    twin.step(np.ones(3))
+    assert (p == 1).all()
+    assert (twin.groups[0].params[0] == 0).all()
+
+
+def test_a_shallow_copy_is_another_optimizer_for_the_same_arrays() -> None:
+    p = np.ones(3)
+    optimizer = fp.optim.SGD(p, lr=1.0, momentum=0.5)
+    optimizer.step(np.ones(3))
+    twin = copy.copy(optimizer)
+    twin.step(np.ones(3))
+    assert (p == -1.5).all()
+    assert (optimizer.steps, twin.steps) == (1, 2)
+
+
+@each_copy
+def test_copies_that_would_be_bound_to_something_else_are_refused(duplicate: Callable[[Any], Any]) -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(4, 3)], rng=0)
+    memory = np.ones(9)
+    for params, message in (
+        (model.flat_parameters, "params is a view of a model's parameters, .* for the model itself, or keep its state"),
+        (model.parameters(), r"params\['0.weight'\] is a view of a model's parameters"),
+        ([np.ones(2), memory[:4]], r"params\[1\] is a view of another array, .*\.copy\(\)\), or keep its state_dict"),
+        ([{"params": [memory.reshape(3, 3)]}], r"params\[0\]\['params'\]\[0\] is a view of another array"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            duplicate(fp.optim.Adam(params))  # type: ignore[arg-type]  # of several kinds
+    optimizer = fp.optim.Adam(memory)
+    memory.resize(4, refcheck=False)
+    with pytest.raises(ValueError, match=re.escape("params has got shape (4,); expected (9,)")):
+        duplicate(optimizer)
+
+
+class Named(fp.optim.SGD):
+    """A subclass with an attribute of its own."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.name = "new"
+
+
+@each_copy
+def test_copies_of_a_user_s_subclass(duplicate: Callable[[Any], Any]) -> None:
+    optimizer = Named(np.ones(3), momentum=0.5)
+    optimizer.name = "mine"
+    optimizer.step(np.ones(3))
+    twin = duplicate(optimizer)
+    assert (type(twin), twin.name, twin.momentum, twin.steps) == (Named, "mine", 0.5, 1)

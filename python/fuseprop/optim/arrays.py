@@ -104,6 +104,26 @@ class Structure:
                 raise ValueError(f"{name} has got shape {array.shape}; expected {shape}, as it was bound")
             _check_parameter(array, name)
 
+    def for_copy(self) -> Arrays:
+        """Return what it was made of, if a copy of that is the same again: arrays of their own memory, or a model."""
+        if self._model is not None:
+            return self._model
+        self.check_bound()
+        for array, name in zip(self.arrays, self.names, strict=True):
+            if gradient_of(array) is not None:
+                raise TypeError(
+                    f"{name} is a view of a model's parameters, which its copy would not be: make the optimizer for "
+                    "the model itself, or keep its state_dict()"
+                )
+            if _is_part(array):
+                raise TypeError(
+                    f"{name} is a view of another array, which its copy would not be: make the optimizer for arrays of "
+                    "their own memory (.copy()), or keep its state_dict()"
+                )
+        if self.keys is None:
+            return self.arrays[0]
+        return list(self.arrays) if isinstance(self.keys, int) else dict(zip(self.keys, self.arrays, strict=True))
+
     def check(self, grads: Sequence[FloatArray], name: str) -> None:
         """Check each gradient against its parameter, as the core does it at a step."""
         for parameter, place, grad in zip(self.arrays, self.places, grads, strict=True):
@@ -117,6 +137,14 @@ class Structure:
                 )
             if grad.shape != parameter.shape:
                 raise ValueError(f"{grad_name} has shape {grad.shape}; expected its parameter's, {parameter.shape}")
+
+
+def _is_part(array: FloatArray) -> bool:
+    """Whether its memory is another array's; memory that is no array's, of bytes or a file, it may have for itself."""
+    owner: Any = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return owner is not array and bool(owner.flags.owndata)
 
 
 def _check_parameter(array: object, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
 
 import numpy as np
@@ -424,6 +424,17 @@ class Optimizer:
             ],
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Bound to what it was bound to: the copies of the arrays, or of the model, that are made along with it.
+        own = getattr(self, "__dict__", None) or None  # of a user's subclass
+        return _rebuild, (type(self), self._given(), self._parameters, self.state_dict(), self._skipped), own
+
+    def _given(self) -> Any:
+        """Return `params` as the constructor took it; TypeError if copies of it would be bound to something else."""
+        if self._only is not None:
+            return self._only._structure.for_copy()
+        return [{"params": group._structure.for_copy()} for group in self.groups]
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned: step count, learning rates, penalties, state arrays.
 
@@ -481,6 +492,16 @@ class Optimizer:
             self._lr, self._weight_decay, self._updater.steps = lr, weight_decay, steps
 
         self._updater.alone(take_over)
+
+
+def _rebuild(
+    cls: type[Optimizer], params: Any, options: Mapping[str, Any], state: Mapping[str, Any], skipped: int
+) -> Optimizer:
+    make: Callable[..., Optimizer] = cls  # whose options are its own
+    optimizer = make(params, **options)
+    optimizer.load_state_dict(state)
+    optimizer._skipped = skipped
+    return optimizer
 
 
 def _is_groups(params: object) -> bool:
