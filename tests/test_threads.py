@@ -311,6 +311,61 @@ def test_the_gil_is_released() -> None:
     assert progress == 100
 
 
+#: Work that takes minutes, of sizes of every day.
+LONG_LOOPS = {
+    "fit": "model.fit(x, y, loss=loss, epochs=10_000, progress=False)",
+    "fit in large batches": "model.fit(x, y, loss=loss, epochs=10_000, batch_size=50_000, progress=False)",
+    "fit with validation data": (
+        "model.fit(x, y, loss=loss, epochs=10_000, batch_size=4096, progress=False, validation_data=(x, y))"
+    ),
+    "predict": "model.predict(np.broadcast_to(x[:1], (10**7, 64)), batch_size=16)",
+    "lbfgs": (
+        "fp.optim.lbfgs(model, lambda: step(fp.optim.SGD(model, lr=0.0)), max_iter=10**6, max_evaluations=10**6, "
+        "tolerance_grad=0.0, tolerance_change=0.0)"
+    ),
+    "steps": "optimizer = fp.optim.Adam(model)\nwhile True: step(optimizer)",
+    "estimator": "fp.sklearn.MLPClassifier((256,), max_iter=10**6, tol=0.0, n_iter_no_change=10**6).fit(x, y)",
+    "estimator, lbfgs": "fp.sklearn.MLPClassifier((256,), solver='lbfgs', max_iter=10**6, tol=0.0).fit(x, y)",
+}
+
+
+@pytest.mark.skipif(SANITIZER != "", reason="measures time")
+@pytest.mark.parametrize("loop", LONG_LOOPS.values(), ids=list(LONG_LOOPS))
+def test_ctrl_c_ends_a_loop_within_a_second(loop: str) -> None:
+    if "lbfgs" in loop or "sklearn" in loop:
+        pytest.importorskip("sklearn")  # which needs scipy
+    script = """
+import os, signal, threading, time, warnings
+import numpy as np, fuseprop as fp
+
+warnings.simplefilter("ignore")  # of an estimator whose training was interrupted
+rng = np.random.default_rng(0)
+x = rng.standard_normal((50_000, 64)).astype(np.float32)
+y = rng.integers(0, 10, 50_000)
+model = fp.nn.Sequential([fp.nn.Dense(64, 256, activation="relu"), fp.nn.Dense(256, 10)], rng=0)
+loss = fp.losses.SoftmaxCrossEntropy()
+
+def step(optimizer):
+    return model.train_step(x, y, loss, optimizer)
+
+def interrupt():
+    global begin
+    begin = time.monotonic()
+    os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+begin = None
+timer = threading.Timer(1.0, interrupt)
+timer.start()
+try:
+    LOOP
+except KeyboardInterrupt:
+    pass
+print(-1 if begin is None else time.monotonic() - begin)
+""".replace("LOOP", loop.replace("\n", "\n    "))
+    assert 0 <= float(check_output(script)) < 1
+
+
 #: Prints the affinity masks of the threads that are neither the main one nor one of Python's.
 WORKERS = """
 import os, threading, time
