@@ -231,8 +231,10 @@ void Dealloc(PyObject* self) {
 }
 
 bool HasShape(PyArrayObject* array, const std::vector<npy_intp>& shape) {
-  return PyArray_NDIM(array) == static_cast<int>(shape.size()) &&
-         std::equal(shape.begin(), shape.end(), PyArray_DIMS(array));
+  const size_t ndim = shape.size();
+  bool same = static_cast<size_t>(PyArray_NDIM(array)) == ndim;
+  for (size_t i = 0; same && i < ndim; ++i) same = PyArray_DIM(array, static_cast<int>(i)) == shape[i];
+  return same;
 }
 
 // Says how a parameter is not what it was when it was bound.
@@ -261,10 +263,9 @@ bool HasShape(PyArrayObject* array, const std::vector<npy_intp>& shape) {
 
 void CheckBound(const Entry& entry) {
   PyArrayObject* array = entry.parameter.array();
-  if (PyArray_DATA(array) != entry.data || PyArray_TYPE(array) != entry.typenum || !PyArray_ISCARRAY(array) ||
-      !HasShape(array, entry.shape)) {
-    RaiseChanged(entry);
-  }
+  const bool same = PyArray_DATA(array) == entry.data && PyArray_TYPE(array) == entry.typenum &&
+                    PyArray_CHKFLAGS(array, NPY_ARRAY_CARRAY) && HasShape(array, entry.shape);
+  if (!same || !PyArray_ISNOTSWAPPED(array)) RaiseChanged(entry);
 }
 
 void CheckOwners(const Update& update) {
@@ -375,7 +376,7 @@ class Grads {
       Raise(PyExc_TypeError, "%s has dtype %s; expected its parameter's, %s: cast it with .astype(np.%s)", name,
             DtypeName(grad).c_str(), expected.c_str(), expected.c_str());
     }
-    if (!SameShape(grad, parameter)) {
+    if (!HasShape(grad, entry.shape)) {
       Raise(PyExc_ValueError, "%s has shape %s; expected its parameter's, %s", name, ShapeText(grad).c_str(),
             ShapeText(parameter).c_str());
     }

@@ -36,9 +36,10 @@ child has its arrays as they were then, some of them updated and some not. Hyper
 
 `copy.deepcopy` and `pickle` make an optimizer for the copies of its arrays, or of its model, that are made along with
 it: `copy.deepcopy((model, optimizer))` is a model and its optimizer; of an optimizer alone, the copy has arrays or a
-model of its own (`optimizer.groups` has them). `copy.copy` is another optimizer for the same arrays. An optimizer for
-views, whose copies would be views of nothing, is a TypeError: its `state_dict()` can be kept, and given to one that is
-made for the other arrays.
+model of its own (`optimizer.groups` has them). joblib keeps a model and its optimizer together, but not arrays and
+theirs, of which it makes two copies. `copy.copy` is another optimizer for the same arrays. An optimizer for views,
+whose copies would be views of nothing, is a TypeError: its `state_dict()` can be kept, and given to one that is made
+for the other arrays.
 
 Results are the same bits on any number of threads and on every SIMD target with fused multiply-add.
 """
