@@ -10,6 +10,7 @@
 
 #include "bind/activations.h"
 #include "bind/register.h"
+#include "threads/fork.h"
 
 namespace fuseprop {
 namespace bind {
@@ -26,8 +27,9 @@ struct Stack {
   npy_intp in = 0, out = 0;
   npy_intp rows = -1;
   Ref x;  // of the last forward pass
+  const void* x_data = nullptr;
   size_t x_stride = 0;
-  bool running = false;
+  BusyFlag running;
 
   bool HasFirstDx() const { return f32.empty() ? f64[0].dx != nullptr : f32[0].dx != nullptr; }
   template <class T>
@@ -50,10 +52,9 @@ Stack& Self(PyObject* self) { return *reinterpret_cast<DenseStack*>(self)->stack
 class Running {
  public:
   explicit Running(Stack& stack) : stack_(stack) {
-    if (stack.running) Raise(PyExc_RuntimeError, "these layers are running in another thread");
-    stack.running = true;
+    if (!stack.running.Set()) Raise(PyExc_RuntimeError, "these layers are running in another thread");
   }
-  ~Running() { stack_.running = false; }
+  ~Running() { stack_.running.Clear(); }
   Running(const Running&) = delete;
   Running& operator=(const Running&) = delete;
 
@@ -275,6 +276,7 @@ PyObject* Forward(PyObject* self, PyObject* object) {
       if (begin < high && low < end) Raise(PyExc_ValueError, "x overlaps the layers' buffers in memory; give a copy");
     }
     stack.x = std::move(rows);
+    stack.x_data = PyArray_DATA(stack.x.array());
     stack.x_stride = x_stride;
     stack.typenum == NPY_FLOAT32 ? RunForward<float>(stack) : RunForward<double>(stack);
     return Ref::Borrow(stack.buffers.back().get());
@@ -287,6 +289,20 @@ void RunBackward(Stack& stack, const Ref& dy, bool accumulate, bool want_dx) {
   const auto rows = static_cast<size_t>(stack.rows);
   const ReleaseGil release(2 * Work<T>(stack));
   DenseBackward(layers.data(), layers.size(), Data<T>(stack.x), stack.x_stride, rows, Data<T>(dy), accumulate, want_dx);
+}
+
+// The x of the forward pass may be the caller's own array, which was resized since.
+void CheckX(const Stack& stack) {
+  PyArrayObject* x = stack.x.array();
+  const npy_intp shape[2] = {stack.rows, stack.in};
+  if (PyArray_DATA(x) == stack.x_data && PyArray_TYPE(x) == stack.typenum && PyArray_NDIM(x) == 2 &&
+      PyArray_CompareLists(PyArray_DIMS(x), shape, 2)) {
+    return;
+  }
+  Raise(PyExc_ValueError,
+        "x of the forward pass has been changed in place: it has shape %s and dtype %s; expected shape %s and the "
+        "memory of then",
+        ShapeText(x).c_str(), DtypeName(x).c_str(), ShapeText(2, shape).c_str());
 }
 
 // backward(dy, accumulate, want_dx, /) -> dx of the first layer, the array that was bound, or None. dy is overwritten.
@@ -305,6 +321,7 @@ PyObject* Backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     const bool accumulate = AsBool(args[1], "accumulate");
     const bool want_dx = AsBool(args[2], "want_dx");
     if (want_dx && !stack.HasFirstDx()) Raise(PyExc_RuntimeError, "no dx is bound for the first layer");
+    CheckX(stack);
     stack.typenum == NPY_FLOAT32 ? RunBackward<float>(stack, dy, accumulate, want_dx)
                                  : RunBackward<double>(stack, dy, accumulate, want_dx);
     return Ref::Borrow(want_dx ? stack.buffers.front().get() : Py_None);

@@ -71,6 +71,8 @@ void Forward(const Rows& x, const Ref& weight, const Ref& bias, double eps, doub
   args.mean = mean;
   args.var = var;
   args.y = y;
+  // There may be more empty rows than a loop ever gets through. The statistics of a layer's are as many as they are.
+  if (x.n == 0 && (training || (mean == nullptr && var == nullptr))) return;
   const ReleaseGil release(x.size());
   if (training) {
     BatchNorm(args, *training);
@@ -169,6 +171,7 @@ void RunBackward(const Kernel& kernel, const Rows& x, const Rows& dy, const Ref&
   args.dweight = DataOrNull<T>(outputs[1]);
   args.dbias = DataOrNull<T>(outputs[2]);
   args.accumulate = accumulate;
+  if (x.n == 0) return;  // as in Forward; all outputs are empty
   const ReleaseGil release(x.size());
   kernel(args);
 }

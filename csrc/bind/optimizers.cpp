@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "bind/formula.h"
 #include "bind/register.h"
+#include "threads/fork.h"
 
 namespace fuseprop {
 namespace bind {
@@ -21,9 +23,13 @@ struct Group {
   SharedTerms shared;
 };
 
-// A parameter with its states, kept alive, and what messages call it and its gradient.
+// A parameter with its states, kept alive, and what messages call it and its gradient. The array is the caller's, who
+// may resize it or set its dtype or shape between two steps: what it was when it was bound is compared at each.
 struct Entry {
   Ref parameter;
+  const void* data;
+  int typenum;
+  std::vector<npy_intp> shape;
   std::vector<Ref> states;
   std::string name;
   std::string grad_name;
@@ -37,17 +43,26 @@ struct Span {
   size_t entry;
 };
 
+// An array that owns the memory of parameters that are views of it.
+struct Owner {
+  Ref array;
+  const void* data;
+  npy_intp bytes;
+  size_t entry;  // the first such parameter
+};
+
 struct Update {
   size_t row = 0;
   std::vector<Group> groups;
   std::vector<size_t> group_ends;  // each group's last entry + 1
   std::vector<Entry> entries;      // of all groups, one behind the other
   std::vector<Span> spans;         // by address
-  size_t work = 0;                 // for ReleaseGil
+  std::vector<Owner> owners;
+  size_t work = 0;  // for ReleaseGil
   int64_t steps = 0;
-  // A step is running, or the state is being read or set. Without the GIL another thread may come here, and so may
-  // Python code that is called in the middle.
-  bool running = false;
+  // Set while a step is running, or the state is being read or set. Without the GIL another thread may come here, and
+  // so may Python code that is called in the middle.
+  BusyFlag running;
 };
 
 struct Updater {
@@ -59,14 +74,12 @@ Update& Self(PyObject* self) { return *reinterpret_cast<Updater*>(self)->update;
 class Running {
  public:
   explicit Running(Update& update) : update_(update) {
-    if (update.running) {
-      Raise(PyExc_RuntimeError,
-            "a step of this optimizer is running, or its state is being read or set, in another thread or around "
-            "this call");
-    }
-    update.running = true;
+    if (update.running.Set()) return;
+    Raise(PyExc_RuntimeError,
+          "a step of this optimizer is running, or its state is being read or set, in another thread or around "
+          "this call");
   }
-  ~Running() { update_.running = false; }
+  ~Running() { update_.running.Clear(); }
   Running(const Running&) = delete;
   Running& operator=(const Running&) = delete;
 
@@ -137,6 +150,10 @@ Entry MakeEntry(PyObject* object, const UpdateRow& row) {
   PyObject* parameter = PyTuple_GET_ITEM(given.get(), 0);
   CheckUpdatable(parameter, entry.name);
   entry.parameter = Ref::Borrow(parameter);
+  PyArrayObject* array = entry.parameter.array();
+  entry.data = PyArray_DATA(array);
+  entry.typenum = PyArray_TYPE(array);
+  entry.shape.assign(PyArray_DIMS(array), PyArray_DIMS(array) + PyArray_NDIM(array));
   const Ref states = Tuple(PyTuple_GET_ITEM(given.get(), 1), "the states of a parameter must be a tuple");
   const auto count = static_cast<size_t>(PyTuple_GET_SIZE(states.get()));
   if (count != row.num_states) {
@@ -151,6 +168,20 @@ Entry MakeEntry(PyObject* object, const UpdateRow& row) {
     CheckSameShape(entry.parameter, entry.name.c_str(), entry.states.back(), name.c_str());
   }
   return entry;
+}
+
+// Notes whose memory the parameter lies in, if it is not its own.
+void AddOwner(Update& update, size_t i) {
+  PyArrayObject* owner = update.entries[i].parameter.array();
+  while (PyArray_BASE(owner) != nullptr && PyArray_Check(PyArray_BASE(owner))) {
+    owner = reinterpret_cast<PyArrayObject*>(PyArray_BASE(owner));
+  }
+  auto* object = reinterpret_cast<PyObject*>(owner);
+  const auto known = [&](const Owner& other) { return other.array.get() == object; };
+  if (object == update.entries[i].parameter.get() || std::any_of(update.owners.begin(), update.owners.end(), known)) {
+    return;
+  }
+  update.owners.push_back({Ref::Borrow(object), PyArray_DATA(owner), PyArray_NBYTES(owner), i});
 }
 
 // Updater(rule, groups): each group a sequence of parameters, see MakeEntry
@@ -178,6 +209,7 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
           update.spans.push_back({begin, begin + PyArray_NBYTES(entry.parameter.array()), update.entries.size()});
         }
         update.entries.push_back(std::move(entry));
+        AddOwner(update, update.entries.size() - 1);
       }
       group.f32.CutIntoBlocks();
       group.f64.CutIntoBlocks();
@@ -198,6 +230,55 @@ void Dealloc(PyObject* self) {
   Py_DECREF(type);
 }
 
+bool HasShape(PyArrayObject* array, const std::vector<npy_intp>& shape) {
+  const size_t ndim = shape.size();
+  bool same = static_cast<size_t>(PyArray_NDIM(array)) == ndim;
+  for (size_t i = 0; same && i < ndim; ++i) same = PyArray_DIM(array, static_cast<int>(i)) == shape[i];
+  return same;
+}
+
+// Says how a parameter is not what it was when it was bound.
+[[noreturn]] void RaiseChanged(const Entry& entry) {
+  constexpr const char* kRemedy =
+      "a parameter keeps its memory, dtype and shape for the optimizer's life: make a new optimizer for the array as "
+      "it is now";
+  PyArrayObject* array = entry.parameter.array();
+  const char* name = entry.name.c_str();
+  if (PyArray_TYPE(array) != entry.typenum || !PyArray_ISNOTSWAPPED(array)) {
+    Raise(PyExc_ValueError, "%s has got dtype %s; expected %s, as it was bound: %s", name, DtypeName(array).c_str(),
+          entry.typenum == NPY_FLOAT32 ? "float32" : "float64", kRemedy);
+  }
+  if (!HasShape(array, entry.shape)) {
+    Raise(PyExc_ValueError, "%s has got shape %s; expected %s, as it was bound: %s", name, ShapeText(array).c_str(),
+          ShapeText(static_cast<int>(entry.shape.size()), entry.shape.data()).c_str(), kRemedy);
+  }
+  if (PyArray_DATA(array) != entry.data) {
+    Raise(PyExc_ValueError, "%s lies at %p in memory; expected %p, as it was bound: %s", name, PyArray_DATA(array),
+          entry.data, kRemedy);
+  }
+  if (!PyArray_ISWRITEABLE(array)) Raise(PyExc_ValueError, "%s is read-only; it is updated in place", name);
+  Raise(PyExc_ValueError, "%s is not C-contiguous any more; expected the strides that it was bound with: %s", name,
+        kRemedy);
+}
+
+void CheckBound(const Entry& entry) {
+  PyArrayObject* array = entry.parameter.array();
+  const bool same = PyArray_DATA(array) == entry.data && PyArray_TYPE(array) == entry.typenum &&
+                    PyArray_CHKFLAGS(array, NPY_ARRAY_CARRAY) && HasShape(array, entry.shape);
+  if (!same || !PyArray_ISNOTSWAPPED(array)) RaiseChanged(entry);
+}
+
+void CheckOwners(const Update& update) {
+  for (const Owner& owner : update.owners) {
+    PyArrayObject* array = owner.array.array();
+    if (PyArray_DATA(array) == owner.data && PyArray_NBYTES(array) == owner.bytes) continue;
+    Raise(PyExc_ValueError,
+          "%s is a view of an array that has been resized: %zd bytes, expected %zd where they were: make a new "
+          "optimizer for arrays that exist",
+          update.entries[owner.entry].name.c_str(), PyArray_NBYTES(array), owner.bytes);
+  }
+}
+
 // An array that a kernel can read: itself, or a copy. The copy is no subclass, whose making would run Python code.
 Ref Readable(PyObject* object) {
   constexpr int kWanted = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED;
@@ -211,6 +292,7 @@ class Grads {
  public:
   // `object` holds one sequence of arrays for each group. A list is copied: Python code may change it meanwhile.
   Grads(Update& update, PyObject* object) : update_(update), arrays_(Tuples(object)) {
+    CheckOwners(update);
     CheckCount(arrays_.get(), update.groups.size(), "groups");
     size_t i = 0;
     for (size_t g = 0; g < update.groups.size(); ++g) {
@@ -224,6 +306,28 @@ class Grads {
 
   // A tuple of them for each group.
   PyObject* arrays() const { return arrays_.get(); }
+
+  // Once more, after other code has run: that what was checked, parameters and gradients, is where it was.
+  void CheckUnmoved() const {
+    CheckOwners(update_);
+    size_t i = 0;
+    for (size_t g = 0; g < update_.groups.size(); ++g) {
+      PyObject* grads = PyTuple_GET_ITEM(arrays_.get(), static_cast<Py_ssize_t>(g));
+      for (Py_ssize_t k = 0; i < update_.group_ends[g]; ++i, ++k) {
+        const Entry& entry = update_.entries[i];
+        CheckBound(entry);
+        const auto copied = [&](const Copy& copy) { return copy.entry == i; };
+        if (std::any_of(copies_.begin(), copies_.end(), copied)) continue;
+        PyArrayObject* grad = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(grads, k));
+        const Group& group = update_.groups[g];
+        const void* data = entry.typenum == NPY_FLOAT32 ? static_cast<const void*>(group.f32.tensors[entry.tensor].grad)
+                                                        : group.f64.tensors[entry.tensor].grad;
+        if (PyArray_DATA(grad) == data && PyArray_TYPE(grad) == entry.typenum && HasShape(grad, entry.shape)) continue;
+        Raise(PyExc_ValueError, "%s was resized during the step; expected an array that stays as it is",
+              entry.grad_name.c_str());
+      }
+    }
+  }
 
  private:
   // `object` and what it holds as tuples; itself if it is that already.
@@ -248,14 +352,15 @@ class Grads {
 
   void Set(Group& group, size_t i, PyObject* object) {
     const Entry& entry = update_.entries[i];
+    CheckBound(entry);
     Check(i, object);
     Ref grad = Readable(object);
-    if (IsFloat32(entry.parameter)) {
+    if (entry.typenum == NPY_FLOAT32) {
       group.f32.tensors[entry.tensor].grad = Data<float>(grad);
     } else {
       group.f64.tensors[entry.tensor].grad = Data<double>(grad);
     }
-    if (grad.get() != object) copies_.push_back(std::move(grad));
+    if (grad.get() != object) copies_.push_back({std::move(grad), i});
   }
 
   void Check(size_t i, PyObject* object) const {
@@ -271,12 +376,9 @@ class Grads {
       Raise(PyExc_TypeError, "%s has dtype %s; expected its parameter's, %s: cast it with .astype(np.%s)", name,
             DtypeName(grad).c_str(), expected.c_str(), expected.c_str());
     }
-    if (!SameShape(grad, parameter)) {
+    if (!HasShape(grad, entry.shape)) {
       Raise(PyExc_ValueError, "%s has shape %s; expected its parameter's, %s", name, ShapeText(grad).c_str(),
             ShapeText(parameter).c_str());
-    }
-    if (!PyArray_ISWRITEABLE(parameter)) {
-      Raise(PyExc_ValueError, "%s is read-only; it is updated in place", entry.name.c_str());
     }
     CheckApart(i, grad);
   }
@@ -299,13 +401,18 @@ class Grads {
     }
   }
 
+  struct Copy {
+    Ref array;
+    size_t entry;
+  };
+
   Update& update_;
   Ref arrays_;
-  std::vector<Ref> copies_;
+  std::vector<Copy> copies_;
 };
 
 // Reads what the step does to each group: (lr, weight_decay, l1, decay).
-void SetTerms(Update& update, PyObject* object, double scale) {
+void SetTerms(Update& update, PyObject* object) {
   if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != static_cast<Py_ssize_t>(update.groups.size())) {
     Raise(PyExc_ValueError, "terms must be a tuple of %zu, one entry for each group", update.groups.size());
   }
@@ -316,7 +423,6 @@ void SetTerms(Update& update, PyObject* object, double scale) {
     }
     Group& group = update.groups[g];
     group.lr = AsDouble(PyTuple_GET_ITEM(terms, 0), "lr");
-    group.shared.scale = scale;
     group.shared.weight_decay = AsDouble(PyTuple_GET_ITEM(terms, 1), "weight_decay");
     group.shared.l1 = AsDouble(PyTuple_GET_ITEM(terms, 2), "l1");
     group.shared.decay = AsDouble(PyTuple_GET_ITEM(terms, 3), "decay");
@@ -342,8 +448,9 @@ PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     for (size_t i = 0; i < row.num_numbers; ++i) {
       numbers[i] = AsDouble(PyTuple_GET_ITEM(args[3], static_cast<Py_ssize_t>(i)), "numbers");
     }
-    const Grads grads(update, args[0]);
     double scale = AsDouble(args[2], "scale");
+    SetTerms(update, args[1]);
+    const Grads grads(update, args[0]);
     if (args[5] != Py_None) {
       double norm = 0.0;
       {
@@ -357,8 +464,9 @@ PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
       const Ref factor = Ref::Check(PyObject_Vectorcall(args[5], given, 2, nullptr));
       if (factor.get() == Py_None) return Ref::Borrow(Py_None);
       scale *= AsDouble(factor.get(), "clip");
+      grads.CheckUnmoved();
     }
-    SetTerms(update, args[1], scale);
+    for (Group& group : update.groups) group.shared.scale = scale;
     {
       const ReleaseGil release(update.work);
       for (const Group& group : update.groups) {
@@ -399,10 +507,46 @@ void AddGrad(TensorList<T>& list, const Ref& grad) {
   list.tensors.push_back(tensor);
 }
 
-// global_norm(arrays, /)
+// Whether the elements of two arrays cannot meet because they lie at other places of one period, as columns of a matrix
+// do. For many of those NumPy's answer would take long.
+bool Interleaved(PyArrayObject* a, PyArrayObject* b) {
+  npy_intp period = 0;
+  for (PyArrayObject* array : {a, b}) {
+    for (int i = 0; i < PyArray_NDIM(array); ++i) period = std::gcd(period, PyArray_STRIDE(array, i));
+  }
+  if (period == 0) return false;
+  const npy_intp distance = (PyArray_BYTES(b) - PyArray_BYTES(a)) % period;
+  const npy_intp behind = distance < 0 ? distance + period : distance;
+  return behind >= PyArray_ITEMSIZE(a) && behind + PyArray_ITEMSIZE(b) <= period;
+}
+
+// An array that is given twice would count twice, and be scaled twice.
+void CheckGivenOnce(PyObject* arrays) {
+  struct Piece {
+    std::pair<const char*, const char*> extent;
+    Py_ssize_t index;
+  };
+  std::vector<Piece> pieces;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arrays); ++i) {
+    auto* array = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(arrays, i));
+    if (PyArray_SIZE(array) != 0) pieces.push_back({Extent(array), i});
+  }
+  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.extent < b.extent; });
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    for (size_t j = i + 1; j < pieces.size() && pieces[j].extent.first < pieces[i].extent.second; ++j) {
+      const auto [first, second] = std::minmax(pieces[i].index, pieces[j].index);
+      auto* a = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(arrays, first));
+      auto* b = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(arrays, second));
+      if (Interleaved(a, b) || !Overlap(a, b)) continue;
+      Raise(PyExc_ValueError, "grads[%zd] and grads[%zd] share memory; expected each gradient once", first, second);
+    }
+  }
+}
+
+// global_norm(grads, /)
 PyObject* Norm(PyObject*, PyObject* object) {
   return Guard([&] {
-    const Ref arrays = Tuple(object, "arrays must be a sequence");
+    const Ref arrays = Tuple(object, "grads must be a sequence");
     TensorList<float> f32;
     TensorList<double> f64;
     std::vector<Ref> readable;
@@ -411,7 +555,7 @@ PyObject* Norm(PyObject*, PyObject* object) {
       auto* array = reinterpret_cast<PyArrayObject*>(item);
       if (!PyArray_Check(item) || !PyArray_ISNOTSWAPPED(array) ||
           (PyArray_TYPE(array) != NPY_FLOAT32 && PyArray_TYPE(array) != NPY_FLOAT64)) {
-        Raise(PyExc_TypeError, "arrays[%zd] must be a NumPy array of float32 or float64, found %s", i,
+        Raise(PyExc_TypeError, "grads[%zd] must be a NumPy array of float32 or float64, found %s", i,
               Py_TYPE(item)->tp_name);
       }
       readable.push_back(Readable(item));
@@ -421,6 +565,7 @@ PyObject* Norm(PyObject*, PyObject* object) {
         AddGrad(f64, readable.back());
       }
     }
+    CheckGivenOnce(arrays.get());
     f32.CutIntoBlocks();
     f64.CutIntoBlocks();
     double norm = 0.0;

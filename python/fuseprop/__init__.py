@@ -5,6 +5,9 @@ float32 and float64, the same bits on any number of threads. Needs NumPy alone.
 
 `losses`, `activations`, `ops`, `optim`, `regularizers`, `rules`, `init` and `nn` are the parts; `reference` holds the
 formulas in plain NumPy. `boosting`, `plot` and `sklearn` are imported when they are first used.
+
+Ctrl-C is seen between two calls of the core: `fit`, `predict`, `optim.lbfgs` and the estimators end within a batch, or
+an evaluation. A call that runs is finished first; how long it takes is bounded by what its arrays hold.
 """
 
 from __future__ import annotations

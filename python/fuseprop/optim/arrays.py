@@ -47,7 +47,7 @@ def describe(value: object) -> str:
 class Structure:
     """How the arrays of `params` are arranged; finds the gradients in an equal arrangement."""
 
-    __slots__ = ("_model", "arrays", "keys", "names", "places")
+    __slots__ = ("_model", "_shapes", "arrays", "keys", "names", "places")
 
     def __init__(self, params: Arrays, name: str) -> None:
         self._model: Model | None = None
@@ -71,6 +71,7 @@ class Structure:
         self.names = [name + place for place in self.places]
         for array, array_name in zip(self.arrays, self.names, strict=True):
             _check_parameter(array, array_name)
+        self._shapes = [array.shape for array in self.arrays]
 
     def gradients(self) -> tuple[FloatArray, ...] | None:
         """Return the gradients that a model keeps for these parameters, or None if they are no model's."""
@@ -99,6 +100,33 @@ class Structure:
             expected = f"a dict with the keys {keys}, as params is"
         raise ValueError(f"{name} is {describe(grads)}; expected {expected}")
 
+    def check_bound(self) -> None:
+        """Check that the parameters are what they were, as the core does it at a step."""
+        for array, shape, name in zip(self.arrays, self._shapes, self.names, strict=True):
+            if array.shape != shape:
+                raise ValueError(f"{name} has got shape {array.shape}; expected {shape}, as it was bound")
+            _check_parameter(array, name)
+
+    def for_copy(self) -> Arrays:
+        """Return what it was made of, if a copy of that is the same again: arrays of their own memory, or a model."""
+        if self._model is not None:
+            return self._model
+        self.check_bound()
+        for array, name in zip(self.arrays, self.names, strict=True):
+            if gradient_of(array) is not None:
+                raise TypeError(
+                    f"{name} is a view of a model's parameters, which its copy would not be: make the optimizer for "
+                    "the model itself, or keep its state_dict()"
+                )
+            if _is_part(array):
+                raise TypeError(
+                    f"{name} is a view of another array, which its copy would not be: make the optimizer for arrays of "
+                    "their own memory (.copy()), or keep its state_dict()"
+                )
+        if self.keys is None:
+            return self.arrays[0]
+        return list(self.arrays) if isinstance(self.keys, int) else dict(zip(self.keys, self.arrays, strict=True))
+
     def check(self, grads: Sequence[FloatArray], name: str) -> None:
         """Check each gradient against its parameter, as the core does it at a step."""
         for parameter, place, grad in zip(self.arrays, self.places, grads, strict=True):
@@ -112,6 +140,14 @@ class Structure:
                 )
             if grad.shape != parameter.shape:
                 raise ValueError(f"{grad_name} has shape {grad.shape}; expected its parameter's, {parameter.shape}")
+
+
+def _is_part(array: FloatArray) -> bool:
+    """Whether its memory is another array's; memory that is no array's, of bytes or a file, it may have for itself."""
+    owner: Any = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return owner is not array and bool(owner.flags.owndata)
 
 
 def _check_parameter(array: object, name: str) -> None:

@@ -62,7 +62,8 @@ def clip_grad_norm(grads: Arrays | Iterable[FloatArray], max_norm: float) -> flo
     Raises
     ------
     TypeError, ValueError
-        If `max_norm` is not a positive number or an array cannot be clipped in place; nothing changes.
+        If `max_norm` is not a positive number, an array cannot be clipped in place, or two share memory, whose entries
+        would count twice and be scaled twice; nothing changes.
 
     Notes
     -----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ def lbfgs(
     def objective(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         assign(x)
         found = value_and_grad()
+        structure.check_bound()
         if isinstance(found, tuple):
             if len(found) != 2:
                 raise TypeError(f"value_and_grad returned {describe(found)}; expected (value, gradients)")
@@ -108,7 +110,9 @@ def lbfgs(
     try:
         result = minimize(objective, start, method="L-BFGS-B", jac=True, options=options)
     except BaseException:
-        assign(start)
+        with suppress(ValueError):  # arrays that are not what they were have nothing to come back to
+            structure.check_bound()
+            assign(start)
         raise
     assign(result.x)
     return result

@@ -393,7 +393,8 @@ class Optimizer:
             If `grads` is None and the parameters are not a model's, or a gradient has another dtype.
         ValueError
             If the arrangement or a shape differs, or a gradient shares memory with a parameter without being this
-            parameter itself.
+            parameter itself; or if a parameter is no longer what it was when it was bound, in memory, dtype or shape
+            (as behind `resize(refcheck=False)`), or is read-only now.
         FloatingPointError
             If a gradient is NaN or infinite, with `nonfinite="raise"`; the message names the first one.
         RuntimeError
@@ -481,6 +482,17 @@ class Optimizer:
             ],
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Bound to what it was bound to: the copies of the arrays, or of the model, that are made along with it.
+        own = getattr(self, "__dict__", None) or None  # of a user's subclass
+        return _rebuild, (type(self), self._given(), self._parameters, self.state_dict(), self._skipped), own
+
+    def _given(self) -> Any:
+        """Return `params` as the constructor took it; TypeError if copies of it would be bound to something else."""
+        if self._only is not None:
+            return self._only._structure.for_copy()
+        return [{"params": group._structure.for_copy()} for group in self.groups]
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned: step count, learning rates, penalties, state arrays.
 
@@ -558,6 +570,16 @@ def _as_list(value: object, name: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
         raise TypeError(f"{name} must be a list, found {describe(value)}")
     return value
+
+
+def _rebuild(
+    cls: type[Optimizer], params: Any, options: Mapping[str, Any], state: Mapping[str, Any], skipped: int
+) -> Optimizer:
+    make: Callable[..., Optimizer] = cls  # whose options are its own
+    optimizer = make(params, **options)
+    optimizer.load_state_dict(state)
+    optimizer._skipped = skipped
+    return optimizer
 
 
 def _is_groups(params: object) -> bool:
