@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from os import PathLike, fspath
+from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from fuseprop._checks import choice, flag, integer, real
-from fuseprop.nn.io import require_safetensors, save_checkpoint
+from fuseprop._memory import Changes, set_attributes
+from fuseprop.nn.io import check_writable, require_safetensors, save_checkpoint
 from fuseprop.nn.metrics import direction, monitored
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
+
+    def _check_state(self, state: Mapping[str, Any], model: Sequential) -> None:
+        """Refuse a state that is one of another model."""
 
 
 class EpochCallback(Callback):
@@ -205,8 +209,15 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.best, self.best_epoch, self._waited = state["best"], state["best_epoch"], state["waited"]
-        self._best_state = dict(state["state"])
+        best, waited = float(state["best"]), integer(state["waited"], "state['waited']", least=0)
+        best_epoch = state["best_epoch"]
+        if best_epoch is not None:
+            best_epoch = integer(best_epoch, "state['best_epoch']", least=0)
+        set_attributes(self, best=best, best_epoch=best_epoch, _waited=waited, _best_state=dict(state["state"]))
+
+    def _check_state(self, state: Mapping[str, Any], model: Sequential) -> None:
+        if state["state"]:
+            model._plan(state["state"], Changes())
 
 
 class Checkpoint(Callback):
@@ -225,6 +236,8 @@ class Checkpoint(Callback):
         If `every` is no integer >= 1.
     ImportError
         If safetensors is not installed, before the first step.
+    OSError
+        If no file can be written there (no such folder, a path that is a folder itself ...), before the first step.
 
     Notes
     -----
@@ -234,12 +247,13 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, path: str | PathLike[str], *, every: int = 1) -> None:
-        self.path = fspath(path)
+        self.path = fsdecode(path)
         self.every = integer(every, "every", least=1)
 
     def begin(self, run: Run) -> None:
         """Check that checkpoints can be written."""
         require_safetensors()
+        check_writable(self.path)
 
     def after_epoch(self, run: Run) -> bool | None:
         """Write the checkpoint."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from fuseprop._memory import BatchBuffer
-from fuseprop.nn.layers import Layer, Shape, Visitor, in_runs
+from fuseprop.nn.layers import Layer, Shape, Visitor, in_runs, no_forward
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
@@ -46,12 +46,15 @@ class MisfitError(ValueError):
         return f"{name} has {self.text}" if self.at_input else f"{self.path}, {self.layer!r}, gets {self.text}"
 
 
-def as_layer(part: object, name: str, others: Iterable[object] = ()) -> Layer:
-    """Return what is to become a part of a model as a layer; refuse it if it is part of a model already."""
+def as_layer(part: object, name: str, others: Collection[int] = ()) -> Layer:
+    """Return what is to become a part of a model as a layer; refuse it if it is part of a model already.
+
+    `others` are the ids of what is in use besides.
+    """
     if not isinstance(part, Layer | Nestable):
         raise TypeError(f"{name} must be a Layer, found {type(part).__name__}")
     # A layer that a layer of the user's own has bound is in use, too.
-    if part._taken or "_own_names" in part.__dict__ or any(part is other for other in others):
+    if part._taken or "_own_names" in part.__dict__ or id(part) in others:
         raise ValueError(f"{name}, {part!r}, is part of a model already; make a new one")
     return part._nest(name) if isinstance(part, Nestable) else part
 
@@ -84,8 +87,9 @@ class Container(Layer):
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Hand the places on to the children."""
         super().bind(parameters, gradients)
+        of_child, gradients_of_child = _by_child(parameters), _by_child(gradients)
         for child, layer in self.children.items():
-            layer.bind(_of_child(parameters, child), _of_child(gradients, child))
+            layer.bind(of_child.get(child, {}), gradients_of_child.get(child, {}))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The children belong to the parts, which may be models.
@@ -119,9 +123,13 @@ class Container(Layer):
         return found
 
 
-def _of_child(arrays: Mapping[str, FloatArray], child: str) -> dict[str, FloatArray]:
-    prefix = child + "."
-    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+def _by_child(arrays: Mapping[str, FloatArray]) -> dict[str, dict[str, FloatArray]]:
+    """Return the arrays of each child, by their names in it."""
+    found: dict[str, dict[str, FloatArray]] = {}
+    for path, array in arrays.items():
+        child, _, name = path.partition(".")
+        found.setdefault(child, {})[name] = array
+    return found
 
 
 class Chain(Container):
@@ -131,9 +139,13 @@ class Chain(Container):
         self.parts = tuple(parts)
         if not self.parts:
             raise ValueError("layers is empty; expected at least one layer")
-        layers = tuple(as_layer(part, f"layers[{i}]", self.parts[:i]) for i, part in enumerate(self.parts))
+        before: set[int] = set()
+        layers: list[Layer] = []
+        for i, part in enumerate(self.parts):
+            layers.append(as_layer(part, f"layers[{i}]", before))
+            before.add(id(part))
         self.children = {str(i): layer for i, layer in enumerate(layers)}
-        self._layers = layers
+        self._layers = tuple(layers)
 
     def __repr__(self) -> str:
         lines = "".join(textwrap.indent(f"{part!r},\n", "    ") for part in self.parts)
@@ -275,6 +287,9 @@ class Residual(Container):
 class Flatten(Layer):
     """Samples of any shape as vectors: (N, a, b, ...) becomes (N, a b ...), in C order."""
 
+    #: That of the last input in training.
+    _shape: tuple[int, ...] | None = None
+
     def output_shape(self, input_shape: Shape) -> Shape:
         """One axis of all elements."""
         return None if input_shape is None else (int(np.prod(input_shape, dtype=np.intp)),)
@@ -288,7 +303,12 @@ class Flatten(Layer):
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Return dy in the shape of x."""
         del accumulate, need_dx
+        if self._shape is None:
+            raise no_forward(self)
         return dy.reshape(self._shape)
+
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {}
 
     @staticmethod
     def _features(shape: tuple[int, ...]) -> int:

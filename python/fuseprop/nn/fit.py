@@ -14,14 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses, optim
 from fuseprop._checks import class_weights, integer, real, real_array
-from fuseprop._memory import RowBuffer
+from fuseprop._memory import Changes, RowBuffer
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCallback, Run
 from fuseprop.nn.data import check_samples, check_targets, check_weights, target_array
 from fuseprop.nn.health import explain_loss
-from fuseprop.nn.io import check_generator, open_checkpoint, restore_checkpoint
+from fuseprop.nn.io import open_checkpoint, plan_generator, refusing, restore_checkpoint
 from fuseprop.nn.metrics import Metric, direction, monitored, named_metrics
 from fuseprop.nn.norm import BatchNorm
 from fuseprop.nn.sequential import LossLike, NonFiniteLossError, Sequential, as_column, as_loss, is_over_classes
+from fuseprop.optim.arrays import describe
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -317,6 +318,7 @@ class _RunState:
 
     def __init__(self, run: Run, generator: np.random.Generator, callbacks: Sequence[Callback], schedule: Any) -> None:
         self.run, self.generator, self.schedule = run, generator, schedule
+        self.loaded = False
         self.callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint | EpochCallback)]
 
     def save(self) -> dict[str, Any]:
@@ -329,45 +331,37 @@ class _RunState:
         }
 
     def load(self, path: str | PathLike[str]) -> None:
+        """Take over what `save` returned, along with model and optimizer; all or nothing."""
         parts = open_checkpoint(path)
         state = parts["state"]
         if "order_rng" not in state:
             raise ValueError(f"resume is {path!s}, a checkpoint of no run of fit; expected one that Checkpoint wrote")
-        names = [type(callback).__name__ for callback in self.callbacks]
-        if [name for name, _ in state["callbacks"]] != names:
-            raise ValueError(
-                f"resume is {path!s}, a run with the callbacks {[name for name, _ in state['callbacks']]}; expected "
-                f"those of this one, {names}"
-            )
-        if state["history"].keys() != set(self.run.names):
-            raise ValueError(
-                f"resume is {path!s}, a run that reports {list(state['history'])}; expected what this one reports, "
-                f"{list(self.run.names)}"
-            )
-        if (state["schedule"] is not None) != hasattr(self.schedule, "state_dict"):
-            found, expected = ("without", "with") if state["schedule"] is None else ("with", "without")
-            raise ValueError(
-                f"resume is {path!s}, a run {found} a schedule that has a state; expected one {expected}, as this is"
-            )
-        check_generator(path, state["order_rng"], self.generator, "rng")
-        model, optimizer = self.run.model, self.run.optimizer
-        before = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "rng": model.rng.bit_generator.state,
-        }
-        restore_checkpoint(path, parts, model, optimizer)
+        changes = Changes()
+        with refusing(path, "does not fit"):
+            self._check(state)
+            plan_generator(state["order_rng"], self.generator, "rng", changes)
+            changes.set(self, "loaded", True)
+            epoch = integer(state["epoch"], "epoch", least=0)
+            changes.set(self.run, "epoch", epoch)
+            changes.set(self.run, "completed", epoch)
+            changes.set(self.run, "history", _as_history(state["history"], state["epoch"]))
+        # What objects of the user's own take over cannot be planned; it is given back.
+        objects = [*zip(self.callbacks, (saved for _, saved in state["callbacks"]), strict=True)]
+        if state["schedule"] is not None:
+            objects.append((self.schedule, state["schedule"]))
+        before = [(owner, owner.state_dict()) for owner, _ in objects]
         try:
-            for callback, (_, saved) in zip(self.callbacks, state["callbacks"], strict=True):
-                callback.load_state_dict(saved)
-            if state["schedule"] is not None:
-                self.schedule.load_state_dict(state["schedule"])
+            with refusing(path, "does not fit"):
+                for callback, (_, saved) in zip(self.callbacks, state["callbacks"], strict=True):
+                    callback._check_state(saved, self.run.model)
+                for owner, saved in objects:
+                    owner.load_state_dict(saved)
+            restore_checkpoint(path, parts, self.run.model, self.run.optimizer, changes)
         except BaseException:
-            restore_checkpoint(path, before, model, optimizer)
+            for owner, old in before if not self.loaded else ():
+                with suppress(Exception):  # the one that has failed may fail again, and has said why
+                    owner.load_state_dict(old)
             raise
-        self.generator.bit_generator.state = state["order_rng"]
-        self.run.epoch = self.run.completed = state["epoch"]
-        self.run.history.update(state["history"])
         self._stay_stopped(path)
 
     def _stay_stopped(self, path: str | PathLike[str]) -> None:
@@ -381,6 +375,31 @@ class _RunState:
                 UserWarning,
                 stacklevel=5,  # where the model's fit was called
             )
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        """Refuse what another run has written."""
+        names = [type(callback).__name__ for callback in self.callbacks]
+        found = [name for name, _ in state["callbacks"]]
+        if found != names:
+            raise ValueError(f"it is a run with the callbacks {found}; expected those of this one, {names}")
+        if state["history"].keys() != set(self.run.names):
+            raise ValueError(
+                f"it is a run that reports {list(state['history'])}; expected what this one reports, "
+                f"{list(self.run.names)}"
+            )
+        if (state["schedule"] is not None) != hasattr(self.schedule, "state_dict"):
+            has, wanted = ("without", "with") if state["schedule"] is None else ("with", "without")
+            raise ValueError(f"it is a run {has} a schedule that has a state; expected one {wanted}, as this is")
+
+
+def _as_history(value: Mapping[str, Any], epochs: int) -> dict[str, list[float]]:
+    """Return a copy of a history of so many epochs."""
+    for name, values in value.items():
+        if not isinstance(values, list) or len(values) != epochs:
+            raise ValueError(
+                f"history[{name!r}] is {describe(values)}; expected a list of {epochs}, one for each epoch"
+            )
+    return {name: [float(number) for number in values] for name, values in value.items()}
 
 
 def predict(model: Sequential, x: ArrayLike, batch_size: int | None = None) -> FloatArray:

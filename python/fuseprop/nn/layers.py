@@ -106,6 +106,10 @@ class Layer:
     def commit(self) -> None:
         """Bring the buffers up to date with the last forward pass in training, whose step is complete."""
 
+    def _shapes(self) -> Mapping[str, tuple[int, ...]] | None:
+        """Return the shapes of what `initialize` makes, parameters and buffers; None: not known before."""
+        return None
+
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON can hold them, for `save`."""
         raise NotImplementedError(f"{type(self).__name__} has no config, which saving needs")
@@ -123,6 +127,11 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def no_forward(layer: object) -> RuntimeError:
+    """Return what a backward pass raises that has no forward pass before it."""
+    return RuntimeError(f"backward of {layer!r} needs a forward pass in training before it")
 
 
 def _as_activation(activation: str | activations.Activation | dict[str, Any]) -> activations.Activation:
@@ -193,6 +202,9 @@ class Dense(Layer):
     Unlike PyTorch's `Linear`, W is (in, out), and both W and b have the initial values named above.
     """
 
+    #: None before the first forward pass in training.
+    _run: DenseRun | None = None
+
     def __init__(
         self,
         in_features: int,
@@ -226,13 +238,17 @@ class Dense(Layer):
 
     def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
         """Draw "weight" (in, out); "bias" (out,) is 0."""
-        shape = (self.in_features, self.out_features)
+        shape = self._shapes()["weight"]
         weight = self.init(shape, rng=rng, dtype=dtype)
         if np.shape(weight) != shape:
             raise ValueError(f"init returned an array of shape {np.shape(weight)}; expected {shape}")
         if not self.use_bias:
             return {"weight": weight}
         return {"weight": weight, "bias": initializers.zeros((self.out_features,), dtype=dtype)}
+
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        weight = (self.in_features, self.out_features)
+        return {"weight": weight, "bias": weight[1:]} if self.use_bias else {"weight": weight}
 
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters and gradients."""
@@ -241,7 +257,7 @@ class Dense(Layer):
         self.bias = parameters.get("bias")
         # The identity needs no kernel.
         self._f = None if isinstance(self.activation, activations.Identity) else self.activation
-        self._run: DenseRun | None = None
+        self._run = None
 
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Return f(x W + b)."""
@@ -254,7 +270,7 @@ class Dense(Layer):
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Turn dy into du = dy f'(u), write dW = x^T du and db = sum of du's rows, return dx = du W^T."""
         if self._run is None:
-            raise RuntimeError("backward needs a forward pass in training before it")
+            raise no_forward(self)
         return self._run.backward(dy, accumulate, need_dx)
 
     def config(self) -> dict[str, Any]:
@@ -307,6 +323,8 @@ class DenseRun:
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Write the gradients of all layers, and return the first one's dL/dx."""
+        if self._rows < 0:
+            raise no_forward(self)
         if need_dx and not self._has_dx:
             self._bind(self._rows, True)
         return self._stack.backward(dy, accumulate, need_dx)
@@ -338,6 +356,9 @@ class Activation(Layer):
         If the axis is that of the samples.
     """
 
+    #: The input of the last forward pass in training.
+    _x: FloatArray | None = None
+
     def __init__(self, activation: str | activations.Activation) -> None:
         self.activation = _as_activation(activation)
         if "axis" in self.activation.spec.parameters and self.activation.axis == 0:
@@ -360,6 +381,12 @@ class Activation(Layer):
         self._rng = rng
         return self.activation.init_params(dtype)
 
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        spec, activation = self.activation.spec, self.activation
+        if not all(getattr(activation, name) for name in spec.switches):
+            return {}  # they are learned if the switch is set
+        return dict.fromkeys(spec.learned, (getattr(activation, "num_parameters", 1),))
+
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters, and prepare the buffer of the output."""
         super().bind(parameters, gradients)
@@ -371,7 +398,7 @@ class Activation(Layer):
         """Return f(x)."""
         if not training:
             return self.activation(x, params=self._params)
-        self._x: FloatArray = x
+        self._x = x
         out = self._y_buffer.of(self.activation.output_shape(x.shape), x.dtype)
         if isinstance(self.activation, activations.RReLU):
             self._slopes = self._slopes_buffer.like(x)
@@ -381,10 +408,13 @@ class Activation(Layer):
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Multiply dy by f'(x), in place where the shapes are the same."""
-        out = dy if dy.shape == self._x.shape else self._dx_buffer.like(self._x)
+        x = self._x
+        if x is None:
+            raise no_forward(self)
+        out = dy if dy.shape == x.shape else self._dx_buffer.like(x)
         if self._params is None:
-            return self.activation.backward(self._x, dy, slopes=self._slopes, out=out) if need_dx else None
-        dx, gradients = self.activation.backward_params(self._x, dy, params=self._params, out=out)
+            return self.activation.backward(x, dy, slopes=self._slopes, out=out) if need_dx else None
+        dx, gradients = self.activation.backward_params(x, dy, params=self._params, out=out)
         for name, gradient in gradients.items():
             into = self.gradients[name]
             np.add(into, gradient, out=into) if accumulate else np.copyto(into, gradient)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import starmap
+from operator import attrgetter
 from os import PathLike
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -14,11 +18,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fuseprop import losses, optim
 from fuseprop._checks import real_array
-from fuseprop._memory import BatchBuffer, gradient_of, linked_zeros
+from fuseprop._memory import BatchBuffer, Changes, at_once, gradient_of, linked_zeros
 from fuseprop.nn.containers import Chain, MisfitError, Part
 from fuseprop.nn.layers import Layer, Shape
+from fuseprop.nn.norm import BatchNorm, move_statistics
+from fuseprop.optim.arrays import describe
 
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Self  # Python 3.11
 
     from fuseprop._typing import FloatArray
@@ -39,6 +46,8 @@ class _ValueAndGrad(Protocol):
 
 #: In the place of a loss or an optimizer before there is one; no argument is this object.
 _NONE_YET = object()
+
+_movement = attrgetter("_movement")
 
 
 class Sequential:
@@ -71,35 +80,57 @@ class Sequential:
     -----
     `copy.copy` and `copy.deepcopy` are the same: a model with parameters of its own, as a copy of an array has.
     Evaluation, `model(x)` and `predict`, may run in several threads at once. Training keeps the activations
-    of the batch in buffers of the model, which it reuses: it must not.
+    of the batch in buffers of the model, which it reuses: a second thread in it is refused. What an error and an
+    interrupt leave behind is said at the head of `fuseprop.nn`.
     """
 
     def __init__(self, layers: Iterable[Part], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> None:
+        self._assemble(layers, dtype)
+        self._start(np.random.default_rng(rng))
+
+    @classmethod
+    def _assembled(cls, layers: Iterable[Part], dtype: DTypeLike) -> Self:
+        """Return one that has no parameters yet: `_start`, or another model, lays them out."""
+        model = cls.__new__(cls)
+        model._assemble(layers, dtype)
+        return model
+
+    def _assemble(self, layers: Iterable[Part], dtype: DTypeLike) -> None:
         self._dtype: np.dtype[Any] = np.dtype(dtype)
         if self._dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype is {self._dtype}; expected float32 or float64")
         self._chain = Chain(layers)
         self._output_shape(None)
         self._used = False
-        self._lay_out(np.random.default_rng(rng))
-        self._chain.take()
-        # What train_step goes through, and what it has checked and prepared already.
-        runs = self._chain.runs
-        self._forwards = tuple(run.forward for run in runs)
-        self._backwards = tuple(run.backward for run in runs[:0:-1])
-        self._first_backward = runs[0].backward
-        self._commits = tuple(layer.commit for _, layer in self._chain.leaves() if type(layer).commit != Layer.commit)
+        # What train_step has checked and prepared already.
         self._trained_shape: tuple[int, ...] | None = None
         self._loss = self._optimizer = _NONE_YET
         self._dy_buffer = BatchBuffer()
         self._dy = self._dy_buffer.of((0, 0), self._dtype)
         # Whether targets (N,) stand for (N, 1): the output has one column, and the loss is not over classes.
         self._one_output = self._over_classes = self._flat_targets = False
-        # What backward needs.
+        # What backward needs: the output of the last call in training, and the thread that made it.
         self._output = self._dy
-        self._has_activations = False
+        self._called_by: int | None = None
+        # Whether a call that works with the buffers is running; see _check_idle.
+        self._busy = False
         #: What the last `fit` reported, even if it was interrupted.
         self.history: dict[str, list[float]] = {}
+
+    def _start(self, rng: np.random.Generator) -> None:
+        """Lay the parameters out, and put together what train_step goes through."""
+        self._lay_out(rng)
+        self._chain.take()
+        runs = self._chain.runs
+        self._forwards = tuple(run.forward for run in runs)
+        self._backwards = tuple(run.backward for run in runs[:0:-1])
+        self._first_backward = runs[0].backward
+        commits = [(layer, type(layer).commit) for _, layer in self._chain.leaves()]
+        # Those of the library are made at once, see _commit.
+        self._norms = tuple(layer for layer, commit in commits if commit is BatchNorm.commit)
+        self._commits = tuple(
+            layer.commit for layer, commit in commits if commit not in (Layer.commit, BatchNorm.commit)
+        )
 
     @property
     def layers(self) -> tuple[Part, ...]:
@@ -227,25 +258,65 @@ class Sequential:
         Raises
         ------
         ValueError, TypeError
-            If names, shapes or dtypes are not this model's; nothing has changed then.
+            If names, shapes or dtypes are not this model's; nothing has changed then. Nor has it, or all has, after an
+            interrupt.
+        RuntimeError
+            If another thread trains the model.
         """
         self._used = True
+        changes = Changes()
+        self._plan(state, changes)
+        self._alone(changes.make)
+
+    def _plan(self, state: Mapping[str, ArrayLike], changes: Changes) -> None:
+        """Add to `changes` what makes this state the model's, or refuse it."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict, what state_dict returned, found {describe(state)}")
         own = self._state()
         if state.keys() != own.keys():
             missing = [name for name in own if name not in state]
             unknown = [name for name in state if name not in own]
-            raise ValueError(f"state does not fit: missing are {missing}, unknown are {unknown}")
-        arrays = {name: np.asarray(array) for name, array in state.items()}
+            raise ValueError(f"state does not fit: missing are {_some(missing)}, unknown are {_some(unknown)}")
         for name, target in own.items():
-            if arrays[name].shape != target.shape:
-                raise ValueError(f"state['{name}'] has shape {arrays[name].shape}; expected {target.shape}")
-            if arrays[name].dtype != target.dtype:
+            array = np.asarray(state[name])
+            if array.shape != target.shape:
+                raise ValueError(f"state['{name}'] has shape {array.shape}; expected {target.shape}")
+            # Buffers may be more exact than the model's dtype, which they once had.
+            widened = (
+                name in self._chain.buffers and array.dtype == self.dtype and np.can_cast(array.dtype, target.dtype)
+            )
+            if array.dtype != target.dtype and not widened:
                 raise TypeError(
-                    f"state['{name}'] has dtype {arrays[name].dtype}; expected {target.dtype}: "
+                    f"state['{name}'] has dtype {array.dtype}; expected {target.dtype}: "
                     f"cast it with .astype(np.{target.dtype})"
                 )
-        for name, target in own.items():
-            target[...] = arrays[name]
+            changes.copy(target, array)
+
+    def _alone(self, work: Callable[[], object]) -> None:
+        """Do something with the state that no other call may come into."""
+        if self._busy:
+            self._check_idle()
+        try:
+            self._busy = True
+            work()
+        finally:
+            self._busy = False
+
+    def _check_idle(self) -> None:
+        """Refuse a call if another one is at work with the buffers, in another thread or around it.
+
+        The flag alone does not tell: in a forked child it may be that of a thread that only the parent has.
+        """
+        here = sys._getframe(1)
+        for top in sys._current_frames().values():
+            frame: FrameType | None = top
+            while frame is not None:
+                if frame.f_code in _ALONE and frame is not here and frame.f_locals["self"] is self:
+                    raise RuntimeError(
+                        "this model is in training, or its state is being set, in another thread or around this call; "
+                        "wait until that is over, or train a copy, copy.copy(model)"
+                    )
+                frame = frame.f_back
 
     # --- forward and backward -------------------------------------------------------------------------------
 
@@ -286,7 +357,7 @@ class Sequential:
         ValueError, TypeError
             If x has another number of features than the first layer takes, or no real numbers.
         RuntimeError
-            In training, if the model is part of another one.
+            In training, if the model is part of another one, or another thread trains it.
         """
         y = self._as_input(x)
         shape = y.shape
@@ -297,13 +368,24 @@ class Sequential:
             y = self._chain.forward(given := y, False)
             # A model that changes nothing must not hand out x itself.
             return y.copy() if np.may_share_memory(y, given) else y
+        return self._call_in_training(y)
+
+    def _call_in_training(self, x: FloatArray) -> FloatArray:
         self._check_root()
-        self._has_activations = False
-        self._output = y = self._chain.forward(y, True)
-        for commit in self._commits:
-            commit()
-        self._has_activations = True
-        return y.copy()
+        if self._busy:
+            self._check_idle()
+        try:
+            self._busy = True
+            self._called_by = None
+            self._output = y = self._chain.forward(x, True)
+            result = y.copy()
+            at_once(starmap(move_statistics, map(_movement, self._norms)))
+            for commit in self._commits:
+                commit()
+            self._called_by = get_ident()
+            return result
+        finally:
+            self._busy = False
 
     def backward(self, dy: ArrayLike, accumulate: bool = False) -> FloatArray:
         """Write the gradients of the last call with `training=True`, and return dL/dx.
@@ -323,17 +405,28 @@ class Sequential:
         Raises
         ------
         RuntimeError
-            If there was no such call, or `train_step` came after it.
+            If there was no such call in this thread, or another call or `train_step` came after it, or is running.
         ValueError, TypeError
             If dy has another shape, or no real numbers.
         """
-        if not self._has_activations:
-            raise RuntimeError("backward needs a call of the model with training=True before it")
-        found = self._as_input(dy, "dy")
-        if found.shape != self._output.shape:
-            raise ValueError(f"dy has shape {found.shape}; expected that of the output, {self._output.shape}")
-        # Layers work in place.
-        return np.array(self._chain.backward(found.copy(), accumulate, True))
+        if self._busy:
+            self._check_idle()
+        try:
+            self._busy = True
+            if self._called_by is None:
+                raise RuntimeError("backward needs a call of the model with training=True before it")
+            if self._called_by != get_ident():
+                raise RuntimeError(
+                    "backward needs a call of the model with training=True before it; the last one was made in "
+                    "another thread, and keeps its own activations"
+                )
+            found = self._as_input(dy, "dy")
+            if found.shape != self._output.shape:
+                raise ValueError(f"dy has shape {found.shape}; expected that of the output, {self._output.shape}")
+            # Layers work in place.
+            return np.array(self._chain.backward(found.copy(), accumulate, True))
+        finally:
+            self._busy = False
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -370,6 +463,8 @@ class Sequential:
         ------
         ValueError, TypeError
             If an argument does not fit the model; neither a parameter nor a buffer has changed then.
+        RuntimeError
+            If another thread trains this model.
 
         Notes
         -----
@@ -391,40 +486,51 @@ class Sequential:
         finite: bool = False,
     ) -> float:
         """`train_step`; with `finite`, one that raises NonFiniteLossError before anything has changed."""
-        if type(x) is not np.ndarray or x.dtype is not self._dtype:
-            x = self._as_input(x)
-        if x.shape != self._trained_shape:
-            self._prepare(x.shape)
-        if loss is not self._loss:
-            self._set_loss(loss)
-        if optimizer is not self._optimizer:
-            self._set_optimizer(optimizer)
-        if self._flat_targets:
-            target = as_column(real_array(target, "target") if type(target) is not np.ndarray else target)
-        self._has_activations = False
-        y = x
-        for forward in self._forwards:
-            y = forward(y, True)
-        self._output = y
-        value, dy = self._value_and_grad(y, target, sample_weight, "mean", self._dy)
-        if finite and not math.isfinite(value):
-            raise NonFiniteLossError(value)
-        for backward in self._backwards:
-            dy = backward(dy)  # type: ignore[assignment]  # none of these returns None
-        self._first_backward(dy, False, False)
-        steps = optimizer.steps
-        commits = iter(self._commits)
+        if self._busy:
+            self._check_idle()
         try:
-            optimizer.step()
-            for commit in commits if optimizer.steps != steps else ():  # it leaves steps out with nonfinite="skip"
-                commit()
+            self._busy = True
+            if type(x) is not np.ndarray or x.dtype is not self._dtype:
+                x = self._as_input(x)
+            if x.shape != self._trained_shape:
+                self._prepare(x.shape)
+            if loss is not self._loss:
+                self._set_loss(loss)
+            if optimizer is not self._optimizer:
+                self._set_optimizer(optimizer)
+            if self._flat_targets:
+                target = as_column(real_array(target, "target") if type(target) is not np.ndarray else target)
+            self._called_by = None
+            y = x
+            for forward in self._forwards:
+                y = forward(y, True)
+            self._output = y
+            value, dy = self._value_and_grad(y, target, sample_weight, "mean", self._dy)
+            if finite and not math.isfinite(value):
+                raise NonFiniteLossError(value)
+            for backward in self._backwards:
+                dy = backward(dy)  # type: ignore[assignment]  # none of these returns None
+            self._first_backward(dy, False, False)
+            norms, commits, updater = self._norms, iter(self._commits), optimizer._updater
+            movements: Iterable[object] = starmap(move_statistics, map(_movement, norms)) if norms else ()
+            steps = updater.steps
+            try:
+                optimizer.step()
+                if updater.steps != steps:  # it leaves steps out with nonfinite="skip"
+                    at_once(movements)
+                    for commit in commits:
+                        commit()
+            finally:
+                # An interrupt is delivered behind the call in which it came: when the parameters have changed, the
+                # buffers follow. What has been done is gone from the iterators; between here and the statistics
+                # there is no call of Python, behind which another interrupt could be delivered.
+                if updater.steps != steps:
+                    at_once(movements)
+                    for commit in commits:
+                        commit()
+            return value  # type: ignore[no-any-return]  # Any from the loss
         finally:
-            # An interrupt is delivered behind the call in which it came: when the parameters have changed, the
-            # buffers follow.
-            if optimizer.steps != steps:
-                for commit in commits:
-                    commit()
-        return value  # type: ignore[no-any-return]  # Any from the loss
+            self._busy = False
 
     def _prepare(self, shape: tuple[int, ...]) -> None:
         """Check the shape of a batch and bind everything that depends on it."""
@@ -539,6 +645,19 @@ class Sequential:
         return self._chain.config()
 
 
+#: The calls that work with a model's buffers, or set its state: one at a time.
+_ALONE = frozenset(
+    method.__code__
+    for method in (Sequential._step, Sequential._call_in_training, Sequential.backward, Sequential._alone)
+)
+
+
+def _some(names: Sequence[object]) -> str:
+    """Return names for a message, the first ones if there are many."""
+    most = 20
+    return f"{list(names)}" if len(names) <= most else f"{list(names[:most])} and {len(names) - most} more"
+
+
 def as_loss(loss: LossLike) -> losses.Loss | Callable[..., tuple[float, ArrayLike]]:
     """Return the loss that a name or a class stands for, with its defaults; others as they are."""
     if isinstance(loss, str):
@@ -623,4 +742,4 @@ def _rebuild(
 
 
 def _rebuild_nested(layers: Sequence[Part], dtype: np.dtype[Any]) -> Sequential:
-    return Sequential(layers, rng=0, dtype=dtype)
+    return Sequential._assembled(layers, dtype)

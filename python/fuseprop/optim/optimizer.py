@@ -12,7 +12,7 @@ import numpy as np
 
 from fuseprop import _core
 from fuseprop._checks import choice, flag, integer, real
-from fuseprop._memory import aligned_zeros
+from fuseprop._memory import Changes, aligned_zeros
 from fuseprop._registry import Spec
 from fuseprop.optim.arrays import Arrays, Structure, check_apart, describe
 
@@ -74,6 +74,11 @@ def _first_non_finite(names: Sequence[str], grads: Sequence[Sequence[FloatArray]
 GroupNumbers: TypeAlias = tuple[float, float, float]
 
 
+def _terms(numbers: GroupNumbers, decoupled: bool) -> tuple[float, float, float, float]:
+    lr, weight_decay, l1 = numbers
+    return (lr, 0.0, l1, lr * weight_decay) if decoupled else (lr, weight_decay, l1, 0.0)
+
+
 class Group:
     """Parameters with a learning rate and penalties of their own: an entry of `optimizer.groups`."""
 
@@ -104,9 +109,15 @@ class Group:
         self._set(numbers, own)
 
     def _set(self, numbers: GroupNumbers, own: tuple[bool, bool]) -> None:
-        self._lr, self._weight_decay, self._l1 = lr, weight_decay, l1 = numbers
+        self._lr, self._weight_decay, self._l1 = numbers
         self._own_lr, self._own_weight_decay = own
-        self._terms = (lr, 0.0, l1, lr * weight_decay) if self._decoupled else (lr, weight_decay, l1, 0.0)
+        self._terms = _terms(numbers, self._decoupled)
+
+    def _plan(self, numbers: GroupNumbers, own: tuple[bool, bool], changes: Changes) -> None:
+        """As `_set`, but later, along with other changes."""
+        names = ("_lr", "_weight_decay", "_l1", "_own_lr", "_own_weight_decay", "_terms")
+        for name, value in zip(names, (*numbers, *own, _terms(numbers, self._decoupled)), strict=True):
+            changes.set(self, name, value)
 
     def _follow(self, lr: float, weight_decay: float) -> None:
         """Take over the optimizer's numbers, but for own ones."""
@@ -342,7 +353,8 @@ class Optimizer:
         RuntimeError
             If another thread is in a step of this optimizer, or in its `state_dict` or `load_state_dict`.
 
-        After an error or an interrupt parameters, states and step count are as they were.
+        After an error parameters, states and step count are as they were. After an interrupt, too, or the step is
+        complete: `steps` tells.
         """
         group = self._only
         arrays: Sequence[Sequence[FloatArray]]
@@ -437,49 +449,69 @@ class Optimizer:
         RuntimeError
             If another thread is in a step of this optimizer.
         """
+        changes = Changes()
+        self._plan(state, changes)
+        self._updater.alone(changes.make)
+
+    def _plan(self, state: Mapping[str, Any], changes: Changes) -> None:
+        """Add to `changes` what makes this state the optimizer's, or refuse it."""
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a dict, what state_dict returned, found {describe(state)}")
         if state["optimizer"] != type(self).__name__:
             raise ValueError(f"state is one of {state['optimizer']}; expected one of {type(self).__name__}")
+        options = _as_dict(state["options"], "state['options']")
         for name, expected in self._parameters.items():
-            found = state["options"][name]
+            found = options[name]
             if (tuple(found) if isinstance(found, list) else found) != expected:
                 raise ValueError(f"state has {name}={found!r}; expected this optimizer's, {expected!r}")
-        steps, groups = integer(state["steps"], "state['steps']", least=0, most=_MOST_STEPS), state["groups"]
+        steps = integer(state["steps"], "state['steps']", least=0, most=_MOST_STEPS)
         lr = real(state["lr"], "state['lr']", least=0.0)
         weight_decay = real(state["weight_decay"], "state['weight_decay']", least=0.0)
+        groups = _as_list(state["groups"], "state['groups']")
         if len(groups) != len(self.groups):
             raise ValueError(f"state has {len(groups)} groups; expected {len(self.groups)}")
-        numbers: list[tuple[GroupNumbers, tuple[bool, bool]]] = []
-        copies: list[tuple[FloatArray, FloatArray]] = []
         for i, (group, entry) in enumerate(zip(self.groups, groups, strict=True)):
-            name = f"state['groups'][{i}]"
-            own = entry["lr"] is not None, entry["weight_decay"] is not None
-            rate = real(entry["lr"], f"{name}['lr']", least=0.0) if own[0] else lr
-            decay = real(entry["weight_decay"], f"{name}['weight_decay']", least=0.0) if own[1] else weight_decay
-            numbers.append(((rate, decay, real(entry["l1"], f"{name}['l1']", least=0.0)), own))
-            if len(entry["states"]) != len(group._states):
-                raise ValueError(
-                    f"{name}['states'] has {len(entry['states'])} entries; expected one for each of the "
-                    f"{len(group._states)} parameters"
-                )
-            for j, (targets, sources) in enumerate(zip(group._states, entry["states"], strict=True)):
-                for state_name, target in zip(self._state_names, targets, strict=True):
-                    source = np.asarray(sources[state_name])
-                    if source.shape != target.shape or source.dtype != target.dtype:
-                        raise ValueError(
-                            f"{name}['states'][{j}]['{state_name}'] is {describe(source)}; expected {describe(target)}"
-                        )
-                    copies.append((target, source))
+            self._plan_group(
+                group, _as_dict(entry, f"state['groups'][{i}]"), f"state['groups'][{i}]", changes, (lr, weight_decay)
+            )
+        changes.set(self, "_lr", lr)
+        changes.set(self, "_weight_decay", weight_decay)
+        changes.set(self._updater, "steps", steps)
 
-        def take_over() -> None:
-            for target, source in copies:
-                target[...] = source
-            for group, (given, own) in zip(self.groups, numbers, strict=True):
-                group._set(given, own)
-            self._lr, self._weight_decay, self._updater.steps = lr, weight_decay, steps
+    def _plan_group(
+        self, group: Group, entry: Mapping[str, Any], name: str, changes: Changes, shared: tuple[float, float]
+    ) -> None:
+        own = entry["lr"] is not None, entry["weight_decay"] is not None
+        lr = real(entry["lr"], f"{name}['lr']", least=0.0) if own[0] else shared[0]
+        decay = real(entry["weight_decay"], f"{name}['weight_decay']", least=0.0) if own[1] else shared[1]
+        group._plan((lr, decay, real(entry["l1"], f"{name}['l1']", least=0.0)), own, changes)
+        states = _as_list(entry["states"], f"{name}['states']")
+        if len(states) != len(group._states):
+            raise ValueError(
+                f"{name}['states'] has {len(states)} entries; expected one for each of the {len(group._states)} "
+                "parameters"
+            )
+        for j, (targets, sources) in enumerate(zip(group._states, states, strict=True)):
+            given = _as_dict(sources, f"{name}['states'][{j}]")
+            for state_name, target in zip(self._state_names, targets, strict=True):
+                source = np.asarray(given[state_name])
+                if source.shape != target.shape or source.dtype != target.dtype:
+                    raise ValueError(
+                        f"{name}['states'][{j}]['{state_name}'] is {describe(source)}; expected {describe(target)}"
+                    )
+                changes.copy(target, source)
 
-        self._updater.alone(take_over)
+
+def _as_dict(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict, found {describe(value)}")
+    return value
+
+
+def _as_list(value: object, name: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{name} must be a list, found {describe(value)}")
+    return value
 
 
 def _is_groups(params: object) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, SupportsFloat, TypeAlias
 
 from fuseprop._checks import choice, integer, real
+from fuseprop._memory import set_attributes
 from fuseprop._value import Value
 
 __all__ = [
@@ -390,4 +391,4 @@ class ReduceOnPlateau:
         if math.isnan(best):
             raise ValueError("state['best'] is nan; expected a number")
         bad, cooling = (integer(state[name], f"state['{name}']", least=0) for name in ("bad", "cooling"))
-        self._lr, self._best, self._bad, self._cooling = lr, best, bad, cooling
+        set_attributes(self, _lr=lr, _best=best, _bad=bad, _cooling=cooling)
