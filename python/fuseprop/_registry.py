@@ -150,6 +150,30 @@ def properties(low: float, high: float, *traits: str) -> dict[str, Any]:
 
 _specs: dict[str, dict[str, Spec]] = {"activation": {}, "loss": {}, "optimizer": {}}
 _names: dict[str, dict[str, str]] = {"activation": {}, "loss": {}, "optimizer": {}}
+_spellings: dict[str, dict[str, str]] = {"activation": {}, "loss": {}, "optimizer": {}}
+
+#: Names elsewhere that are ambiguous here, or of something other than the entry that is nearest: what to say of them.
+ELSEWHERE: dict[str, dict[str, str]] = {
+    "loss": {
+        "cross_entropy": "of logits it is 'softmax_cross_entropy', of probabilities 'categorical_cross_entropy'",
+        "sparse_categorical_crossentropy": (
+            "of logits and labels it is 'softmax_cross_entropy', of log-probabilities and labels "
+            "'negative_log_likelihood'"
+        ),
+        "kl_div": "it is 'kl_divergence', which takes probabilities, not their logarithms",
+        "log_loss": (
+            "of logits it is 'binary_cross_entropy_with_logits' or 'softmax_cross_entropy', of probabilities "
+            "'binary_cross_entropy'"
+        ),
+    },
+    "activation": {"relu6": "it is fuseprop.activations.Hardtanh(0, 6)"},
+    "optimizer": {"momentum": "it is 'sgd' with momentum="},
+}
+
+
+def _spelling(name: str) -> str:
+    return name.lower().replace("_", "")
+
 
 _Class = TypeVar("_Class", bound=type[Any])
 
@@ -170,10 +194,12 @@ def register(kind: Kind, name: str, **fields: Any) -> Callable[[_Class], _Class]
             if not (kind == "optimizer" and hasattr(cls, parameter)):  # an optimizer's lr can be set
                 setattr(cls, parameter, property(_parameter(parameter)))
         _specs[kind][name] = cls.spec
-        for key in (name, *cls.spec.aliases):
-            if key in _names[kind]:
+        # Spelled with and without underscores it is one name; a class has none in its own.
+        for key in {_spelling(alias) for alias in (name, cls.__name__, *cls.spec.aliases)}:
+            if key in _spellings[kind]:
                 raise ValueError(f"{kind} {key!r} is registered twice")
-            _names[kind][key] = name
+            _spellings[kind][key] = name
+        _names[kind].update(dict.fromkeys((name, *cls.spec.aliases), name))
         return cls
 
     return add
@@ -199,8 +225,10 @@ def find(kind: Kind, name: str) -> Spec:
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, found {type(name).__name__}")
     key = name.lower().replace("-", "_").replace(" ", "_")
-    if key in _names[kind]:
-        return _specs[kind][_names[kind][key]]
+    if _spelling(key) in _spellings[kind]:
+        return _specs[kind][_spellings[kind][_spelling(key)]]
+    if key in ELSEWHERE[kind]:
+        raise ValueError(f"unknown {kind} {name!r}; {ELSEWHERE[kind][key]}")
     near = difflib.get_close_matches(key, _names[kind], n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(_specs[kind])}"
     raise ValueError(f"unknown {kind} {name!r}; {hint}")

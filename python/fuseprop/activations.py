@@ -27,12 +27,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fuseprop import _checks, _core, _registry
+from fuseprop import _checks, _core, _elsewhere, _registry
 from fuseprop._checks import choice, flag, integer, real
 from fuseprop._formula import Formula
 from fuseprop._registry import properties, register
@@ -71,6 +71,11 @@ __all__ = [
     "get",
     "names",
 ]
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)
 
 
 class Activation(Formula, _core.Activation):

@@ -45,12 +45,12 @@ reference.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fuseprop import _core, _registry
+from fuseprop import _core, _elsewhere, _registry
 from fuseprop._checks import choice, class_weights, flag, integer, real
 from fuseprop._formula import Formula
 from fuseprop._registry import Domain, register
@@ -89,6 +89,12 @@ __all__ = [
     "get",
     "names",
 ]
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)
+
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -240,7 +246,7 @@ class Exponential(Loss):
     link="logit",
     ulp=(2.0, 3.0, 5.0),
     target_domain="sign",
-    aliases=("soft_margin",),
+    aliases=("soft_margin", "soft_margin_loss"),
 )
 class Logistic(Loss):
     """log(1 + e^(-y p)), for the logit p = pred and y = target of -1 or 1.
@@ -269,7 +275,7 @@ class HalfSquaredError(Loss):
         super().__init__()
 
 
-@register("loss", "squared_error", ulp=(0.5, 0.0, 0.0), aliases=("mse", "l2", "mean_squared_error"))
+@register("loss", "squared_error", ulp=(0.5, 0.0, 0.0), aliases=("mse", "l2", "mean_squared_error", "mse_loss"))
 class SquaredError(Loss):
     """r^2 with r = pred - target; d1 = 2 r, d2 = 2. The mean squared error under "mean".
 
@@ -300,7 +306,7 @@ class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
         super().__init__()
 
 
-@register("loss", "absolute_error", ulp=(0.0, 0.0, 0.0), aliases=("mae", "l1", "mean_absolute_error"))
+@register("loss", "absolute_error", ulp=(0.0, 0.0, 0.0), aliases=("mae", "l1", "mean_absolute_error", "l1_loss"))
 class AbsoluteError(Loss):
     """abs(r) with r = pred - target; d1 = sign(r), 0 at r = 0; d2 = 0. The mean absolute error under "mean".
 
@@ -368,12 +374,19 @@ class SymmetricAbsolutePercentageError(Loss):
         super().__init__()
 
 
-@register("loss", "huber", ulp=(1.5, 0.0, 0.0), parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 1.35}))
+@register(
+    "loss",
+    "huber",
+    ulp=(1.5, 0.0, 0.0),
+    parameters={"delta": 1.0},
+    examples=({"delta": 0.25}, {"delta": 1.35}),
+    aliases=("huber_loss", "smooth_l1", "smooth_l1_loss"),
+)
 class Huber(Loss):
     """r^2 / 2 if abs(r) <= delta, else delta (abs(r) - delta / 2), with r = pred - target.
 
-    d1 = clip(r, -delta, delta); d2 = 1 where abs(r) <= delta, else 0. Equal to PyTorch's HuberLoss. Any real target. At
-    most 1.5, 0, 0 ULP.
+    d1 = clip(r, -delta, delta); d2 = 1 where abs(r) <= delta, else 0. Equal to PyTorch's HuberLoss, and to delta times
+    its SmoothL1Loss with beta = delta. Any real target. At most 1.5, 0, 0 ULP.
 
     Parameters
     ----------
@@ -485,7 +498,7 @@ def _quantiles(q: float | Sequence[float]) -> float | tuple[float, ...]:
     examples=({"eps": 1e-6}, {"eps": 0.05}),
     target_domain="unit",
     pred_domain="unit",
-    aliases=("bce",),
+    aliases=("bce", "bce_loss", "binary_crossentropy"),
 )
 class BinaryCrossEntropy(Loss):
     """-(y log p + (1 - y) log(1 - p)), for the probability p = pred and y = target, both in [0, 1].
@@ -588,7 +601,7 @@ class FocalWithLogits(Loss):
     ulp=(2.0, 2.0, 1.0),
     cancels=("value", "d1"),
     target_domain="nonnegative",
-    aliases=("poisson_nll", "half_poisson"),
+    aliases=("poisson_nll", "half_poisson", "poisson_nll_loss"),
 )
 class Poisson(Loss):
     """e^z - y z, for the logarithm z = pred of the mean and a count y = target >= 0; d1 = e^z - y, d2 = e^z.
@@ -908,7 +921,7 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
     prediction="probability",
     target_domain="distribution",
     pred_domain="unit",
-    aliases=("cce",),
+    aliases=("cce", "categorical_crossentropy"),
 )
 class CategoricalCrossEntropy(Loss):
     """-sum_j y_j log p_j, for probabilities p = pred and distributions y = target, both (N, C) and in [0, 1].
@@ -932,7 +945,7 @@ class CategoricalCrossEntropy(Loss):
     prediction="log_probability",
     link="log",
     target_domain="labels",
-    aliases=("nll",),
+    aliases=("nll", "nll_loss"),
 )
 class NegativeLogLikelihood(Loss, _core.NegativeLogLikelihood):
     """-l[label], for log-probabilities l = pred of shape (N, C) and labels = target, integers of any width, (N,).

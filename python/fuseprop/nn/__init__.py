@@ -22,6 +22,9 @@ RuntimeError and changes nothing. A forked child can go on with a model that ano
 a step that was being made at that moment may be half done in it, so that it should load a state first.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from fuseprop import _elsewhere
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, Run
 from fuseprop.nn.containers import Flatten, Residual
 from fuseprop.nn.dropout import Dropout
@@ -56,3 +59,8 @@ __all__ = [
     "load_checkpoint",
     "save_checkpoint",
 ]
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fuseprop import losses, optim
+from fuseprop import activations, losses, optim
 from fuseprop._checks import real_array
 from fuseprop._memory import BatchBuffer, Changes, at_once, gradient_of, linked_zeros
-from fuseprop.nn.containers import Chain, MisfitError, Part
+from fuseprop.nn.containers import Chain, Formula, MisfitError, Nestable, Part
 from fuseprop.nn.layers import Layer, Shape
 from fuseprop.nn.norm import BatchNorm, move_statistics
 from fuseprop.optim.arrays import describe
@@ -62,8 +62,9 @@ class Sequential:
 
     Parameters
     ----------
-    layers
-        The layers or models, none of them in another model, and the models not yet used.
+    layers, more
+        The layers or models, none of them in another model, and the models not yet used: a list of them, or one after
+        the other. An activation, or the class of one, stands for an `Activation`.
     rng : Generator, SeedSequence, int or None
         Draws the initial values, the order of the samples in `fit`, and what layers draw in training. None: differently
         each time.
@@ -84,18 +85,25 @@ class Sequential:
     interrupt leave behind is said at the head of `fuseprop.nn`.
     """
 
-    def __init__(self, layers: Iterable[Part], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> None:
-        self._assemble(layers, dtype)
+    def __init__(
+        self,
+        layers: Part | Formula | Iterable[Part | Formula],
+        *more: Part | Formula,
+        rng: Rng = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        one_by_one = more or isinstance(layers, Layer | Nestable | activations.Activation | type)
+        self._assemble((layers, *more) if one_by_one else layers, dtype)  # type: ignore[arg-type]  # not iterable: a part
         self._start(np.random.default_rng(rng))
 
     @classmethod
-    def _assembled(cls, layers: Iterable[Part], dtype: DTypeLike) -> Self:
+    def _assembled(cls, layers: Iterable[Part | Formula], dtype: DTypeLike) -> Self:
         """Return one that has no parameters yet: `_start`, or another model, lays them out."""
         model = cls.__new__(cls)
         model._assemble(layers, dtype)
         return model
 
-    def _assemble(self, layers: Iterable[Part], dtype: DTypeLike) -> None:
+    def _assemble(self, layers: Iterable[Part | Formula], dtype: DTypeLike) -> None:
         self._dtype: np.dtype[Any] = np.dtype(dtype)
         if self._dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype is {self._dtype}; expected float32 or float64")

@@ -38,9 +38,9 @@ Results are the same bits on any number of threads and on every SIMD target with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fuseprop import _registry
+from fuseprop import _elsewhere, _registry
 from fuseprop.optim import schedules
 from fuseprop.optim.algorithms import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
 from fuseprop.optim.arrays import Arrays
@@ -67,6 +67,11 @@ __all__ = [
     "names",
     "schedules",
 ]
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)
 
 
 def names() -> list[str]:
