@@ -55,8 +55,8 @@ const T* ClassWeight(const Formula& formula) {
 }
 
 // Class weights, checked already, as the formula's columns.
-void BindClassWeight(Formula* formula, PyObject* object) {
-  const Ref weights = COrdered(FloatArrayAs(object, "class_weight", NPY_FLOAT64));
+void BindClassWeight(Formula* formula, const Ref& given) {
+  const Ref weights = COrdered(FloatArrayAs(given, "class_weight", NPY_FLOAT64));
   const size_t n = Size(weights);
   auto* columns = static_cast<double*>(PyMem_Malloc(n * (sizeof(double) + sizeof(float))));
   if (columns == nullptr) throw std::bad_alloc();
@@ -75,9 +75,9 @@ void BindClassWeight(Formula* formula, PyObject* object) {
 Ref BindClassOptions(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   CheckNumArgs("_bind", nargs, 2, 2);
   auto* formula = reinterpret_cast<Formula*>(self);
-  if (formula->row != kUnbound) Raise(PyExc_RuntimeError, "%s is bound already", Py_TYPE(self)->tp_name);
   if (!PyTuple_Check(args[1])) Raise(PyExc_TypeError, "parameters must be a tuple");
   if (PyTuple_GET_SIZE(args[1]) == 0) {
+    CheckUnbound(self);
     formula->row = kPlain;
     return Ref::Borrow(Py_None);
   }
@@ -85,17 +85,21 @@ Ref BindClassOptions(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   if (!PyArg_ParseTuple(args[1], "OOOOOO", &smoothing, &class_weight, &ignored_label, &temperature, &scale, &z_loss)) {
     throw PythonError();
   }
-  formula->parameters[kSmoothing] = AsDouble(smoothing, "label_smoothing");
-  formula->parameters[kIgnores] = ignored_label != Py_None;
+  double parameters[kMaxParameters] = {};
+  parameters[kSmoothing] = AsDouble(smoothing, "label_smoothing");
+  parameters[kIgnores] = ignored_label != Py_None;
   if (ignored_label != Py_None) {
     const int64_t label = PyLong_AsLongLong(ignored_label);
     if (label == -1 && PyErr_Occurred() != nullptr) throw PythonError();
-    std::memcpy(&formula->parameters[kIgnoredLabel], &label, sizeof(label));
+    std::memcpy(&parameters[kIgnoredLabel], &label, sizeof(label));
   }
-  formula->parameters[kTemperature] = AsDouble(temperature, "temperature");
-  formula->parameters[kScaleByTemperature] = AsBool(scale, "scale_by_temperature");
-  formula->parameters[kZLoss] = AsDouble(z_loss, "z_loss");
-  if (class_weight != Py_None) BindClassWeight(formula, class_weight);
+  parameters[kTemperature] = AsDouble(temperature, "temperature");
+  parameters[kScaleByTemperature] = AsBool(scale, "scale_by_temperature");
+  parameters[kZLoss] = AsDouble(z_loss, "z_loss");
+  const Ref weight = OptionalArray(class_weight, "class_weight");
+  CheckUnbound(self);
+  if (weight) BindClassWeight(formula, weight);
+  std::copy(parameters, parameters + kMaxParameters, formula->parameters);
   formula->row = kWithOptions;
   return Ref::Borrow(Py_None);
 }
@@ -119,8 +123,8 @@ SoftmaxXentOptions<T> ClassOptions(const Formula& formula) {
 template SoftmaxXentOptions<float> ClassOptions(const Formula&);
 template SoftmaxXentOptions<double> ClassOptions(const Formula&);
 
-ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, int typenum, PyObject* target_object,
-                         PyObject* weight_object, bool mean, const ClassNames& argument_names)
+ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, int typenum, const Ref& given_target,
+                         const Ref& given_weight, bool mean, const ClassNames& argument_names)
     : formula(loss), names(argument_names) {
   const int row_ndim = ndim - 1;
   for (int i = 0; i < row_ndim; ++i) rows *= static_cast<size_t>(shape[i]);
@@ -130,8 +134,8 @@ ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, i
           formula.num_columns, classes, names.classes);
   }
 
-  given = AnyArray(target_object, names.target);
-  PyArrayObject* const target = given.array();
+  const Ref plain = Plain(given_target);
+  PyArrayObject* const target = plain.array();
   const int target_ndim = PyArray_NDIM(target);
   const npy_intp* target_shape = PyArray_DIMS(target);
   if (target_ndim == row_ndim && PyArray_CompareLists(target_shape, shape, row_ndim)) {
@@ -140,19 +144,18 @@ ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, i
             names.target, DtypeName(target).c_str(), ShapeText(target).c_str(), ShapeText(ndim, shape).c_str());
     }
     const bool as_it_is = PyArray_ISCARRAY_RO(target);
-    labels = as_it_is ? Ref::Borrow(given.get())
+    labels = as_it_is ? Ref::Borrow(plain.get())
                       : Ref::Check(PyArray_FromArray(target, PyArray_DescrNewByteorder(PyArray_DESCR(target), '='),
                                                      NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED));
   } else if (target_ndim == ndim && PyArray_CompareLists(target_shape, shape, ndim)) {
-    distribution = COrdered(FloatArrayAs(given.get(), names.target, typenum));
+    distribution = COrdered(FloatArrayAs(plain, names.target, typenum));
   } else {
     Raise(PyExc_ValueError, "%s has shape %s; expected %s for labels, or %s for distributions", names.target,
           ShapeText(target).c_str(), ShapeText(row_ndim, shape).c_str(), ShapeText(ndim, shape).c_str());
   }
 
-  if (weight_object != Py_None) {
-    given_weight = AnyArray(weight_object, "sample_weight");
-    weight = FloatArrayAs(given_weight.get(), "sample_weight", typenum);
+  if (given_weight) {
+    weight = FloatArrayAs(given_weight, "sample_weight", typenum);
     if (PyArray_NDIM(weight.array()) != row_ndim ||
         !PyArray_CompareLists(PyArray_DIMS(weight.array()), shape, row_ndim)) {
       Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of %s",

@@ -53,12 +53,26 @@ struct Scale {
 };
 
 // None, or a number to raise the Hessian to.
-inline bool AsFloor(PyObject* object, double* floor) {
-  if (object == Py_None) return false;
-  *floor = AsDouble(object, "hess_floor");
-  if (!std::isfinite(*floor)) Raise(PyExc_ValueError, "hess_floor is %R; expected a finite number or None", object);
-  return true;
-}
+struct HessFloor {
+  explicit HessFloor(PyObject* object) : given(object != Py_None) {
+    if (!given) return;
+    value = AsDouble(object, "hess_floor");
+    if (!std::isfinite(value)) Raise(PyExc_ValueError, "hess_floor is %R; expected a finite number or None", object);
+  }
+  bool given;
+  double value = 0.0;
+};
+
+// What a loss is called with, as the caller gave it: an output must not overlap these.
+struct LossArrays {
+  LossArrays(PyObject* pred_object, PyObject* target_object, PyObject* weight_object)
+      : pred(AnyArray(pred_object, "pred")),
+        target(AnyArray(target_object, "target")),
+        weight(OptionalArray(weight_object, "sample_weight")) {}
+  Ref pred;
+  Ref target;
+  Ref weight;  // may be null
+};
 
 }  // namespace bind
 }  // namespace fuseprop

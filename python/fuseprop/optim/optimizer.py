@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
 import numpy as np
 
 from fuseprop import _core
-from fuseprop._checks import choice, flag, integer, real
+from fuseprop._checks import choice, flag, integer, real, real_array
 from fuseprop._memory import aligned_zeros
 from fuseprop._registry import Spec
 from fuseprop.optim.arrays import Arrays, Structure, check_apart, describe
@@ -465,7 +465,7 @@ class Optimizer:
                 )
             for j, (targets, sources) in enumerate(zip(group._states, entry["states"], strict=True)):
                 for state_name, target in zip(self._state_names, targets, strict=True):
-                    source = np.asarray(sources[state_name])
+                    source = real_array(sources[state_name], f"{name}['states'][{j}]['{state_name}']")
                     if source.shape != target.shape or source.dtype != target.dtype:
                         raise ValueError(
                             f"{name}['states'][{j}]['{state_name}'] is {describe(source)}; expected {describe(target)}"
