@@ -74,15 +74,6 @@ class Running {
   Update& update_;
 };
 
-Ref Tuple(PyObject* object, const char* expected) {
-  PyObject* tuple = PySequence_Tuple(object);
-  if (tuple == nullptr && PyErr_ExceptionMatches(PyExc_TypeError)) {
-    PyErr_Clear();
-    Raise(PyExc_TypeError, "%s, found %s", expected, Py_TYPE(object)->tp_name);
-  }
-  return Ref::Check(tuple);
-}
-
 const char* TextAt(const Ref& tuple, Py_ssize_t i) {
   const char* text = PyUnicode_AsUTF8(PyTuple_GET_ITEM(tuple.get(), i));
   if (text == nullptr) throw PythonError();
@@ -94,6 +85,7 @@ void CheckUpdatable(PyObject* object, const std::string& name) {
   if (!PyArray_Check(object)) {
     Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name.c_str(), Py_TYPE(object)->tp_name);
   }
+  RefuseMasked(object, name.c_str());
   auto* array = reinterpret_cast<PyArrayObject*>(object);
   const int typenum = PyArray_TYPE(array);
   if ((typenum != NPY_FLOAT32 && typenum != NPY_FLOAT64) || !PyArray_ISNOTSWAPPED(array)) {
@@ -126,7 +118,7 @@ size_t FindRule(const char* name) {
 
 // A parameter as Python gives it: (array, (state, ...), its name, its gradient's name).
 Entry MakeEntry(PyObject* object, const UpdateRow& row) {
-  const Ref given = Tuple(object, "a parameter must be a tuple");
+  const Ref given = AsTuple(object, "a parameter must be a tuple");
   if (PyTuple_GET_SIZE(given.get()) != 4) {
     Raise(PyExc_ValueError, "a parameter is a tuple of %zd; expected (array, states, name, gradient's name)",
           PyTuple_GET_SIZE(given.get()));
@@ -137,7 +129,7 @@ Entry MakeEntry(PyObject* object, const UpdateRow& row) {
   PyObject* parameter = PyTuple_GET_ITEM(given.get(), 0);
   CheckUpdatable(parameter, entry.name);
   entry.parameter = Ref::Borrow(parameter);
-  const Ref states = Tuple(PyTuple_GET_ITEM(given.get(), 1), "the states of a parameter must be a tuple");
+  const Ref states = AsTuple(PyTuple_GET_ITEM(given.get(), 1), "the states of a parameter must be a tuple");
   const auto count = static_cast<size_t>(PyTuple_GET_SIZE(states.get()));
   if (count != row.num_states) {
     Raise(PyExc_ValueError, "rule %s takes %zu states per parameter, found %zu", row.name, row.num_states, count);
@@ -162,13 +154,13 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
       Raise(PyExc_TypeError, "Updater takes no keyword arguments");
     }
     if (!PyArg_ParseTuple(args, "sO", &rule, &groups_object)) throw PythonError();
-    const Ref groups = Tuple(groups_object, "groups must be a sequence");
+    const Ref groups = AsTuple(groups_object, "groups must be a sequence");
     Ref self = Ref::Check(type->tp_alloc(type, 0));
     reinterpret_cast<Updater*>(self.get())->update = new Update;
     Update& update = Self(self.get());
     update.row = FindRule(rule);
     for (Py_ssize_t g = 0; g < PyTuple_GET_SIZE(groups.get()); ++g) {
-      const Ref parameters = Tuple(PyTuple_GET_ITEM(groups.get(), g), "a group must be a sequence");
+      const Ref parameters = AsTuple(PyTuple_GET_ITEM(groups.get(), g), "a group must be a sequence");
       Group group;
       for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(parameters.get()); ++i) {
         Entry entry = MakeEntry(PyTuple_GET_ITEM(parameters.get(), i), Updates().rows[update.row]);
@@ -228,14 +220,14 @@ class Grads {
  private:
   // `object` and what it holds as tuples; itself if it is that already.
   static Ref Tuples(PyObject* object) {
-    Ref outer = Tuple(object, "grads must be a sequence");
+    Ref outer = AsTuple(object, "grads must be a sequence");
     const Py_ssize_t count = PyTuple_GET_SIZE(outer.get());
     bool nested = true;
     for (Py_ssize_t g = 0; g < count; ++g) nested = nested && PyTuple_CheckExact(PyTuple_GET_ITEM(outer.get(), g));
     if (nested) return outer;
     Ref tuples = Ref::Check(PyTuple_New(count));
     for (Py_ssize_t g = 0; g < count; ++g) {
-      Ref inner = Tuple(PyTuple_GET_ITEM(outer.get(), g), "grads must be sequences of arrays");
+      Ref inner = AsTuple(PyTuple_GET_ITEM(outer.get(), g), "grads must be sequences of arrays");
       PyTuple_SET_ITEM(tuples.get(), g, inner.release());
     }
     return tuples;
@@ -265,6 +257,7 @@ class Grads {
     if (!PyArray_Check(object)) {
       Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name, Py_TYPE(object)->tp_name);
     }
+    RefuseMasked(object, name);
     auto* grad = reinterpret_cast<PyArrayObject*>(object);
     if (PyArray_TYPE(grad) != PyArray_TYPE(parameter) || !PyArray_ISNOTSWAPPED(grad)) {
       const std::string expected = DtypeName(parameter);
@@ -342,8 +335,8 @@ PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     for (size_t i = 0; i < row.num_numbers; ++i) {
       numbers[i] = AsDouble(PyTuple_GET_ITEM(args[3], static_cast<Py_ssize_t>(i)), "numbers");
     }
-    const Grads grads(update, args[0]);
     double scale = AsDouble(args[2], "scale");
+    const Grads grads(update, args[0]);
     if (args[5] != Py_None) {
       double norm = 0.0;
       {
@@ -402,7 +395,7 @@ void AddGrad(TensorList<T>& list, const Ref& grad) {
 // global_norm(arrays, /)
 PyObject* Norm(PyObject*, PyObject* object) {
   return Guard([&] {
-    const Ref arrays = Tuple(object, "arrays must be a sequence");
+    const Ref arrays = AsTuple(object, "arrays must be a sequence");
     TensorList<float> f32;
     TensorList<double> f64;
     std::vector<Ref> readable;

@@ -87,6 +87,22 @@ def real_array(value: ArrayLike, name: str) -> NDArray[Any]:
     return array
 
 
+def refuse_masked(array: object, name: str) -> None:
+    """Raise a TypeError for a masked array, where others are taken as they are."""
+    if _is_masked(array):
+        raise refusal(array, name)
+
+
+def float_array(value: ArrayLike, name: str) -> NDArray[Any]:
+    """`value` as an array of float32 or float64; integers and booleans become float64, other dtypes are a TypeError."""
+    array = real_array(value, name)
+    if array.dtype.kind != "f":
+        return array.astype(np.float64)
+    if array.dtype not in (np.float32, np.float64):
+        raise refusal(value, name, array)
+    return array
+
+
 def refusal(value: Any, name: str, found: NDArray[Any] | Exception | None = None) -> TypeError:
     """Return the error for an argument that cannot be taken as an array of numbers, with what to do about it.
 
@@ -108,6 +124,8 @@ def refusal(value: Any, name: str, found: NDArray[Any] | Exception | None = None
     if _is_masked(value):
         return TypeError(f"{name} holds masked arrays, whose masks would be lost: fill them, or leave masked rows out")
     kind = type(value).__name__
+    if isinstance(value, (str, bytes)):
+        return TypeError(f"{name} is a {kind}; expected an array of numbers")
     if type(value).__module__.partition(".")[0] == "torch" and (ways := _ways_to_numpy(value)):
         return TypeError(
             f"{name} is a tensor that NumPy cannot take ({', '.join(ways)}): give {name}{''.join(ways.values())}"

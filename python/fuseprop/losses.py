@@ -51,7 +51,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import _core, _elsewhere, _registry
-from fuseprop._checks import choice, class_weights, flag, integer, real
+from fuseprop._checks import choice, class_weights, flag, float_array, integer, real, real_array, refuse_masked
 from fuseprop._formula import Formula
 from fuseprop._registry import Domain, register
 from fuseprop._typing import FloatArray
@@ -1009,6 +1009,7 @@ def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
     """Return a tuple of finite numbers >= 0, or None."""
     if class_weight is None:
         return None
+    refuse_masked(class_weight, "class_weight")
     if isinstance(class_weight, (str, bytes)) or np.ndim(class_weight) != 1:
         raise ValueError(f"class_weight is {class_weight!r}; expected None or one number for each class")
     values = enumerate(cast(Sequence[float], class_weight))
@@ -1239,14 +1240,7 @@ def _norms(matrix: FloatArray, axis: int) -> NDArray[np.float64]:
 
 def _matrix(array: ArrayLike, name: str) -> FloatArray:
     """Return a two-dimensional array of float32 or float64; integers and booleans become float64."""
-    found = np.asarray(array)
-    if found.dtype.kind in "iub":
-        found = found.astype(np.float64)
-    if found.dtype not in (np.float32, np.float64):
-        raise TypeError(
-            f"{name} has dtype {found.dtype}; expected float32 or float64 (integers and booleans are converted): cast "
-            f"it with {name}.astype(np.float32)"
-        )
+    found = float_array(array, name)
     if found.ndim != 2:
         raise ValueError(f"{name} has shape {found.shape}; expected two dimensions")
     return found
@@ -1254,20 +1248,22 @@ def _matrix(array: ArrayLike, name: str) -> FloatArray:
 
 def _label_array(target: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
     """Return labels of shape (rows,) in [0, classes)."""
-    found = np.asarray(target)
+    found = real_array(target, "target")
     if found.shape != (rows,):
         raise ValueError(f"target has shape {found.shape}; expected ({rows},), one label per row of features")
     if found.dtype.kind not in "iub" and rows:
-        raise TypeError(f"target has dtype {found.dtype}; expected integer labels")
-    if found.dtype.kind == "b":
-        found = found.astype(np.uint8)
-    outside = (found < 0) | (found >= classes)
+        whole = found.dtype.kind == "f" and np.all(np.isfinite(found) & (found == np.trunc(found)))
+        advice = " (all are whole numbers: give target.astype(int))" if whole else ""
+        raise TypeError(f"target has dtype {found.dtype}; expected integer labels{advice}")
+    # What is checked is what is used; a label that does not fit becomes negative.
+    labels = found.astype(np.int64)
+    outside = (labels < 0) | (labels >= classes)
     if outside.any():
         row = int(outside.argmax())
         raise ValueError(
             f"target[{row}] is label {found[row]}; expected 0 to {classes - 1} (weight has C = {classes} classes)"
         )
-    return found.astype(np.int64)
+    return labels
 
 
 def names() -> list[str]:

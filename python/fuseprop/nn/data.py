@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses
-from fuseprop._checks import real_array, refusal
+from fuseprop._checks import real_array, refuse_masked
 from fuseprop._registry import Domain
 
 #: Elements that are looked at at once: what is computed of them stays in the cache.
@@ -37,8 +37,7 @@ def target_array(y: ArrayLike, name: str, loss: object) -> NDArray[Any]:
     """Return targets as an array: of numbers, for a loss of the library."""
     if isinstance(loss, losses.Loss):
         return real_array(y, name)
-    if isinstance(y, np.ma.MaskedArray):
-        raise refusal(y, name)
+    refuse_masked(y, name)
     return np.asarray(y)
 
 
@@ -75,6 +74,8 @@ def check_targets(
     if domain in _DOMAINS:
         is_inside, words = _DOMAINS[domain]
         _check_values(y, dtype, is_inside, "y", owner, f"{spec.name} expects {words}")
+    if spec.over_classes and domain != "log_distribution" and y.dtype.kind in "biu":
+        _check_rows(y, loss, owner)
 
 
 def _check_labels(y: NDArray[Any], loss: losses.Loss, classes: int, owner: str) -> None:
@@ -99,6 +100,15 @@ def _check_labels(y: NDArray[Any], loss: losses.Loss, classes: int, owner: str) 
                 f"{_place('y', begin, ~inside, owner)} is label {_first(block, ~inside)}; expected 0 to "
                 f"{classes - 1}{other} (the model's output has C = {classes} classes)"
             )
+
+
+def _check_rows(y: NDArray[Any], loss: losses.Loss, owner: str) -> None:
+    """Refuse integers that are no distributions, as the loss does: labels may have such a shape."""
+    for begin, block in _blocks(y):
+        sums = block.sum(axis=-1, dtype=np.int64)
+        if (sums != 1).any():
+            place, found = _place("y", begin, sums != 1, owner), _first(sums, sums != 1)
+            raise ValueError(f"{place} sums to {found}; {loss.spec.name} expects distributions, which sum to 1")
 
 
 def _check_values(  # noqa: PLR0917  # what, how, and four words for the message
