@@ -30,7 +30,7 @@ from helpers import (
 )
 
 import fuseprop as fp
-from fuseprop import _core, ops
+from fuseprop import _checks, _core, ops
 from fuseprop._registry import Spec
 
 ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *LAYER_LOSSES]
@@ -233,10 +233,11 @@ def test_losses_without_all_verbs() -> None:
 
 @pytest.mark.parametrize("dtype", BAD_DTYPES, ids=str)
 def test_dtypes(dtype: Any) -> None:
-    """A TypeError that names the argument and the dtype, and says what to cast to."""
+    """A TypeError that names the argument and the dtype, and says what to do: where a cast loses much, no cast."""
     bad = np.zeros((3, 3)).astype(dtype)
     good = np.zeros((3, 3))
-    found = ["has dtype", str(bad.dtype), "float32 or float64", "astype"]
+    instead = {"c": ".real", "M": ".min()) / np.timedelta64", "m": "/ np.timedelta64"}
+    found = ["has dtype", str(bad.dtype), "float32 or float64", instead.get(bad.dtype.kind, "astype")]
     for spec in [*ACTIVATIONS, *STRUCTURED]:
         act = spec.cls()
         for call in (act, act.derivative, lambda x, a=act: a.backward(x, good)):
@@ -675,3 +676,79 @@ def test_out_of_logsumexp() -> None:
         with refuses(ValueError, *message):
             ops.logsumexp(x, out=out)
     assert (x == 1).all()
+
+
+# --- what is no array of real numbers -----------------------------------------------------------------------
+
+
+def what_is_refused() -> dict[str, tuple[Any, list[str]]]:
+    """Return arguments that no function takes, and what the message says of each but its name."""
+    masked = np.ma.masked_array([1.0, 2.0], [False, True])
+    text = np.array(["cat", "dog"])
+    fields = np.zeros(2, [("height", "f4"), ("width", "f4")])
+
+    class Sparse:
+        def toarray(self) -> Array:
+            return np.zeros(2)
+
+    class Broken:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+            raise RuntimeError("no data yet")
+
+    real = "expected float32 or float64"
+    return {
+        "None": (None, ["is None; expected an array"]),
+        "masked": (masked, ["is a masked array, whose mask would be lost", ".filled(value)"]),
+        "nothing masked": (np.ma.masked_array([1.0, 2.0]), ["is a masked array"]),
+        "list of masked": ([1.0, [np.ma.masked]], ["holds masked arrays", "fill them"]),
+        "sparse": (Sparse(), ["is sparse (Sparse)", ".toarray()"]),
+        "complex": (np.zeros(2, complex), ["dtype complex128", real, ".real, or np.abs("]),
+        "complex list": ([1j, 2.0], ["dtype complex128", real, "take np.asarray("]),
+        "fields": (fields, ["has dtype [('height'", real, "take its fields one by one", "['height']"]),
+        "dates": (np.zeros(2, "M8[s]"), ["datetime64", real, ".min()) / np.timedelta64(1, 'D')"]),
+        "durations": (np.zeros(2, "m8[s]"), ["timedelta64", real, " / np.timedelta64(1, 's')"]),
+        "text": (text, ["has dtype <U3", real, ".astype(float)", "return_inverse=True)[1]"]),
+        "bytes": (np.zeros(2, "V3"), ["has dtype |V3", real, "without a meaning"]),
+        "objects": ([[1.0, None]], ["has dtype object", real, "element [0, 1] is of type NoneType"]),
+        "numbers as objects": (np.array([1, 10**30]), ["has dtype object", real, "cast it with ", ".astype(float)"]),
+        "ragged": ([[1.0, 2.0], [3.0]], ["is a ragged list", "differ in length, 2 in [0] and 1 in [1]"]),
+        "ragged deep": ([[[1.0], [1.0, 2.0]]], ["is a ragged list"]),
+        "dict": ({"a": 1.0}, ["of type dict cannot be made an array of numbers"]),
+        "broken": (Broken(), ["of type Broken cannot be made an array of numbers: no data yet"]),
+    }
+
+
+REFUSED = what_is_refused()
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_array_of_real_numbers(case: str) -> None:
+    """The message says what it is and what to do; no advice that loses something on the way."""
+    value, parts = REFUSED[case]
+    with refuses(TypeError, "rates", *parts) as caught:
+        _checks.real_array(value, "rates")
+    assert ".astype(np.float32)" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint64, np.float16, np.float32, np.float64, np.longdouble])
+def test_arrays_of_real_numbers_are_taken_as_they_are(dtype: Any) -> None:
+    array = np.ones(3, dtype)
+    assert _checks.real_array(array, "rates") is array
+    assert _checks.real_array([True, 2], "rates").dtype == np.int64
+
+
+def test_tensors_that_numpy_cannot_take() -> None:
+    """What keeps it from being taken is named, with the method that ends it, and one is enough for all."""
+    torch = pytest.importorskip("torch")
+    plain = torch.ones(2, 2)
+    cases = {
+        "it requires grad): give x.detach()": plain.clone().requires_grad_(),
+        "of dtype torch.bfloat16): give x.float()": plain.bfloat16(),
+        "on the device meta): give x.cpu()": plain.to("meta"),
+        "of layout torch.sparse_coo): give x.to_dense()": plain.to_sparse(),
+        "it requires grad, of dtype torch.bfloat16): give x.detach().float()": plain.bfloat16().requires_grad_(),
+    }
+    for expected, tensor in cases.items():
+        with refuses(TypeError, f"x is a tensor that NumPy cannot take ({expected}"):
+            _checks.real_array(tensor, "x")
+    assert _checks.real_array(plain, "x").shape == (2, 2)

@@ -20,14 +20,15 @@ namespace {
 struct Stack {
   std::vector<DenseLayer<float>> f32;
   std::vector<DenseLayer<double>> f64;
-  std::vector<Ref> parameters;                             // weights, biases, their gradients, activations
-  std::vector<Ref> buffers;                                // of the batch size that is bound
-  std::vector<std::pair<const char*, const char*>> spans;  // where these lie
+  std::vector<Ref> parameters;                                // weights, biases, their gradients, activations
+  std::vector<std::pair<Py_ssize_t, PyObject*>> activations;  // by layer, for those that have one
+  std::vector<Ref> buffers;                                   // of the batch size that is bound
+  std::vector<std::pair<const char*, const char*>> spans;     // where these lie
   int typenum = NPY_FLOAT32;
   npy_intp in = 0, out = 0;
   npy_intp rows = -1;
   Ref x;  // of the last forward pass
-  const void* x_data = nullptr;
+  const char* x_data = nullptr;
   size_t x_stride = 0;
   BusyFlag running;
 
@@ -67,6 +68,7 @@ void CheckArray(PyObject* object, const char* name, int typenum, int ndim, const
   if (!PyArray_Check(object)) {
     Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name, Py_TYPE(object)->tp_name);
   }
+  RefuseMasked(object, name);
   auto* array = reinterpret_cast<PyArrayObject*>(object);
   if (PyArray_TYPE(array) != typenum) {
     Raise(PyExc_TypeError, "%s has dtype %s; expected %s", name, DtypeName(array).c_str(),
@@ -125,6 +127,7 @@ void AddLayer(Stack& stack, Py_ssize_t index, PyObject* item) {
   }
   if (const Formula* formula = AsActivation(activation, name(".activation").c_str())) {
     stack.parameters.push_back(Ref::Borrow(activation));
+    stack.activations.emplace_back(index, activation);
     layer.activation = formula->row;
     layer.parameters = formula->parameters;
   }
@@ -141,14 +144,14 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
       Raise(PyExc_TypeError, "DenseStack takes no keyword arguments");
     }
     if (!PyArg_ParseTuple(args, "O", &layers_object)) throw PythonError();
-    const Ref layers = Ref::Check(PySequence_Fast(layers_object, "layers must be a sequence"));
-    const Py_ssize_t count = PySequence_Fast_GET_SIZE(layers.get());
+    const Ref layers = AsTuple(layers_object, "layers must be a sequence");
+    const Py_ssize_t count = PyTuple_GET_SIZE(layers.get());
     if (count == 0) Raise(PyExc_ValueError, "layers is empty; expected at least one layer");
     Ref self = Ref::Check(type->tp_alloc(type, 0));
     reinterpret_cast<DenseStack*>(self.get())->stack = new Stack;
     Stack& stack = Self(self.get());
     for (Py_ssize_t i = 0; i < count; ++i) {
-      PyObject* item = PySequence_Fast_GET_ITEM(layers.get(), i);
+      PyObject* item = PyTuple_GET_ITEM(layers.get(), i);
       CheckTuple(item, "layers", i, 5, "(weight, bias, dweight, dbias, activation)");
       PyObject* weight = PyTuple_GET_ITEM(item, 0);
       if (!PyArray_Check(weight)) {
@@ -173,13 +176,13 @@ void Dealloc(PyObject* self) {
 }
 
 template <class T>
-void BindBuffers(Stack& stack, npy_intp rows, PyObject* sequence) {
+void BindBuffers(Stack& stack, npy_intp rows, PyObject* buffers) {
   std::vector<DenseLayer<T>> layers = stack.Layers<T>();
   std::vector<Ref> kept;
   for (size_t i = 0; i < layers.size(); ++i) {
     PyObject *y, *u, *dx;
     const auto index = static_cast<Py_ssize_t>(i);
-    PyObject* item = PySequence_Fast_GET_ITEM(sequence, index);
+    PyObject* item = PyTuple_GET_ITEM(buffers, index);
     CheckTuple(item, "buffers", index, 3, "(y, u, dx)");
     if (!PyArg_ParseTuple(item, "OOO", &y, &u, &dx)) throw PythonError();
     const auto name = [&](const char* which) { return Indexed("buffers", index, which); };
@@ -219,14 +222,13 @@ PyObject* Bind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     const Running running(stack);
     const Py_ssize_t rows = PyNumber_AsSsize_t(args[0], PyExc_OverflowError);
     if (rows == -1 && PyErr_Occurred() != nullptr) throw PythonError();
-    const Ref sequence = Ref::Check(PySequence_Fast(args[1], "buffers must be a sequence"));
+    const Ref buffers = AsTuple(args[1], "buffers must be a sequence");
     const auto count = static_cast<Py_ssize_t>(stack.f32.size() + stack.f64.size());
-    if (PySequence_Fast_GET_SIZE(sequence.get()) != count) {
-      Raise(PyExc_ValueError, "buffers has %zd entries for %zd layers", PySequence_Fast_GET_SIZE(sequence.get()),
-            count);
+    if (PyTuple_GET_SIZE(buffers.get()) != count) {
+      Raise(PyExc_ValueError, "buffers has %zd entries for %zd layers", PyTuple_GET_SIZE(buffers.get()), count);
     }
-    stack.typenum == NPY_FLOAT32 ? BindBuffers<float>(stack, rows, sequence.get())
-                                 : BindBuffers<double>(stack, rows, sequence.get());
+    stack.typenum == NPY_FLOAT32 ? BindBuffers<float>(stack, rows, buffers.get())
+                                 : BindBuffers<double>(stack, rows, buffers.get());
     return Ref::Borrow(Py_None);
   });
 }
@@ -253,7 +255,11 @@ PyObject* Forward(PyObject* self, PyObject* object) {
     Stack& stack = Self(self);
     const Running running(stack);
     if (stack.rows < 0) Raise(PyExc_RuntimeError, "no buffers are bound");
-    Ref x = FloatArray(object, "x");
+    for (const auto& [layer, activation] : stack.activations) {
+      if (IsOverridden(activation)) RefuseOverride(activation, Indexed("layers", layer, ".activation").c_str());
+    }
+    const Ref given = AnyArray(object, "x");
+    Ref x = FloatArray(given, "x");
     const npy_intp shape[2] = {stack.rows, stack.in};
     if (PyArray_TYPE(x.array()) != stack.typenum) {
       Raise(PyExc_TypeError, "x has dtype %s; expected %s", DtypeName(x.array()).c_str(),
@@ -276,7 +282,7 @@ PyObject* Forward(PyObject* self, PyObject* object) {
       if (begin < high && low < end) Raise(PyExc_ValueError, "x overlaps the layers' buffers in memory; give a copy");
     }
     stack.x = std::move(rows);
-    stack.x_data = PyArray_DATA(stack.x.array());
+    stack.x_data = begin;
     stack.x_stride = x_stride;
     stack.typenum == NPY_FLOAT32 ? RunForward<float>(stack) : RunForward<double>(stack);
     return Ref::Borrow(stack.buffers.back().get());
@@ -312,14 +318,20 @@ PyObject* Backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     Stack& stack = Self(self);
     const Running running(stack);
     if (!stack.x) Raise(PyExc_RuntimeError, "backward needs a forward pass before it");
+    const bool accumulate = AsBool(args[1], "accumulate");
+    const bool want_dx = AsBool(args[2], "want_dx");
+    const npy_intp x_shape[2] = {stack.rows, stack.in};
+    PyArrayObject* x = stack.x.array();
+    if (PyArray_BYTES(x) != stack.x_data || PyArray_TYPE(x) != stack.typenum || PyArray_NDIM(x) != 2 ||
+        !PyArray_CompareLists(PyArray_DIMS(x), x_shape, 2)) {
+      Raise(PyExc_RuntimeError, "the x of the forward pass was resized or retyped since; backward needs it as it was");
+    }
     Ref dy = Ref::Borrow(args[0]);
     const npy_intp shape[2] = {stack.rows, stack.out};
     if (PyArray_Check(dy.get()) && !PyArray_ISCARRAY(dy.array())) {
-      dy = Ref::Check(PyArray_NewCopy(dy.array(), NPY_CORDER));
+      dy = Ref::Check(PyArray_NewCopy(Plain(dy).array(), NPY_CORDER));
     }
     CheckArray(dy.get(), "dy", stack.typenum, 2, shape, true);
-    const bool accumulate = AsBool(args[1], "accumulate");
-    const bool want_dx = AsBool(args[2], "want_dx");
     if (want_dx && !stack.HasFirstDx()) Raise(PyExc_RuntimeError, "no dx is bound for the first layer");
     CheckX(stack);
     stack.typenum == NPY_FLOAT32 ? RunBackward<float>(stack, dy, accumulate, want_dx)

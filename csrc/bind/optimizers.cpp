@@ -87,15 +87,6 @@ class Running {
   Update& update_;
 };
 
-Ref Tuple(PyObject* object, const char* expected) {
-  PyObject* tuple = PySequence_Tuple(object);
-  if (tuple == nullptr && PyErr_ExceptionMatches(PyExc_TypeError)) {
-    PyErr_Clear();
-    Raise(PyExc_TypeError, "%s, found %s", expected, Py_TYPE(object)->tp_name);
-  }
-  return Ref::Check(tuple);
-}
-
 const char* TextAt(const Ref& tuple, Py_ssize_t i) {
   const char* text = PyUnicode_AsUTF8(PyTuple_GET_ITEM(tuple.get(), i));
   if (text == nullptr) throw PythonError();
@@ -107,6 +98,7 @@ void CheckUpdatable(PyObject* object, const std::string& name) {
   if (!PyArray_Check(object)) {
     Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name.c_str(), Py_TYPE(object)->tp_name);
   }
+  RefuseMasked(object, name.c_str());
   auto* array = reinterpret_cast<PyArrayObject*>(object);
   const int typenum = PyArray_TYPE(array);
   if ((typenum != NPY_FLOAT32 && typenum != NPY_FLOAT64) || !PyArray_ISNOTSWAPPED(array)) {
@@ -139,7 +131,7 @@ size_t FindRule(const char* name) {
 
 // A parameter as Python gives it: (array, (state, ...), its name, its gradient's name).
 Entry MakeEntry(PyObject* object, const UpdateRow& row) {
-  const Ref given = Tuple(object, "a parameter must be a tuple");
+  const Ref given = AsTuple(object, "a parameter must be a tuple");
   if (PyTuple_GET_SIZE(given.get()) != 4) {
     Raise(PyExc_ValueError, "a parameter is a tuple of %zd; expected (array, states, name, gradient's name)",
           PyTuple_GET_SIZE(given.get()));
@@ -154,7 +146,7 @@ Entry MakeEntry(PyObject* object, const UpdateRow& row) {
   entry.data = PyArray_DATA(array);
   entry.typenum = PyArray_TYPE(array);
   entry.shape.assign(PyArray_DIMS(array), PyArray_DIMS(array) + PyArray_NDIM(array));
-  const Ref states = Tuple(PyTuple_GET_ITEM(given.get(), 1), "the states of a parameter must be a tuple");
+  const Ref states = AsTuple(PyTuple_GET_ITEM(given.get(), 1), "the states of a parameter must be a tuple");
   const auto count = static_cast<size_t>(PyTuple_GET_SIZE(states.get()));
   if (count != row.num_states) {
     Raise(PyExc_ValueError, "rule %s takes %zu states per parameter, found %zu", row.name, row.num_states, count);
@@ -193,13 +185,13 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
       Raise(PyExc_TypeError, "Updater takes no keyword arguments");
     }
     if (!PyArg_ParseTuple(args, "sO", &rule, &groups_object)) throw PythonError();
-    const Ref groups = Tuple(groups_object, "groups must be a sequence");
+    const Ref groups = AsTuple(groups_object, "groups must be a sequence");
     Ref self = Ref::Check(type->tp_alloc(type, 0));
     reinterpret_cast<Updater*>(self.get())->update = new Update;
     Update& update = Self(self.get());
     update.row = FindRule(rule);
     for (Py_ssize_t g = 0; g < PyTuple_GET_SIZE(groups.get()); ++g) {
-      const Ref parameters = Tuple(PyTuple_GET_ITEM(groups.get(), g), "a group must be a sequence");
+      const Ref parameters = AsTuple(PyTuple_GET_ITEM(groups.get(), g), "a group must be a sequence");
       Group group;
       for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(parameters.get()); ++i) {
         Entry entry = MakeEntry(PyTuple_GET_ITEM(parameters.get(), i), Updates().rows[update.row]);
@@ -332,14 +324,14 @@ class Grads {
  private:
   // `object` and what it holds as tuples; itself if it is that already.
   static Ref Tuples(PyObject* object) {
-    Ref outer = Tuple(object, "grads must be a sequence");
+    Ref outer = AsTuple(object, "grads must be a sequence");
     const Py_ssize_t count = PyTuple_GET_SIZE(outer.get());
     bool nested = true;
     for (Py_ssize_t g = 0; g < count; ++g) nested = nested && PyTuple_CheckExact(PyTuple_GET_ITEM(outer.get(), g));
     if (nested) return outer;
     Ref tuples = Ref::Check(PyTuple_New(count));
     for (Py_ssize_t g = 0; g < count; ++g) {
-      Ref inner = Tuple(PyTuple_GET_ITEM(outer.get(), g), "grads must be sequences of arrays");
+      Ref inner = AsTuple(PyTuple_GET_ITEM(outer.get(), g), "grads must be sequences of arrays");
       PyTuple_SET_ITEM(tuples.get(), g, inner.release());
     }
     return tuples;
@@ -370,6 +362,7 @@ class Grads {
     if (!PyArray_Check(object)) {
       Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name, Py_TYPE(object)->tp_name);
     }
+    RefuseMasked(object, name);
     auto* grad = reinterpret_cast<PyArrayObject*>(object);
     if (PyArray_TYPE(grad) != PyArray_TYPE(parameter) || !PyArray_ISNOTSWAPPED(grad)) {
       const std::string expected = DtypeName(parameter);
@@ -546,7 +539,7 @@ void CheckGivenOnce(PyObject* arrays) {
 // global_norm(grads, /)
 PyObject* Norm(PyObject*, PyObject* object) {
   return Guard([&] {
-    const Ref arrays = Tuple(object, "grads must be a sequence");
+    const Ref arrays = AsTuple(object, "grads must be a sequence");
     TensorList<float> f32;
     TensorList<double> f64;
     std::vector<Ref> readable;

@@ -28,12 +28,12 @@ import inspect
 import math
 from collections.abc import Mapping
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fuseprop import _checks, _core, _registry
+from fuseprop import _checks, _core, _elsewhere, _registry
 from fuseprop._checks import choice, flag, integer, real
 from fuseprop._formula import Formula
 from fuseprop._listing import listing
@@ -75,6 +75,11 @@ __all__ = [
 ]
 
 __dir__ = listing(__all__)
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)
 
 
 class _SignatureOfCall:

@@ -45,13 +45,13 @@ reference.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fuseprop import _core, _registry
-from fuseprop._checks import choice, class_weights, flag, integer, real
+from fuseprop import _core, _elsewhere, _registry
+from fuseprop._checks import choice, class_weights, flag, float_array, integer, real, real_array, refuse_masked
 from fuseprop._formula import Formula
 from fuseprop._listing import listing
 from fuseprop._registry import Domain, register
@@ -92,6 +92,12 @@ __all__ = [
 ]
 
 __dir__ = listing(__all__)
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)
+
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -192,7 +198,15 @@ class Loss(Formula, _core.Loss):
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, out)
 
 
-@register("loss", "zero_one", target_domain="sign", kind_of_value="metric", aliases=("zero_one_loss",))
+@register(
+    "loss",
+    "zero_one",
+    prediction="margin",
+    link=None,
+    target_domain="sign",
+    kind_of_value="metric",
+    aliases=("zero_one_loss",),
+)
 class ZeroOne(Loss):
     """1 if y p <= 0, else 0, for the score p = pred and y = target of -1 or 1: the share of wrong signs under "mean".
 
@@ -206,7 +220,9 @@ class ZeroOne(Loss):
         super().__init__()
 
 
-@register("loss", "hinge", ulp=(0.5, 0.0, 0.0), target_domain="sign", aliases=("hinge_loss",))
+@register(
+    "loss", "hinge", prediction="margin", link=None, ulp=(0.5, 0.0, 0.0), target_domain="sign", aliases=("hinge_loss",)
+)
 class Hinge(Loss):
     """max(0, 1 - y p), for the score p = pred and y = target of -1 or 1.
 
@@ -224,7 +240,15 @@ class Hinge(Loss):
         super().__init__()
 
 
-@register("loss", "squared_hinge", ulp=(2.0, 0.5, 0.0), target_domain="sign", aliases=("l2_hinge",))
+@register(
+    "loss",
+    "squared_hinge",
+    prediction="margin",
+    link=None,
+    ulp=(2.0, 0.5, 0.0),
+    target_domain="sign",
+    aliases=("l2_hinge",),
+)
 class SquaredHinge(Loss):
     """max(0, 1 - y p)^2, for the score p = pred and y = target of -1 or 1.
 
@@ -238,7 +262,15 @@ class SquaredHinge(Loss):
         super().__init__()
 
 
-@register("loss", "exponential", ulp=(1.0, 1.0, 1.0), target_domain="sign", aliases=("exp", "adaboost"))
+@register(
+    "loss",
+    "exponential",
+    prediction="margin",
+    link="half_logit",
+    ulp=(1.0, 1.0, 1.0),
+    target_domain="sign",
+    aliases=("exp", "adaboost"),
+)
 class Exponential(Loss):
     """e^(-y p), for the score p = pred and y = target of -1 or 1; d1 = -y L, d2 = L.
 
@@ -256,7 +288,15 @@ class Exponential(Loss):
         super().__init__()
 
 
-@register("loss", "logistic", ulp=(2.0, 3.0, 5.0), target_domain="sign", aliases=("soft_margin",))
+@register(
+    "loss",
+    "logistic",
+    prediction="logit",
+    link="logit",
+    ulp=(2.0, 3.0, 5.0),
+    target_domain="sign",
+    aliases=("soft_margin", "soft_margin_loss"),
+)
 class Logistic(Loss):
     """log(1 + e^(-y p)), for the logit p = pred and y = target of -1 or 1.
 
@@ -284,7 +324,7 @@ class HalfSquaredError(Loss):
         super().__init__()
 
 
-@register("loss", "squared_error", ulp=(0.5, 0.0, 0.0), aliases=("mse", "l2", "mean_squared_error"))
+@register("loss", "squared_error", ulp=(0.5, 0.0, 0.0), aliases=("mse", "l2", "mean_squared_error", "mse_loss"))
 class SquaredError(Loss):
     """r^2 with r = pred - target; d1 = 2 r, d2 = 2. The mean squared error under "mean".
 
@@ -315,7 +355,7 @@ class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
         super().__init__()
 
 
-@register("loss", "absolute_error", ulp=(0.0, 0.0, 0.0), aliases=("mae", "l1", "mean_absolute_error"))
+@register("loss", "absolute_error", ulp=(0.0, 0.0, 0.0), aliases=("mae", "l1", "mean_absolute_error", "l1_loss"))
 class AbsoluteError(Loss):
     """abs(r) with r = pred - target; d1 = sign(r), 0 at r = 0; d2 = 0. The mean absolute error under "mean".
 
@@ -383,12 +423,19 @@ class SymmetricAbsolutePercentageError(Loss):
         super().__init__()
 
 
-@register("loss", "huber", ulp=(1.5, 0.0, 0.0), parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 1.35}))
+@register(
+    "loss",
+    "huber",
+    ulp=(1.5, 0.0, 0.0),
+    parameters={"delta": 1.0},
+    examples=({"delta": 0.25}, {"delta": 1.35}),
+    aliases=("huber_loss", "smooth_l1", "smooth_l1_loss"),
+)
 class Huber(Loss):
     """r^2 / 2 if abs(r) <= delta, else delta (abs(r) - delta / 2), with r = pred - target.
 
-    d1 = clip(r, -delta, delta); d2 = 1 where abs(r) <= delta, else 0. Equal to PyTorch's HuberLoss. Any real target. At
-    most 1.5, 0, 0 ULP.
+    d1 = clip(r, -delta, delta); d2 = 1 where abs(r) <= delta, else 0. Equal to PyTorch's HuberLoss, and to delta times
+    its SmoothL1Loss with beta = delta. Any real target. At most 1.5, 0, 0 ULP.
 
     Parameters
     ----------
@@ -493,13 +540,14 @@ def _quantiles(q: float | Sequence[float]) -> float | tuple[float, ...]:
 @register(
     "loss",
     "binary_cross_entropy",
+    prediction="probability",
     ulp=(2.5, 4.0, 4.0),
     cancels=("d1",),
     parameters={"eps": None},
     examples=({"eps": 1e-6}, {"eps": 0.05}),
     target_domain="unit",
     pred_domain="unit",
-    aliases=("bce",),
+    aliases=("bce", "bce_loss", "binary_crossentropy"),
 )
 class BinaryCrossEntropy(Loss):
     """-(y log p + (1 - y) log(1 - p)), for the probability p = pred and y = target, both in [0, 1].
@@ -528,6 +576,8 @@ class BinaryCrossEntropy(Loss):
 @register(
     "loss",
     "binary_cross_entropy_with_logits",
+    prediction="logit",
+    link="logit",
     ulp=(4.0, 4.0, 6.5),
     cancels=("d1",),
     parameters={"pos_weight": 1.0},
@@ -557,6 +607,8 @@ class BinaryCrossEntropyWithLogits(Loss):
 @register(
     "loss",
     "focal_with_logits",
+    prediction="logit",
+    link="logit",
     ulp=(10.0, 10.0, 12.0),
     cancels=("d1", "d2"),
     parameters={"gamma": 2.0, "alpha": 0.25},
@@ -594,10 +646,11 @@ class FocalWithLogits(Loss):
 @register(
     "loss",
     "poisson",
+    link="log",
     ulp=(2.0, 2.0, 1.0),
     cancels=("value", "d1"),
     target_domain="nonnegative",
-    aliases=("poisson_nll", "half_poisson"),
+    aliases=("poisson_nll", "half_poisson", "poisson_nll_loss"),
 )
 class Poisson(Loss):
     """e^z - y z, for the logarithm z = pred of the mean and a count y = target >= 0; d1 = e^z - y, d2 = e^z.
@@ -616,6 +669,7 @@ class Poisson(Loss):
 @register(
     "loss",
     "gamma",
+    link="log",
     ulp=(4.0, 4.0, 4.0),
     cancels=("value", "d1"),
     target_domain="positive",
@@ -643,6 +697,7 @@ def _tweedie_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "tweedie",
+    link="log",
     ulp=(7.0, 7.0, 8.0),
     cancels=("value", "d1", "d2"),
     parameters={"power": 1.5},
@@ -723,7 +778,15 @@ class _LogitsLoss(Loss):
         return () if self._values() == tuple(self.spec.parameters.values()) else values
 
 
-@register("loss", "softmax_cross_entropy", parameters=_OPTIONS, examples=_OPTION_EXAMPLES, target_domain="classes")
+@register(
+    "loss",
+    "softmax_cross_entropy",
+    prediction="logit",
+    link="multinomial_logit",
+    parameters=_OPTIONS,
+    examples=_OPTION_EXAMPLES,
+    target_domain="classes",
+)
 class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
     """-sum_j q_j log softmax(z)_j for logits z = pred of shape (N, C).
 
@@ -805,6 +868,8 @@ class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
 @register(
     "loss",
     "linear_cross_entropy",
+    prediction="logit",
+    link="multinomial_logit",
     parameters=_OPTIONS,
     examples=_OPTION_EXAMPLES,
     target_domain="classes",
@@ -945,7 +1010,14 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         )
 
 
-@register("loss", "categorical_cross_entropy", target_domain="distribution", pred_domain="unit", aliases=("cce",))
+@register(
+    "loss",
+    "categorical_cross_entropy",
+    prediction="probability",
+    target_domain="distribution",
+    pred_domain="unit",
+    aliases=("cce", "categorical_crossentropy"),
+)
 class CategoricalCrossEntropy(Loss):
     """-sum_j y_j log p_j, for probabilities p = pred and distributions y = target, both (N, C) and in [0, 1].
 
@@ -962,7 +1034,14 @@ class CategoricalCrossEntropy(Loss):
         super().__init__()
 
 
-@register("loss", "negative_log_likelihood", target_domain="labels", aliases=("nll",))
+@register(
+    "loss",
+    "negative_log_likelihood",
+    prediction="log_probability",
+    link="log",
+    target_domain="labels",
+    aliases=("nll", "nll_loss"),
+)
 class NegativeLogLikelihood(Loss, _core.NegativeLogLikelihood):
     """-l[label], for log-probabilities l = pred of shape (N, C) and labels = target, integers of any width, (N,).
 
@@ -985,6 +1064,7 @@ def _kl_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "kl_divergence",
+    prediction="probability",
     parameters={"log_target": False},
     examples=({"log_target": True},),
     target_domain="distribution",
@@ -1024,6 +1104,7 @@ def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
     """Return a tuple of finite numbers >= 0, or None."""
     if class_weight is None:
         return None
+    refuse_masked(class_weight, "class_weight")
     if isinstance(class_weight, (str, bytes)) or np.ndim(class_weight) != 1:
         raise ValueError(f"class_weight is {class_weight!r}; expected None or one number for each class")
     values = enumerate(cast(Sequence[float], class_weight))
@@ -1036,6 +1117,8 @@ def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
 @register(
     "loss",
     "softmax_focal",
+    prediction="logit",
+    link="multinomial_logit",
     parameters={"gamma": 2.0, "class_weight": None},
     examples=(
         {"gamma": 0.0, "class_weight": None},
@@ -1078,6 +1161,8 @@ class SoftmaxFocal(Loss, _core.SoftmaxFocal):
 @register(
     "loss",
     "large_margin_softmax",
+    prediction="logit",
+    link="multinomial_logit",
     parameters={"margin": 2},
     examples=({"margin": 1}, {"margin": 3}, {"margin": 4}),
     target_domain="labels",
@@ -1286,14 +1371,7 @@ def _norms(matrix: FloatArray, axis: int) -> NDArray[np.float64]:
 
 def _matrix(array: ArrayLike, name: str) -> FloatArray:
     """Return a two-dimensional array of float32 or float64; integers and booleans become float64."""
-    found = np.asarray(array)
-    if found.dtype.kind in "iub":
-        found = found.astype(np.float64)
-    if found.dtype not in (np.float32, np.float64):
-        raise TypeError(
-            f"{name} has dtype {found.dtype}; expected float32 or float64 (integers and booleans are converted): cast "
-            f"it with {name}.astype(np.float32)"
-        )
+    found = float_array(array, name)
     if found.ndim != 2:
         raise ValueError(f"{name} has shape {found.shape}; expected two dimensions")
     return found
@@ -1301,20 +1379,22 @@ def _matrix(array: ArrayLike, name: str) -> FloatArray:
 
 def _label_array(target: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
     """Return labels of shape (rows,) in [0, classes)."""
-    found = np.asarray(target)
+    found = real_array(target, "target")
     if found.shape != (rows,):
         raise ValueError(f"target has shape {found.shape}; expected ({rows},), one label per row of features")
     if found.dtype.kind not in "iub" and rows:
-        raise TypeError(f"target has dtype {found.dtype}; expected integer labels")
-    if found.dtype.kind == "b":
-        found = found.astype(np.uint8)
-    outside = (found < 0) | (found >= classes)
+        whole = found.dtype.kind == "f" and np.all(np.isfinite(found) & (found == np.trunc(found)))
+        advice = " (all are whole numbers: give target.astype(int))" if whole else ""
+        raise TypeError(f"target has dtype {found.dtype}; expected integer labels{advice}")
+    # What is checked is what is used; a label that does not fit becomes negative.
+    labels = found.astype(np.int64)
+    outside = (labels < 0) | (labels >= classes)
     if outside.any():
         row = int(outside.argmax())
         raise ValueError(
             f"target[{row}] is label {found[row]}; expected 0 to {classes - 1} (weight has C = {classes} classes)"
         )
-    return found.astype(np.int64)
+    return labels
 
 
 def names() -> list[str]:

@@ -22,15 +22,18 @@ RuntimeError and changes nothing. A forked child can go on with a model that ano
 a step that was being made at that moment may be half done in it, so that it should load a state first.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from fuseprop import _elsewhere
 from fuseprop._listing import listing
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, Run
 from fuseprop.nn.containers import Flatten, Residual
 from fuseprop.nn.dropout import Dropout
-from fuseprop.nn.fit import accuracy
 from fuseprop.nn.health import GradientHealth, LayerHealth
 from fuseprop.nn.io import load, load_checkpoint, save_checkpoint
 from fuseprop.nn.layers import Activation, Dense, Layer
 from fuseprop.nn.maxout import Maxout
+from fuseprop.nn.metrics import accuracy
 from fuseprop.nn.norm import BatchNorm, LayerNorm
 from fuseprop.nn.sequential import NonFiniteLossError, Sequential
 
@@ -59,3 +62,8 @@ __all__ = [
 ]
 
 __dir__ = listing(__all__)
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from fuseprop import activations
 from fuseprop._memory import BatchBuffer
-from fuseprop.nn.layers import DenseRun, Layer, Shape, Visitor, in_runs, no_forward
+from fuseprop.nn.layers import Activation, DenseRun, Layer, Shape, Visitor, in_runs, no_forward
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
@@ -32,6 +33,8 @@ class Nestable(Protocol):
 
 #: What containers are made of: layers and models.
 Part: TypeAlias = "Layer | Nestable"
+#: What stands for a layer: an activation, or the class of one.
+Formula: TypeAlias = "activations.Activation | type[activations.Activation]"
 
 
 class MisfitError(ValueError):
@@ -46,13 +49,29 @@ class MisfitError(ValueError):
         return f"{name} has {self.text}" if self.at_input else f"{self.path}, {self.layer!r}, gets {self.text}"
 
 
-def as_layer(part: object, name: str, others: Collection[int] = ()) -> Layer:
+def as_part(part: Part | Formula, name: str) -> Part:
+    """Return a part of a model as it is, and an activation, or the class of one, as a layer."""
+    if isinstance(part, activations.Activation):
+        return Activation(part)
+    if isinstance(part, type):
+        if issubclass(part, activations.Activation):
+            return Activation(part)
+        raise TypeError(f"{name} is the class {part.__name__}; expected an object of it")
+    if not isinstance(part, Layer | Nestable):
+        raise TypeError(f"{name} must be a Layer, found {_found(part)}")
+    return part
+
+
+def _found(part: object) -> str:
+    hint = f"; an activation of this name is Activation({part!r})" if isinstance(part, str) else ""
+    return type(part).__name__ + hint
+
+
+def as_layer(part: Part, name: str, others: Collection[int] = ()) -> Layer:
     """Return what is to become a part of a model as a layer; refuse it if it is part of a model already.
 
     `others` are the ids of what is in use besides.
     """
-    if not isinstance(part, Layer | Nestable):
-        raise TypeError(f"{name} must be a Layer, found {type(part).__name__}")
     # A layer that a layer of the user's own has bound is in use, too.
     if part._taken or "_own_names" in part.__dict__ or id(part) in others:
         raise ValueError(f"{name}, {part!r}, is part of a model already; make a new one")
@@ -138,8 +157,8 @@ class Chain(Container):
     #: What training goes through, from `bind` on.
     runs: tuple[Layer | DenseRun, ...] = ()
 
-    def __init__(self, parts: Iterable[Part]) -> None:
-        self.parts = tuple(parts)
+    def __init__(self, parts: Iterable[Part | Formula]) -> None:
+        self.parts = tuple(as_part(part, f"layers[{i}]") for i, part in enumerate(parts))
         if not self.parts:
             raise ValueError("layers is empty; expected at least one layer")
         before: set[int] = set()
@@ -221,11 +240,9 @@ class Residual(Container):
     Source: He et al. 2016 (arXiv:1512.03385). Its parameters are named "block.0.weight" and so on.
     """
 
-    def __init__(self, block: Part | Iterable[Part]) -> None:
-        if isinstance(block, list | tuple):
-            block = Chain(block)
-        self.block = block
-        self._layer = as_layer(block, "block")
+    def __init__(self, block: Part | Formula | Iterable[Part | Formula]) -> None:
+        self.block: Part = Chain(block) if isinstance(block, list | tuple) else as_part(block, "block")  # type: ignore[arg-type]  # no other iterable is a part
+        self._layer = as_layer(self.block, "block")
         self.children = {"block": self._layer}
         try:
             self.output_shape(self._layer.output_shape(None))

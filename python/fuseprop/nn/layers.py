@@ -39,6 +39,7 @@ import numpy as np
 from fuseprop import _core, activations
 from fuseprop import init as initializers
 from fuseprop._checks import flag, integer
+from fuseprop._elsewhere import options
 from fuseprop._memory import BatchBuffer, RowBuffer
 
 if TYPE_CHECKING:
@@ -161,7 +162,11 @@ def no_forward(layer: object) -> RuntimeError:
     return RuntimeError(f"backward of {layer!r} needs a forward pass in training before it")
 
 
-def _as_activation(activation: str | activations.Activation | dict[str, Any]) -> activations.Activation:
+def _as_activation(
+    activation: str | activations.Activation | type[activations.Activation] | dict[str, Any],
+) -> activations.Activation:
+    if isinstance(activation, type) and issubclass(activation, activations.Activation):
+        return activation()
     if isinstance(activation, str):
         return activations.get(activation)
     if isinstance(activation, dict):  # from _activation_config
@@ -171,7 +176,9 @@ def _as_activation(activation: str | activations.Activation | dict[str, Any]) ->
     return activation
 
 
-def _as_elementwise(activation: str | activations.Activation | dict[str, Any]) -> activations.Activation:
+def _as_elementwise(
+    activation: str | activations.Activation | type[activations.Activation] | dict[str, Any],
+) -> activations.Activation:
     found = _as_activation(activation)
     if found.spec.structure != "elementwise" or found.init_params():
         raise TypeError(
@@ -209,7 +216,7 @@ class Dense(Layer):
     ----------
     in_features, out_features : int
         The input is (N, in_features), the output (N, out_features).
-    activation : str, Activation or None
+    activation : str, Activation, class of one or None
         f, elementwise and without learned parameters; None is the identity. It is computed together with the matrix
         product.
     use_bias : bool
@@ -232,11 +239,12 @@ class Dense(Layer):
     #: None before the first forward pass in training.
     _run: DenseRun | None = None
 
+    @options(bias="use_bias", units="out_features", kernel_initializer="init")
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        activation: str | activations.Activation | None = None,
+        activation: str | activations.Activation | type[activations.Activation] | None = None,
         *,
         use_bias: bool = True,
         init: str | Initializer | None = None,
@@ -374,7 +382,7 @@ class Activation(Layer):
 
     Parameters
     ----------
-    activation : str or Activation
+    activation : str, Activation or class of one
         f. Its axis, if it has one, counts the axis of the samples, 0, which it must not be.
 
     Raises
@@ -386,7 +394,7 @@ class Activation(Layer):
     #: The input of the last forward pass in training.
     _x: FloatArray | None = None
 
-    def __init__(self, activation: str | activations.Activation) -> None:
+    def __init__(self, activation: str | activations.Activation | type[activations.Activation]) -> None:
         self.activation = _as_activation(activation)
         if "axis" in self.activation.spec.parameters and self.activation.axis == 0:
             raise ValueError(f"activation is {self.activation!r}, along axis 0, which is that of the samples")

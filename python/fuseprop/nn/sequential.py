@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fuseprop import losses, optim
+from fuseprop import activations, losses, optim
+from fuseprop._checks import real_array
 from fuseprop._memory import BatchBuffer, Changes, at_once, gradient_of, linked_zeros
-from fuseprop.nn.containers import Chain, MisfitError, Part
+from fuseprop.nn.containers import Chain, Formula, MisfitError, Nestable, Part
 from fuseprop.nn.layers import Layer, Shape
 from fuseprop.nn.norm import BatchNorm, move_statistics
 from fuseprop.optim.arrays import describe
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
     from fuseprop.init import Rng
     from fuseprop.nn.callbacks import Callback, EarlyStopping, EpochFunction, Schedule
-    from fuseprop.nn.fit import Metric, ValidationData
+    from fuseprop.nn.fit import ValidationData
+    from fuseprop.nn.metrics import Metric
 
-#: A loss of the library, its name, or a function of (pred, target) that returns (value, gradient).
-LossLike: TypeAlias = "losses.Loss | str | Callable[..., tuple[float, ArrayLike]]"
+#: A loss of the library, its class or name, or a function of (pred, target) that returns (value, gradient).
+LossLike: TypeAlias = "losses.Loss | type[losses.Loss] | str | Callable[..., tuple[float, ArrayLike]]"
 
 
 class _ValueAndGrad(Protocol):
@@ -60,8 +62,9 @@ class Sequential:
 
     Parameters
     ----------
-    layers
-        The layers or models, none of them in another model, and the models not yet used.
+    layers, more
+        The layers or models, none of them in another model, and the models not yet used: a list of them, or one after
+        the other. An activation, or the class of one, stands for an `Activation`.
     rng : Generator, SeedSequence, int or None
         Draws the initial values, the order of the samples in `fit`, and what layers draw in training. None: differently
         each time.
@@ -82,18 +85,25 @@ class Sequential:
     interrupt leave behind is said at the head of `fuseprop.nn`.
     """
 
-    def __init__(self, layers: Iterable[Part], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> None:
-        self._assemble(layers, dtype)
+    def __init__(
+        self,
+        layers: Part | Formula | Iterable[Part | Formula],
+        *more: Part | Formula,
+        rng: Rng = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        one_by_one = more or isinstance(layers, Layer | Nestable | activations.Activation | type)
+        self._assemble((layers, *more) if one_by_one else layers, dtype)  # type: ignore[arg-type]  # not iterable: a part
         self._start(np.random.default_rng(rng))
 
     @classmethod
-    def _assembled(cls, layers: Iterable[Part], dtype: DTypeLike) -> Self:
+    def _assembled(cls, layers: Iterable[Part | Formula], dtype: DTypeLike) -> Self:
         """Return one that has no parameters yet: `_start`, or another model, lays them out."""
         model = cls.__new__(cls)
         model._assemble(layers, dtype)
         return model
 
-    def _assemble(self, layers: Iterable[Part], dtype: DTypeLike) -> None:
+    def _assemble(self, layers: Iterable[Part | Formula], dtype: DTypeLike) -> None:
         self._dtype: np.dtype[Any] = np.dtype(dtype)
         if self._dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype is {self._dtype}; expected float32 or float64")
@@ -105,7 +115,8 @@ class Sequential:
         self._loss = self._optimizer = _NONE_YET
         self._dy_buffer = BatchBuffer()
         self._dy = self._dy_buffer.of((0, 0), self._dtype)
-        self._one_output = False
+        # Whether targets (N,) stand for (N, 1): the output has one column, and the loss is not over classes.
+        self._one_output = self._over_classes = self._flat_targets = False
         # What backward needs: the output of the last call in training, and the thread that made it.
         self._output = self._dy
         self._called_by: int | None = None
@@ -319,17 +330,20 @@ class Sequential:
 
     def _as_input(self, x: ArrayLike, name: str = "x") -> FloatArray:
         """Return x as an array of the model's dtype."""
-        array = np.asarray(x)
-        if array.dtype != self.dtype:
-            if not np.can_cast(array.dtype, self.dtype, "same_kind"):
-                raise TypeError(f"{name} has dtype {array.dtype}; expected real numbers, best {self.dtype}")
-            array = array.astype(self.dtype)
-        return array
+        dtype = self.dtype  # that of the root
+        if type(x) is np.ndarray and x.dtype == dtype:
+            return x
+        return real_array(x, name).astype(dtype, copy=False)
 
     def _check_shape(self, shape: tuple[int, ...], name: str = "x") -> Shape:
         if not shape:
             raise ValueError(f"{name} has shape {shape}; expected samples along the first axis")
         return self._output_shape(shape[1:], name)
+
+    def _sample_output(self, shape: tuple[int, ...], name: str = "x") -> tuple[int, ...]:
+        """Return the shape of the output of one sample of a batch of this shape, also if a layer does not say it."""
+        sample = self._check_shape(shape, name)
+        return self(np.zeros(shape, self.dtype)).shape[1:] if sample is None else sample
 
     def __call__(self, x: ArrayLike, training: bool = False) -> FloatArray:
         """Return the output for x.
@@ -439,14 +453,14 @@ class Sequential:
         x
             (N, ...), real numbers; cast to the model's dtype.
         target
-            What the loss takes. For an output of shape (N, 1) it may have the shape (N,).
+            What the loss takes. For an output of shape (N, 1) it may have the shape (N,), but for a loss over classes.
         loss
-            A loss or its name, or a function that returns (value, gradient) for (pred, target), and for
+            A loss, its class or its name, or a function that returns (value, gradient) for (pred, target), and for
             (pred, target, sample_weight) if there are weights. The mean over the batch is what is minimised.
         optimizer
             One made for this model, or for some of its parameters.
         sample_weight
-            (N,), or None.
+            (N,), >= 0, or None.
 
         Returns
         -------
@@ -465,6 +479,8 @@ class Sequential:
         In the steady state, batches of one size in arrays of the model's dtype, nothing is allocated but
         the value.
         """
+        if sample_weight is not None:
+            sample_weight = _weights(sample_weight)
         return self._step(x, target, loss, optimizer, sample_weight)
 
     def _step(
@@ -490,8 +506,8 @@ class Sequential:
                 self._set_loss(loss)
             if optimizer is not self._optimizer:
                 self._set_optimizer(optimizer)
-            if self._one_output:
-                target = as_column(np.asarray(target))
+            if self._flat_targets:
+                target = as_column(real_array(target, "target") if type(target) is not np.ndarray else target)
             self._called_by = None
             y = x
             for forward in self._forwards:
@@ -528,16 +544,15 @@ class Sequential:
         """Check the shape of a batch and bind everything that depends on it."""
         self._check_root()
         self._used = True
-        sample = self._check_shape(shape)
         self._trained_shape = None  # until all is bound: an interrupt may fall in between
-        if sample is None:
-            sample = self(np.zeros(shape, self.dtype)).shape[1:]
+        sample = self._sample_output(shape)
         self._dy = self._dy_buffer.of((shape[0], *sample), self._dtype)
         self._one_output = sample == (1,)
+        self._flat_targets = self._one_output and not self._over_classes
         self._trained_shape = shape
 
     def _set_loss(self, loss: LossLike) -> None:
-        found: Any = losses.get(loss) if isinstance(loss, str) else loss
+        found: Any = as_loss(loss)
         self._loss = _NONE_YET  # until its function is bound
         if isinstance(found, losses.Loss):
             if found.spec.inputs != ("pred", "target"):
@@ -546,18 +561,15 @@ class Sequential:
                     "weights are those of the model's last layer"
                 )
             self._value_and_grad: _ValueAndGrad = found._value_and_grad
-        elif callable(found):
-            self._value_and_grad = _UserLoss(found)
         else:
-            raise TypeError(
-                "loss must be a loss, its name, or a function (pred, target) -> (value, gradient); "
-                f"found {type(loss).__name__}"
-            )
+            self._value_and_grad = _UserLoss(found)
+        self._over_classes = is_over_classes(found)
+        self._flat_targets = self._one_output and not self._over_classes
         self._loss = loss
 
     def _set_optimizer(self, optimizer: optim.Optimizer) -> None:
         if not isinstance(optimizer, optim.Optimizer):
-            raise TypeError(f"optimizer must be an Optimizer, found {type(optimizer).__name__}")
+            raise TypeError(f"optimizer must be an Optimizer, found {_described(optimizer)}")
         for group in optimizer.groups:
             for array in group.params:
                 gradient = gradient_of(array)
@@ -571,7 +583,7 @@ class Sequential:
         y: ArrayLike,
         *,
         loss: LossLike,
-        optimizer: optim.Optimizer | str = "adam",
+        optimizer: optim.Optimizer | type[optim.Optimizer] | str = "adam",
         epochs: int = 10,
         batch_size: int = 32,
         sample_weight: ArrayLike | None = None,
@@ -618,8 +630,8 @@ class Sequential:
         x
             (N, ...), real numbers, memory-mapped if wanted; each batch is cast to the model's dtype.
         batch_size : int or None
-            How many samples go through the layers at once. None: all, which needs memory for the
-            activations of all of them.
+            How many samples go through the layers at once. None: as many as have activations of 4 MiB a layer, 256 or
+            more. The layers of the library treat samples one by one, so that the result is the same to the bit.
 
         Raises
         ------
@@ -654,6 +666,42 @@ def _some(names: Sequence[object]) -> str:
     return f"{list(names)}" if len(names) <= most else f"{list(names[:most])} and {len(names) - most} more"
 
 
+def as_loss(loss: LossLike) -> losses.Loss | Callable[..., tuple[float, ArrayLike]]:
+    """Return the loss that a name or a class stands for, with its defaults; others as they are."""
+    if isinstance(loss, str):
+        return losses.get(loss)
+    if isinstance(loss, type):
+        if not issubclass(loss, losses.Loss) or loss is losses.Loss:
+            raise TypeError(f"loss is the class {loss.__name__}; expected a loss of fuseprop.losses, its name or class")
+        return loss()
+    if not isinstance(loss, losses.Loss) and not callable(loss):
+        raise TypeError(
+            "loss must be a loss, its name, or a function (pred, target) -> (value, gradient); "
+            f"found {type(loss).__name__}"
+        )
+    return loss
+
+
+def is_over_classes(loss: object) -> bool:
+    """Whether targets (N,) are labels, which must not become the (N, 1) that an output of one column has."""
+    return isinstance(loss, losses.Loss) and loss.spec.over_classes
+
+
+def _weights(sample_weight: ArrayLike) -> NDArray[Any]:
+    """Return weights, none of which is negative: see `fuseprop.nn.data.check_weights`."""
+    weights = real_array(sample_weight, "sample_weight")
+    if weights.size and not weights.min() >= 0:
+        first = int(np.argmin(weights.reshape(-1) >= 0))
+        raise ValueError(f"sample_weight[{first}] is {weights.reshape(-1)[first]}; expected finite numbers >= 0")
+    return weights
+
+
+def _described(found: object) -> str:
+    return (
+        f"the class {found.__name__}: give {found.__name__}(model)" if isinstance(found, type) else type(found).__name__
+    )
+
+
 def as_column(target: NDArray[Any]) -> NDArray[Any]:
     """Return the target of an output of shape (N, 1): (N,) as (N, 1), others as they are."""
     return target[:, np.newaxis] if target.ndim == 1 else target
@@ -677,7 +725,10 @@ class _UserLoss:
         self, pred: FloatArray, target: Any, sample_weight: Any, reduction: str, out: FloatArray, /
     ) -> tuple[float, FloatArray]:
         weights = () if sample_weight is None else (sample_weight,)
-        value, gradient = self.function(pred, target, *weights)
+        found = self.function(pred, target, *weights)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(f"loss returned {type(found).__name__}; expected a tuple (value, gradient)")
+        value, gradient = found
         gradient = np.asarray(gradient)
         if gradient.shape != pred.shape:
             raise ValueError(f"loss returned a gradient of shape {gradient.shape}; expected pred's, {pred.shape}")

@@ -47,9 +47,9 @@ Results are the same bits on any number of threads and on every SIMD target with
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fuseprop import _registry
+from fuseprop import _elsewhere, _registry
 from fuseprop._listing import listing
 from fuseprop.optim import schedules
 from fuseprop.optim.algorithms import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
@@ -79,6 +79,11 @@ __all__ = [
 ]
 
 __dir__ = listing(__all__)
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)
 
 
 def names() -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from fuseprop import _core
-from fuseprop._checks import choice, flag, integer, real
+from fuseprop._checks import choice, flag, integer, real, real_array
 from fuseprop._memory import Changes, aligned_zeros
 from fuseprop._registry import Spec
 from fuseprop.optim.arrays import Params, Structure, check_apart, describe
@@ -552,7 +552,7 @@ class Optimizer:
         for j, (targets, sources) in enumerate(zip(group._states, states, strict=True)):
             given = _as_dict(sources, f"{name}['states'][{j}]")
             for state_name, target in zip(self._state_names, targets, strict=True):
-                source = np.asarray(given[state_name])
+                source = real_array(given[state_name], f"{name}['states'][{j}]['{state_name}']")
                 if source.shape != target.shape or source.dtype != target.dtype:
                     raise ValueError(
                         f"{name}['states'][{j}]['{state_name}'] is {describe(source)}; expected {describe(target)}"
