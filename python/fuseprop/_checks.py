@@ -198,6 +198,27 @@ def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
     return weights
 
 
+def unmasked(value: Any, name: str) -> None:
+    """Refuse a masked array, or a list of some, whatever else may be given."""
+    if _is_masked(value):
+        raise refusal(value, name)
+
+
+def training_weights(weight: NDArray[Any], name: str) -> None:
+    """Refuse weights of samples, (N,), with which no training makes sense; scikit-learn's words, and which one it is.
+
+    Losses take negative weights, for what they mean mathematically; a model that is trained with them runs away from
+    these samples without bound.
+    """
+    wrong = ~(np.isfinite(weight) & (weight >= 0))
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        words = f"Negative values in data passed to `{name}`: " if weight[first] < 0 else ""
+        raise ValueError(f"{words}{name}[{first}] is {weight[first]:g}; expected finite numbers >= 0")
+    if weight.size and not weight.any():
+        raise ValueError(f"{name} has only zeros; expected at least one number > 0")
+
+
 def choice(value: str, name: str, choices: Sequence[str]) -> str:
     """`value`, which must be one of the choices."""
     if not isinstance(value, str):
