@@ -27,6 +27,16 @@ Domain = Literal[
 ]
 #: The target domains of losses over classes.
 OVER_CLASSES = ("labels", "distribution", "log_distribution", "classes")
+#: What a loss's prediction is. "value": an estimate of the target, its mean, median or a quantile, on a scale that the
+#: link says. Over two classes: "margin", a score whose sign is the class; "logit", the log-odds of class 1;
+#: "probability", that of class 1. Of a loss over classes, one for each class: "logit", scores whose softmax are the
+#: probabilities; "probability"; "log_probability".
+Prediction = Literal["value", "margin", "logit", "probability", "log_probability"]
+#: The function that leads from what is estimated, the value or the probability of class 1 (over classes: of each), to
+#: the prediction. "identity", "log" and "logit", log(p / (1 - p)), are themselves; "half_logit" is half of the latter;
+#: "multinomial_logit" is the logarithm up to a number that all classes share. None: there is no such function, as
+#: a margin that the loss is 0 behind has no probability.
+Link = Literal["identity", "log", "logit", "half_logit", "multinomial_logit"] | None
 #: How an activation's result depends on its input: element by element and on nothing else; element by element, with
 #: slopes that are learned or drawn; along an axis.
 Structure = Literal["elementwise", "slopes", "axis"]
@@ -62,6 +72,10 @@ class Spec:
         Of a loss whose target_domain depends on its parameters: the domain by them.
     pred_domain
         Of a loss: what predictions are allowed; a NaN is, everywhere, and gives a NaN.
+    prediction
+        Of a loss: what a prediction is, see `Prediction`.
+    link
+        Of a loss: what leads from the quantity that is estimated to the prediction, see `Link`.
     inputs
         Of a loss: the arrays it takes. Those of more than pred and target have gradients by all but the target, and
         no `out`.
@@ -92,12 +106,23 @@ class Spec:
     target_domain: Domain = "real"
     targets_of: Callable[[Mapping[str, Any]], Domain] | None = None
     pred_domain: Domain = "real"
+    prediction: Prediction = "value"
+    link: Link = "identity"
     inputs: tuple[str, ...] = ("pred", "target")
     kind_of_value: Literal["sum", "metric", "root"] = "sum"
     ulp: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     cancels: tuple[str, ...] = ()
     properties: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+
+    @property
+    def over_classes(self) -> bool:
+        """Whether it is a loss over classes: a prediction and one label, or a distribution, per row."""
+        return self.target_domain in OVER_CLASSES
+
+    def domain_of_targets(self, parameters: Mapping[str, Any]) -> Domain:
+        """Return what targets a loss of these parameters allows."""
+        return self.target_domain if self.targets_of is None else self.targets_of(parameters)
 
     @property
     def reference(self) -> Callable[..., Any]:

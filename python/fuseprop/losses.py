@@ -143,7 +143,15 @@ class Loss(Formula, _core.Loss):
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, out)
 
 
-@register("loss", "zero_one", target_domain="sign", kind_of_value="metric", aliases=("zero_one_loss",))
+@register(
+    "loss",
+    "zero_one",
+    prediction="margin",
+    link=None,
+    target_domain="sign",
+    kind_of_value="metric",
+    aliases=("zero_one_loss",),
+)
 class ZeroOne(Loss):
     """1 if y p <= 0, else 0, for the score p = pred and y = target of -1 or 1: the share of wrong signs under "mean".
 
@@ -157,7 +165,9 @@ class ZeroOne(Loss):
         super().__init__()
 
 
-@register("loss", "hinge", ulp=(0.5, 0.0, 0.0), target_domain="sign", aliases=("hinge_loss",))
+@register(
+    "loss", "hinge", prediction="margin", link=None, ulp=(0.5, 0.0, 0.0), target_domain="sign", aliases=("hinge_loss",)
+)
 class Hinge(Loss):
     """max(0, 1 - y p), for the score p = pred and y = target of -1 or 1.
 
@@ -175,7 +185,15 @@ class Hinge(Loss):
         super().__init__()
 
 
-@register("loss", "squared_hinge", ulp=(2.0, 0.5, 0.0), target_domain="sign", aliases=("l2_hinge",))
+@register(
+    "loss",
+    "squared_hinge",
+    prediction="margin",
+    link=None,
+    ulp=(2.0, 0.5, 0.0),
+    target_domain="sign",
+    aliases=("l2_hinge",),
+)
 class SquaredHinge(Loss):
     """max(0, 1 - y p)^2, for the score p = pred and y = target of -1 or 1.
 
@@ -189,7 +207,15 @@ class SquaredHinge(Loss):
         super().__init__()
 
 
-@register("loss", "exponential", ulp=(1.0, 1.0, 1.0), target_domain="sign", aliases=("exp", "adaboost"))
+@register(
+    "loss",
+    "exponential",
+    prediction="margin",
+    link="half_logit",
+    ulp=(1.0, 1.0, 1.0),
+    target_domain="sign",
+    aliases=("exp", "adaboost"),
+)
 class Exponential(Loss):
     """e^(-y p), for the score p = pred and y = target of -1 or 1; d1 = -y L, d2 = L.
 
@@ -207,7 +233,15 @@ class Exponential(Loss):
         super().__init__()
 
 
-@register("loss", "logistic", ulp=(2.0, 3.0, 5.0), target_domain="sign", aliases=("soft_margin",))
+@register(
+    "loss",
+    "logistic",
+    prediction="logit",
+    link="logit",
+    ulp=(2.0, 3.0, 5.0),
+    target_domain="sign",
+    aliases=("soft_margin",),
+)
 class Logistic(Loss):
     """log(1 + e^(-y p)), for the logit p = pred and y = target of -1 or 1.
 
@@ -444,6 +478,7 @@ def _quantiles(q: float | Sequence[float]) -> float | tuple[float, ...]:
 @register(
     "loss",
     "binary_cross_entropy",
+    prediction="probability",
     ulp=(2.5, 4.0, 4.0),
     cancels=("d1",),
     parameters={"eps": None},
@@ -479,6 +514,8 @@ class BinaryCrossEntropy(Loss):
 @register(
     "loss",
     "binary_cross_entropy_with_logits",
+    prediction="logit",
+    link="logit",
     ulp=(4.0, 4.0, 6.5),
     cancels=("d1",),
     parameters={"pos_weight": 1.0},
@@ -508,6 +545,8 @@ class BinaryCrossEntropyWithLogits(Loss):
 @register(
     "loss",
     "focal_with_logits",
+    prediction="logit",
+    link="logit",
     ulp=(10.0, 10.0, 12.0),
     cancels=("d1", "d2"),
     parameters={"gamma": 2.0, "alpha": 0.25},
@@ -545,6 +584,7 @@ class FocalWithLogits(Loss):
 @register(
     "loss",
     "poisson",
+    link="log",
     ulp=(2.0, 2.0, 1.0),
     cancels=("value", "d1"),
     target_domain="nonnegative",
@@ -567,6 +607,7 @@ class Poisson(Loss):
 @register(
     "loss",
     "gamma",
+    link="log",
     ulp=(4.0, 4.0, 4.0),
     cancels=("value", "d1"),
     target_domain="positive",
@@ -594,6 +635,7 @@ def _tweedie_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "tweedie",
+    link="log",
     ulp=(7.0, 7.0, 8.0),
     cancels=("value", "d1", "d2"),
     parameters={"power": 1.5},
@@ -674,7 +716,15 @@ class _LogitsLoss(Loss):
         return () if self._values() == tuple(self.spec.parameters.values()) else values
 
 
-@register("loss", "softmax_cross_entropy", parameters=_OPTIONS, examples=_OPTION_EXAMPLES, target_domain="classes")
+@register(
+    "loss",
+    "softmax_cross_entropy",
+    prediction="logit",
+    link="multinomial_logit",
+    parameters=_OPTIONS,
+    examples=_OPTION_EXAMPLES,
+    target_domain="classes",
+)
 class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
     """-sum_j q_j log softmax(z)_j for logits z = pred of shape (N, C).
 
@@ -746,6 +796,8 @@ class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
 @register(
     "loss",
     "linear_cross_entropy",
+    prediction="logit",
+    link="multinomial_logit",
     parameters=_OPTIONS,
     examples=_OPTION_EXAMPLES,
     target_domain="classes",
@@ -850,7 +902,14 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         )
 
 
-@register("loss", "categorical_cross_entropy", target_domain="distribution", pred_domain="unit", aliases=("cce",))
+@register(
+    "loss",
+    "categorical_cross_entropy",
+    prediction="probability",
+    target_domain="distribution",
+    pred_domain="unit",
+    aliases=("cce",),
+)
 class CategoricalCrossEntropy(Loss):
     """-sum_j y_j log p_j, for probabilities p = pred and distributions y = target, both (N, C) and in [0, 1].
 
@@ -867,7 +926,14 @@ class CategoricalCrossEntropy(Loss):
         super().__init__()
 
 
-@register("loss", "negative_log_likelihood", target_domain="labels", aliases=("nll",))
+@register(
+    "loss",
+    "negative_log_likelihood",
+    prediction="log_probability",
+    link="log",
+    target_domain="labels",
+    aliases=("nll",),
+)
 class NegativeLogLikelihood(Loss, _core.NegativeLogLikelihood):
     """-l[label], for log-probabilities l = pred of shape (N, C) and labels = target, integers of any width, (N,).
 
@@ -890,6 +956,7 @@ def _kl_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "kl_divergence",
+    prediction="probability",
     parameters={"log_target": False},
     examples=({"log_target": True},),
     target_domain="distribution",
@@ -941,6 +1008,8 @@ def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
 @register(
     "loss",
     "softmax_focal",
+    prediction="logit",
+    link="multinomial_logit",
     parameters={"gamma": 2.0, "class_weight": None},
     examples=(
         {"gamma": 0.0, "class_weight": None},
@@ -983,6 +1052,8 @@ class SoftmaxFocal(Loss, _core.SoftmaxFocal):
 @register(
     "loss",
     "large_margin_softmax",
+    prediction="logit",
+    link="multinomial_logit",
     parameters={"margin": 2},
     examples=({"margin": 1}, {"margin": 3}, {"margin": 4}),
     target_domain="labels",
