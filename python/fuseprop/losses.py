@@ -166,7 +166,14 @@ class ZeroOne(Loss):
 
 
 @register(
-    "loss", "hinge", prediction="margin", link=None, ulp=(0.5, 0.0, 0.0), target_domain="sign", aliases=("hinge_loss",)
+    "loss",
+    "hinge",
+    curvature="none",
+    prediction="margin",
+    link=None,
+    ulp=(0.5, 0.0, 0.0),
+    target_domain="sign",
+    aliases=("hinge_loss",),
 )
 class Hinge(Loss):
     """max(0, 1 - y p), for the score p = pred and y = target of -1 or 1.
@@ -256,7 +263,7 @@ class Logistic(Loss):
         super().__init__()
 
 
-@register("loss", "half_squared_error", ulp=(0.5, 0.0, 0.0), aliases=("half_mse",))
+@register("loss", "half_squared_error", curvature="constant", ulp=(0.5, 0.0, 0.0), aliases=("half_mse",))
 class HalfSquaredError(Loss):
     """r^2 / 2 with r = pred - target; d1 = r, d2 = 1.
 
@@ -269,7 +276,9 @@ class HalfSquaredError(Loss):
         super().__init__()
 
 
-@register("loss", "squared_error", ulp=(0.5, 0.0, 0.0), aliases=("mse", "l2", "mean_squared_error"))
+@register(
+    "loss", "squared_error", curvature="constant", ulp=(0.5, 0.0, 0.0), aliases=("mse", "l2", "mean_squared_error")
+)
 class SquaredError(Loss):
     """r^2 with r = pred - target; d1 = 2 r, d2 = 2. The mean squared error under "mean".
 
@@ -300,7 +309,7 @@ class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
         super().__init__()
 
 
-@register("loss", "absolute_error", ulp=(0.0, 0.0, 0.0), aliases=("mae", "l1", "mean_absolute_error"))
+@register("loss", "absolute_error", curvature="none", ulp=(0.0, 0.0, 0.0), aliases=("mae", "l1", "mean_absolute_error"))
 class AbsoluteError(Loss):
     """abs(r) with r = pred - target; d1 = sign(r), 0 at r = 0; d2 = 0. The mean absolute error under "mean".
 
@@ -324,6 +333,7 @@ def _percentage_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "absolute_percentage_error",
+    curvature="none",
     ulp=(2.5, 0.5, 0.0),
     parameters={"on_zero": "raise"},
     choices={"on_zero": _ON_ZERO},
@@ -353,7 +363,7 @@ class AbsolutePercentageError(Loss):
         super().__init__(on_zero=choice(on_zero, "on_zero", _ON_ZERO))
 
 
-@register("loss", "symmetric_absolute_percentage_error", ulp=(3.0, 4.0, 6.0), aliases=("smape",))
+@register("loss", "symmetric_absolute_percentage_error", curvature="none", ulp=(3.0, 4.0, 6.0), aliases=("smape",))
 class SymmetricAbsolutePercentageError(Loss):
     """200 abs(r) / S with r = pred - target and S = abs(pred) + abs(target): SMAPE, from 0 to 200.
 
@@ -433,6 +443,7 @@ class LogCosh(Loss):
 @register(
     "loss",
     "quantile",
+    curvature="none",
     ulp=(1.0, 0.5, 0.0),
     parameters={"q": 0.5},
     examples=({"q": 0.1}, {"q": 0.9}),
@@ -929,6 +940,7 @@ class CategoricalCrossEntropy(Loss):
 @register(
     "loss",
     "negative_log_likelihood",
+    curvature="none",
     prediction="log_probability",
     link="log",
     target_domain="labels",
