@@ -205,18 +205,17 @@ def unmasked(value: Any, name: str) -> None:
 
 
 def training_weights(weight: NDArray[Any], name: str) -> None:
-    """Refuse weights of samples, (N,), with which no training makes sense; scikit-learn's words, and which one it is.
+    """Refuse weights of samples that are negative or not finite, in scikit-learn's words, and say which one it is.
 
     Losses take negative weights, for what they mean mathematically; a model that is trained with them runs away from
     these samples without bound.
     """
     wrong = ~(np.isfinite(weight) & (weight >= 0))
     if wrong.any():
-        first = int(np.argmax(wrong))
-        words = f"Negative values in data passed to `{name}`: " if weight[first] < 0 else ""
-        raise ValueError(f"{words}{name}[{first}] is {weight[first]:g}; expected finite numbers >= 0")
-    if weight.size and not weight.any():
-        raise ValueError(f"{name} has only zeros; expected at least one number > 0")
+        first = tuple(map(int, np.argwhere(wrong)[0]))
+        found = weight[first].item()
+        words = f"Negative values in data passed to `{name}`: " if found < 0 else ""
+        raise ValueError(f"{words}{name}{list(first)} is {found:g}; expected finite numbers >= 0")
 
 
 def choice(value: str, name: str, choices: Sequence[str]) -> str:

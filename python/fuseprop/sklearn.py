@@ -40,7 +40,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import activations, losses, nn, ops, optim
 from fuseprop._checks import choice, flag, integer, real, training_weights, unmasked
-from fuseprop._registry import OVER_CLASSES
 
 try:
     import scipy.optimize
@@ -301,13 +300,13 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
                 f"expected what the fitted one has, {self.n_outputs_} and {self.out_activation_!r}"
             )
         loss = self._loss()
-        if loss.spec.target_domain not in OVER_CLASSES:
+        if not loss.spec.over_classes:
             whole = target[:, 0] if outputs == 1 else target
             try:  # here rather than in some batch, which is shuffled
                 loss(np.zeros_like(whole), whole)
             except ValueError as error:
                 raise ValueError(f"y does not fit the loss: {error}") from None
-        one = outputs == 1 or loss.spec.target_domain in OVER_CLASSES
+        one = outputs == 1 or loss.spec.over_classes
         function: Any = loss
         if not one or isinstance(loss, losses.Poisson):
             mean = out_activation == "identity"
@@ -327,6 +326,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
             training_weights(weight, "sample_weight")
+            if not weight.any():
+                raise ValueError("sample_weight has only zeros; expected at least one number > 0")
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
             for of_output in class_weight if isinstance(class_weight, list) else [class_weight]:
@@ -766,7 +767,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]  # scikit-learn 
         if not isinstance(loss, losses.Loss):
             raise TypeError(f"loss must be a Loss or a name, found {type(loss).__name__}")
         spec = loss.spec
-        if spec.target_domain in (*OVER_CLASSES, "sign", "unit"):
+        if spec.over_classes or spec.prediction != "value":
             raise ValueError(f"loss is {loss!r}, which is not of a regression")
         if spec.kind_of_value != "sum":
             raise ValueError(f"loss is {loss!r}, which is no sum over samples")
@@ -791,8 +792,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]  # scikit-learn 
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         target = y.reshape(len(y), -1).astype(X.dtype)
-        logarithm = isinstance(self._loss(), losses.Poisson | losses.Gamma | losses.Tweedie)
-        return X, target, target.shape[1], "exp" if logarithm else "identity"
+        return X, target, target.shape[1], "exp" if self._loss().spec.link == "log" else "identity"
 
     @available_if(_is_stochastic)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Any:
