@@ -216,6 +216,26 @@ def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
     return weights
 
 
+def unmasked(value: Any, name: str) -> None:
+    """Refuse a masked array, or a list of some, whatever else may be given."""
+    if _is_masked(value):
+        raise refusal(value, name)
+
+
+def training_weights(weight: NDArray[Any], name: str) -> None:
+    """Refuse weights of samples that are negative or not finite, in scikit-learn's words, and say which one it is.
+
+    Losses take negative weights, for what they mean mathematically; a model that is trained with them runs away from
+    these samples without bound.
+    """
+    wrong = ~(np.isfinite(weight) & (weight >= 0))
+    if wrong.any():
+        first = tuple(map(int, np.argwhere(wrong)[0]))
+        found = weight[first].item()
+        words = f"Negative values in data passed to `{name}`: " if found < 0 else ""
+        raise ValueError(f"{words}{name}{list(first)} is {found:g}; expected finite numbers >= 0")
+
+
 def choice(value: str, name: str, choices: Sequence[str]) -> str:
     """`value`, which must be one of the choices."""
     if not isinstance(value, str):

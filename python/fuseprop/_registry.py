@@ -37,6 +37,9 @@ Prediction = Literal["value", "margin", "logit", "probability", "log_probability
 #: "multinomial_logit" is the logarithm up to a number that all classes share. None: there is no such function, as
 #: a margin that the loss is 0 behind has no probability.
 Link = Literal["identity", "log", "logit", "half_logit", "multinomial_logit"] | None
+#: Which second derivative a loss has: the same number everywhere; one that varies; or "none" that Newton's step could
+#: be taken with, as beside the minimum there are predictions where the first is not 0 and the second is not positive.
+Curvature = Literal["constant", "varying", "none"]
 #: How an activation's result depends on its input: element by element and on nothing else; element by element, with
 #: slopes that are learned or drawn; along an axis.
 Structure = Literal["elementwise", "slopes", "axis"]
@@ -76,6 +79,8 @@ class Spec:
         Of a loss: what a prediction is, see `Prediction`.
     link
         Of a loss: what leads from the quantity that is estimated to the prediction, see `Link`.
+    curvature
+        Of a loss with two derivatives: what its second one is like, see `Curvature`.
     inputs
         Of a loss: the arrays it takes. Those of more than pred and target have gradients by all but the target, and
         no `out`.
@@ -108,6 +113,7 @@ class Spec:
     pred_domain: Domain = "real"
     prediction: Prediction = "value"
     link: Link = "identity"
+    curvature: Curvature = "varying"
     inputs: tuple[str, ...] = ("pred", "target")
     kind_of_value: Literal["sum", "metric", "root"] = "sum"
     ulp: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)

@@ -13,7 +13,8 @@ With sample weights w, of shape (N,) or pred's, the value and the gradient are m
 the sum of the broadcast weights; without weights by pred's size (0 if that is 0). All weights zero: value and gradient
 are 0. A weight of 0 beside others does not hide a NaN or an infinite value: 0 times it is NaN. `grad_and_hess` is
 weighted, never divided; `hess_floor`, a finite number, replaces the second derivative by max(d2, floor) before the
-weight.
+weight. A negative weight is taken for what it means mathematically; to train with one makes no sense: `fit`, the
+estimators and the boosters' objectives refuse it.
 
 pred's dtype rules: float32 stays float32, float64 stays float64, integers and booleans become float64, any other dtype
 is a TypeError; target and weights are cast to it, before the target is checked. Any strides. Each element's term is
@@ -221,7 +222,14 @@ class ZeroOne(Loss):
 
 
 @register(
-    "loss", "hinge", prediction="margin", link=None, ulp=(0.5, 0.0, 0.0), target_domain="sign", aliases=("hinge_loss",)
+    "loss",
+    "hinge",
+    curvature="none",
+    prediction="margin",
+    link=None,
+    ulp=(0.5, 0.0, 0.0),
+    target_domain="sign",
+    aliases=("hinge_loss",),
 )
 class Hinge(Loss):
     """max(0, 1 - y p), for the score p = pred and y = target of -1 or 1.
@@ -311,7 +319,7 @@ class Logistic(Loss):
         super().__init__()
 
 
-@register("loss", "half_squared_error", ulp=(0.5, 0.0, 0.0), aliases=("half_mse",))
+@register("loss", "half_squared_error", curvature="constant", ulp=(0.5, 0.0, 0.0), aliases=("half_mse",))
 class HalfSquaredError(Loss):
     """r^2 / 2 with r = pred - target; d1 = r, d2 = 1.
 
@@ -324,7 +332,13 @@ class HalfSquaredError(Loss):
         super().__init__()
 
 
-@register("loss", "squared_error", ulp=(0.5, 0.0, 0.0), aliases=("mse", "l2", "mean_squared_error", "mse_loss"))
+@register(
+    "loss",
+    "squared_error",
+    curvature="constant",
+    ulp=(0.5, 0.0, 0.0),
+    aliases=("mse", "l2", "mean_squared_error", "mse_loss"),
+)
 class SquaredError(Loss):
     """r^2 with r = pred - target; d1 = 2 r, d2 = 2. The mean squared error under "mean".
 
@@ -355,7 +369,13 @@ class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
         super().__init__()
 
 
-@register("loss", "absolute_error", ulp=(0.0, 0.0, 0.0), aliases=("mae", "l1", "mean_absolute_error", "l1_loss"))
+@register(
+    "loss",
+    "absolute_error",
+    curvature="none",
+    ulp=(0.0, 0.0, 0.0),
+    aliases=("mae", "l1", "mean_absolute_error", "l1_loss"),
+)
 class AbsoluteError(Loss):
     """abs(r) with r = pred - target; d1 = sign(r), 0 at r = 0; d2 = 0. The mean absolute error under "mean".
 
@@ -379,6 +399,7 @@ def _percentage_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "absolute_percentage_error",
+    curvature="none",
     ulp=(2.5, 0.5, 0.0),
     parameters={"on_zero": "raise"},
     choices={"on_zero": _ON_ZERO},
@@ -408,7 +429,7 @@ class AbsolutePercentageError(Loss):
         super().__init__(on_zero=choice(on_zero, "on_zero", _ON_ZERO))
 
 
-@register("loss", "symmetric_absolute_percentage_error", ulp=(3.0, 4.0, 6.0), aliases=("smape",))
+@register("loss", "symmetric_absolute_percentage_error", curvature="none", ulp=(3.0, 4.0, 6.0), aliases=("smape",))
 class SymmetricAbsolutePercentageError(Loss):
     """200 abs(r) / S with r = pred - target and S = abs(pred) + abs(target): SMAPE, from 0 to 200.
 
@@ -495,6 +516,7 @@ class LogCosh(Loss):
 @register(
     "loss",
     "quantile",
+    curvature="none",
     ulp=(1.0, 0.5, 0.0),
     parameters={"q": 0.5},
     examples=({"q": 0.1}, {"q": 0.9}),
@@ -1037,6 +1059,7 @@ class CategoricalCrossEntropy(Loss):
 @register(
     "loss",
     "negative_log_likelihood",
+    curvature="none",
     prediction="log_probability",
     link="log",
     target_domain="labels",

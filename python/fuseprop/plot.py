@@ -602,8 +602,11 @@ def _whole_numbers(ax: Axes) -> None:
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-#: Whether the best epoch is the lowest or the highest.
-_MODES: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+def _better(metric: str) -> Literal["min", "max"] | None:
+    """Return whether less or more of a metric is better, as far as its name says so."""
+    if metric == "accuracy":
+        return "max"
+    return "min" if metric == "loss" or metric in _losses.names() else None
 
 
 def training_history(
@@ -622,10 +625,11 @@ def training_history(
     history
         What `fit` returned: lists with one number per epoch.
     metric : str
-        Which of them; "val_" + metric is drawn too if it is there, with its best epoch marked.
+        Which of them; "val_" + metric is drawn too if it is there, with its best epoch marked. One that begins with
+        "val_" itself is drawn alone, as validation.
     mode : "min", "max" or None
-        Whether the best epoch is the lowest or the highest; None: the lowest of "loss", the highest of "accuracy", and
-        no mark for another metric.
+        Whether the best epoch is the lowest or the highest; None: the lowest of "loss" and of what is called as one of
+        `fuseprop.losses`, the highest of "accuracy", and no mark for another metric.
     labels : (str, str)
         What the two curves are called.
     log : bool or None
@@ -646,13 +650,18 @@ def training_history(
     if metric not in history:
         known = f"expected one of {', '.join(map(repr, history))}" if history else "history is empty"
         raise ValueError(f"metric is {metric!r}; {known}")
-    called = dict(zip((metric, f"val_{metric}"), _names(labels, 2, "labels"), strict=True))
+    base = metric.removeprefix("val_")
+    called = dict(zip((base, f"val_{base}"), _names(labels, 2, "labels"), strict=True))
+    if metric != base:
+        del called[base]  # the validation alone
     values = {name: _numbers(history[name], f"history[{name!r}]") for name in called if name in history}
     ax = _axes(ax)
-    for i, (name, numbers) in enumerate(values.items()):
+    for i, name in enumerate((base, f"val_{base}")):
+        if (numbers := values.get(name)) is None:
+            continue
         ax.plot(np.arange(1, len(numbers) + 1), numbers, color=_COLOURS[i], linestyle=_LINES[i], label=called[name])
-    checked = values.get(f"val_{metric}")
-    mode = mode or _MODES.get(metric)
+    checked = values.get(f"val_{base}")
+    mode = mode or _better(base)
     if mode is not None and checked is not None and np.isfinite(checked).any():
         sign = 1.0 if mode == "min" else -1.0
         best = int(np.argmin(np.where(np.isfinite(checked), sign * checked, np.inf)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fuseprop._checks import integer, real
+from fuseprop._checks import integer, real, unmasked
 from fuseprop.optim.arrays import Arrays, Structure, check_apart, describe
 
 
@@ -73,6 +73,8 @@ def lbfgs(
     structure = Structure(params, "params")
     arrays = structure.arrays
     check_apart(arrays, structure.names)
+    for array, name in zip(arrays, structure.names, strict=True):
+        unmasked(array, name)
     ends = np.cumsum([array.size for array in arrays])
 
     def flattened(parts: Any) -> NDArray[np.float64]:
@@ -100,6 +102,8 @@ def lbfgs(
                 )
             parts = linked
         structure.check(parts, "the gradients of value_and_grad")
+        for part, place in zip(parts, structure.places, strict=True):
+            unmasked(part, f"the gradients of value_and_grad{place}")
         try:
             number = float(value)
         except (TypeError, ValueError):
