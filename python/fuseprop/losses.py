@@ -1034,8 +1034,8 @@ class LargeMarginSoftmax(Loss):
         reduction: Reduction = "mean",
     ) -> float | FloatArray:
         """Return the value: a float, or an array with reduction "none"."""
-        scores = _MarginScores(features, weight, target, self._parameters["margin"])
-        return _softmax_cross_entropy(scores.scores, scores.labels, sample_weight, reduction)
+        scores = _MarginScores(features, weight, target, sample_weight, self._parameters["margin"])
+        return _softmax_cross_entropy(scores.scores, scores.labels, scores.sample_weight, reduction)
 
     def gradient(  # type: ignore[override]  # as __call__
         self,
@@ -1057,9 +1057,9 @@ class LargeMarginSoftmax(Loss):
         reduction: Reduction = "mean",
     ) -> tuple[float | FloatArray, tuple[FloatArray, FloatArray]]:
         """Return (value, gradients)."""
-        scores = _MarginScores(features, weight, target, self._parameters["margin"])
+        scores = _MarginScores(features, weight, target, sample_weight, self._parameters["margin"])
         value, d_scores = _softmax_cross_entropy.value_and_grad(
-            scores.scores, scores.labels, sample_weight, reduction, out=scores.scores
+            scores.scores, scores.labels, scores.sample_weight, reduction, out=scores.scores
         )
         return value, scores.backward(d_scores)
 
@@ -1079,7 +1079,16 @@ class _MarginScores:
     plain score has, times psi'.
     """
 
-    def __init__(self, features: ArrayLike, weight: ArrayLike, target: ArrayLike, margin: int) -> None:
+    def __init__(
+        self, features: ArrayLike, weight: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, margin: int
+    ) -> None:
+        # All are made arrays before any is looked at: that may run code which changes the others.
+        features, weight, target = (
+            real_array(features, "features"),
+            real_array(weight, "weight"),
+            real_array(target, "target"),
+        )
+        self.sample_weight = None if sample_weight is None else real_array(sample_weight, "sample_weight")
         self.features = _matrix(features, "features")
         self.weight = _matrix(weight, "weight")
         if self.features.dtype != self.weight.dtype:
@@ -1154,7 +1163,7 @@ def _norms(matrix: FloatArray, axis: int) -> NDArray[np.float64]:
     return norms
 
 
-def _matrix(array: ArrayLike, name: str) -> FloatArray:
+def _matrix(array: NDArray[Any], name: str) -> FloatArray:
     """Return a two-dimensional array of float32 or float64; integers and booleans become float64."""
     found = float_array(array, name)
     if found.ndim != 2:
@@ -1162,9 +1171,8 @@ def _matrix(array: ArrayLike, name: str) -> FloatArray:
     return found
 
 
-def _label_array(target: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
+def _label_array(found: NDArray[Any], rows: int, classes: int) -> NDArray[np.int64]:
     """Return labels of shape (rows,) in [0, classes)."""
-    found = real_array(target, "target")
     if found.shape != (rows,):
         raise ValueError(f"target has shape {found.shape}; expected ({rows},), one label per row of features")
     if found.dtype.kind not in "iub" and rows:
