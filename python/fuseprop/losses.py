@@ -22,6 +22,10 @@ rounded to pred's dtype; their sum accumulates in float64 and is a Python float,
 ValueError. `grad_and_hess` takes a tuple of two such arrays, apart from each other, or with None for a new one. Nothing
 is written if an argument is refused: targets are read once more before the caller's arrays are written.
 
+Masked arrays are refused, since their mask would be lost. Another thread may write to the arrays of a running call: the
+result is then made of old and new values, labels included, and nothing else is touched. It must not resize them or
+change their dtype or shape meanwhile, as with NumPy's own functions.
+
 Targets, and the predictions of BinaryCrossEntropy, outside of what a loss is defined for are a ValueError that names
 the first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outside of every domain but those that say
 any real number; a NaN prediction gives NaN in value and derivatives, in its element alone. Where a loss has a kink,

@@ -441,7 +441,8 @@ class Sequential:
                 )
             # The core's own, unless a class has another: that one is meant.
             is_own = type(found).value_and_grad is not losses.Loss.value_and_grad
-            self._value_and_grad: _ValueAndGrad = found.value_and_grad if is_own else found._value_and_grad
+            verb: Any = found.value_and_grad if is_own else found._value_and_grad
+            self._value_and_grad: _ValueAndGrad = verb
         elif callable(found):
             self._value_and_grad = _UserLoss(found)
         else:
