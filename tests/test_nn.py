@@ -1073,3 +1073,22 @@ def test_threads_give_the_same_bits(dtype: Any) -> None:
             results.append((model.flat_parameters, np.array([*history["loss"], *history["val_loss"]])))
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[2], results[0])
+
+
+def test_a_loss_that_overrides_value_and_grad() -> None:
+    """Training takes the class's own verb, as a call of it would."""
+
+    class Doubled(fp.losses.SquaredError):
+        def value_and_grad(self, *arguments: Any, **options: Any) -> Any:
+            value, gradient = super().value_and_grad(*arguments, **options)
+            gradient *= 2
+            return 2 * value, gradient
+
+    x, y = np.ones((4, 2), np.float32), np.zeros((4, 1), np.float32)
+    values, weights = [], []
+    for loss, rate in ((Doubled(), 0.1), (fp.losses.SquaredError(), 0.2)):
+        model = nn.Sequential([nn.Dense(2, 1)], rng=3)
+        values.append(model.train_step(x, y, loss, fp.optim.SGD(model, lr=rate)))
+        weights.append(model.flat_parameters.copy())
+    assert values[0] == 2 * values[1]
+    assert np.array_equal(*weights)

@@ -427,8 +427,7 @@ void RefuseSlopes(const Formula&, const ActivationArgs& args) {
   if (args.slopes) Raise(PyExc_TypeError, "slopes is given, which RReLU alone takes");
 }
 
-Ref AsLearned(const Formula& formula, PyObject* params) {
-  if (params == nullptr || params == Py_None) return Ref();
+Ref LearnedOf(const Formula& formula, PyObject* params) {
   if (!PyObject_HasAttrString(params, "keys")) {
     Raise(PyExc_TypeError, "params must be a dict of arrays, as init_params() gives it, found %s",
           Py_TYPE(params)->tp_name);
@@ -452,8 +451,7 @@ Ref AsLearned(const Formula& formula, PyObject* params) {
   return value;
 }
 
-Ref LearnedParameter(const Formula& formula, const Ref& given, npy_intp size) {
-  if (!given) return Ref();
+Ref CheckedLearned(const Formula& formula, const Ref& given, npy_intp size) {
   const char* name = formula.learned;
   Ref value = Plain(given);
   PyArrayObject* array = value.array();

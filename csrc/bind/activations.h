@@ -43,9 +43,15 @@ const ActivationFamily* const* AxisFamilies(size_t* count);  // axis_activations
 
 // The learned parameter that the caller gives as {name: array}. Null if `params` is null or None or the activation
 // learns nothing.
-Ref AsLearned(const Formula& formula, PyObject* params);
+Ref LearnedOf(const Formula& formula, PyObject* params);
+inline Ref AsLearned(const Formula& formula, PyObject* params) {
+  return params == nullptr || params == Py_None ? Ref() : LearnedOf(formula, params);
+}
 // It, or null, checked: in C order, with `size` elements.
-Ref LearnedParameter(const Formula& formula, const Ref& given, npy_intp size);
+Ref CheckedLearned(const Formula& formula, const Ref& given, npy_intp size);
+inline Ref LearnedParameter(const Formula& formula, const Ref& given, npy_intp size) {
+  return given ? CheckedLearned(formula, given, size) : Ref();
+}
 // (dx, {name: array}) from the gradient in float64.
 Ref WithParameterGradient(const Formula& formula, const Ref& dx, int typenum, const double* gradient, size_t size);
 // Raises if slopes are given to an activation that does not take them.

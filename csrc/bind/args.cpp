@@ -161,7 +161,7 @@ bool SameShape(PyArrayObject* a, PyArrayObject* b) {
   return PyArray_NDIM(a) == PyArray_NDIM(b) && PyArray_CompareLists(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a));
 }
 
-Ref AnyArray(PyObject* object, const char* name) {
+Ref MakeArray(PyObject* object, const char* name) {
   if (PyArray_Check(object)) {
     RefuseMasked(object, name);
     return Ref::Borrow(object);
@@ -189,18 +189,11 @@ Ref AnyArray(PyObject* object, const char* name) {
   return array;
 }
 
-Ref OptionalArray(PyObject* object, const char* name) {
-  return object == nullptr || object == Py_None ? Ref() : AnyArray(object, name);
-}
-
-void RefuseMasked(PyObject* array, const char* name) {
+void RefuseMaskedSubclass(PyObject* array, const char* name) {
   if (IsMasked(array)) Refuse(array, name, nullptr);
 }
 
-Ref Plain(const Ref& array) {
-  if (PyArray_CheckExact(array.get())) return Ref::Borrow(array.get());
-  return Ref::Check(PyArray_View(array.array(), nullptr, &PyArray_Type));
-}
+Ref PlainView(PyArrayObject* array) { return Ref::Check(PyArray_View(array, nullptr, &PyArray_Type)); }
 
 Ref Ones(int ndim, const npy_intp* shape, int typenum, bool fortran) {
   Ref array = NewArray(ndim, shape, typenum, fortran);
@@ -238,9 +231,11 @@ bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b) { return Overlap(a, b)
 Ref FloatArray(const Ref& given, const char* name) {
   Ref array = Plain(given);
   const int typenum = PyArray_TYPE(array.array());
+  if (typenum == NPY_FLOAT32 || typenum == NPY_FLOAT64) {
+    return IsBehaved(array.array()) ? std::move(array) : Cast(array, typenum, 0);
+  }
   if (!IsNumbers(typenum)) Refuse(given.get(), name, array.get());
-  if (typenum != NPY_FLOAT32 && typenum != NPY_FLOAT64) return Cast(array, NPY_FLOAT64, 0);
-  return IsBehaved(array.array()) ? std::move(array) : Cast(array, typenum, 0);
+  return Cast(array, NPY_FLOAT64, 0);
 }
 
 Ref FloatArrayAs(const Ref& given, const char* name, int typenum) {

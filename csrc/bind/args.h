@@ -143,13 +143,24 @@ bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b);
 
 // Anything array-like (sequences, buffers, __array__, so torch and JAX tensors on the CPU) as an array: one of numbers
 // unless it was an array before. TypeErrors that say what to do, see fuseprop/_checks.py; a masked array is refused.
-Ref AnyArray(PyObject* object, const char* name);
+Ref MakeArray(PyObject* object, const char* name);
+inline Ref AnyArray(PyObject* object, const char* name) {
+  return PyArray_CheckExact(object) ? Ref::Borrow(object) : MakeArray(object, name);
+}
 // Likewise; nothing for None or null.
-Ref OptionalArray(PyObject* object, const char* name);
-// TypeError for a masked array, for arguments that must be arrays.
-void RefuseMasked(PyObject* array, const char* name);
+inline Ref OptionalArray(PyObject* object, const char* name) {
+  return object == nullptr || object == Py_None ? Ref() : AnyArray(object, name);
+}
+// TypeError for a masked array, where an array is taken as it is.
+void RefuseMaskedSubclass(PyObject* array, const char* name);
+inline void RefuseMasked(PyObject* array, const char* name) {
+  if (!PyArray_CheckExact(array)) RefuseMaskedSubclass(array, name);
+}
 // The same elements, as an array of no subclass: those have methods in Python.
-Ref Plain(const Ref& array);
+Ref PlainView(PyArrayObject* array);
+inline Ref Plain(const Ref& array) {
+  return PyArray_CheckExact(array.get()) ? Ref::Borrow(array.get()) : PlainView(array.array());
+}
 // A new array of ones, in C or Fortran order.
 Ref Ones(int ndim, const npy_intp* shape, int typenum, bool fortran);
 // An array of float32 or float64 in the machine's byte order, any strides. Integers and booleans become float64;

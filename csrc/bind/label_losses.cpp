@@ -22,7 +22,8 @@ struct Inputs {
   const Formula& formula;
   LossArrays given;
   Ref pred;
-  Ref labels;  // int64, a copy: they are checked here and read by the kernel, and the caller may write meanwhile
+  // A copy, since they are checked here and read by the kernel, and the caller may write to the array meanwhile.
+  std::vector<int64_t> labels;
   Ref weight;
   size_t rows = 1;
   size_t classes = 0;
@@ -77,14 +78,14 @@ struct Inputs {
             LabelAdvice(plain, "target").c_str());
     }
     // What does not fit into 64 bits with a sign becomes negative, and is refused.
-    labels = Ref::Check(
-        PyArray_FromArray(array, PyArray_DescrFromType(NPY_INT64),
-                          NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST | NPY_ARRAY_ENSURECOPY));
-    const size_t row = FirstInvalidLabel(Data<void>(labels), LabelKind::kInt64, rows, classes);
+    const Ref wide = Ref::Check(PyArray_FromArray(array, PyArray_DescrFromType(NPY_INT64),
+                                                  NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST));
+    labels.assign(Data<int64_t>(wide), Data<int64_t>(wide) + rows);
+    const size_t row = FirstInvalidLabel(labels.data(), LabelKind::kInt64, rows, classes);
     if (row == rows) return;
     const Ref label = Ref::Check(PyObject_CallMethod(plain.get(), "item", "n", static_cast<Py_ssize_t>(row)));
     Raise(PyExc_ValueError, "target%s is label %S; expected 0 to %zd (pred has C = %zu classes)",
-          IndexText(labels.array(), row, false).c_str(), label.get(), static_cast<Py_ssize_t>(classes) - 1, classes);
+          IndexText(array, row, false).c_str(), label.get(), static_cast<Py_ssize_t>(classes) - 1, classes);
   }
 
   void SumWeights() {
@@ -95,7 +96,7 @@ struct Inputs {
     std::vector<double> weights(rows);
     for (size_t row = 0; row < rows; ++row) {
       const double own = !weight ? 1.0 : IsFloat32(weight) ? Data<float>(weight)[row] : Data<double>(weight)[row];
-      weights[row] = formula.columns[Data<int64_t>(labels)[row]] * own;
+      weights[row] = formula.columns[labels[row]] * own;
     }
     weight_sum = Sum(weights.data(), rows);
   }
@@ -113,7 +114,7 @@ struct Inputs {
     std::vector<T> class_weight(formula.columns == nullptr ? 0 : formula.num_columns);
     std::transform(formula.columns, formula.columns + class_weight.size(), class_weight.begin(), Parameter<T>);
     args.pred = Data<T>(pred);
-    args.labels = Data<int64_t>(labels);
+    args.labels = labels.data();
     args.rows = rows;
     args.classes = classes;
     args.weight = weight ? Data<T>(weight) : nullptr;

@@ -89,7 +89,7 @@ HWY_INLINE L Once(const L* label) {
 template <class L>
 HWY_INLINE size_t Index(L label, size_t classes) {
   const auto j = static_cast<uint64_t>(label);
-  return HWY_LIKELY(j < classes) ? static_cast<size_t>(j) : 0;
+  return j < classes ? static_cast<size_t>(j) : 0;
 }
 
 size_t FindInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t classes) {

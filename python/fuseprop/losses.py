@@ -23,6 +23,10 @@ rounded to pred's dtype; their sum accumulates in float64 and is a Python float,
 ValueError. `grad_and_hess` takes a tuple of two such arrays, apart from each other, or with None for a new one. Nothing
 is written if an argument is refused: targets are read once more before the caller's arrays are written.
 
+Masked arrays are refused, since their mask would be lost. Another thread may write to the arrays of a running call: the
+result is then made of old and new values, labels included, and nothing else is touched. It must not resize them or
+change their dtype or shape meanwhile, as with NumPy's own functions.
+
 Targets, and the predictions of BinaryCrossEntropy, outside of what a loss is defined for are a ValueError that names
 the first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outside of every domain but those that say
 any real number; a NaN prediction gives NaN in value and derivatives, in its element alone. Where a loss has a kink,
@@ -1248,8 +1252,8 @@ class LargeMarginSoftmax(Loss):
         reduction : {"mean", "sum", "none"}
             What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
         """
-        scores = _MarginScores(features, weight, target, self._parameters["margin"])
-        return _softmax_cross_entropy(scores.scores, scores.labels, sample_weight, reduction)
+        scores = _MarginScores(features, weight, target, sample_weight, self._parameters["margin"])
+        return _softmax_cross_entropy(scores.scores, scores.labels, scores.sample_weight, reduction)
 
     def gradient(  # type: ignore[override]  # as __call__
         self,
@@ -1295,9 +1299,9 @@ class LargeMarginSoftmax(Loss):
         reduction : {"mean", "sum", "none"}
             What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
         """
-        scores = _MarginScores(features, weight, target, self._parameters["margin"])
+        scores = _MarginScores(features, weight, target, sample_weight, self._parameters["margin"])
         value, d_scores = _softmax_cross_entropy.value_and_grad(
-            scores.scores, scores.labels, sample_weight, reduction, out=scores.scores
+            scores.scores, scores.labels, scores.sample_weight, reduction, out=scores.scores
         )
         return value, scores.backward(d_scores)
 
@@ -1317,7 +1321,16 @@ class _MarginScores:
     plain score has, times psi'.
     """
 
-    def __init__(self, features: ArrayLike, weight: ArrayLike, target: ArrayLike, margin: int) -> None:
+    def __init__(
+        self, features: ArrayLike, weight: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, margin: int
+    ) -> None:
+        # All are made arrays before any is looked at: that may run code which changes the others.
+        features, weight, target = (
+            real_array(features, "features"),
+            real_array(weight, "weight"),
+            real_array(target, "target"),
+        )
+        self.sample_weight = None if sample_weight is None else real_array(sample_weight, "sample_weight")
         self.features = _matrix(features, "features")
         self.weight = _matrix(weight, "weight")
         if self.features.dtype != self.weight.dtype:
@@ -1392,7 +1405,7 @@ def _norms(matrix: FloatArray, axis: int) -> NDArray[np.float64]:
     return norms
 
 
-def _matrix(array: ArrayLike, name: str) -> FloatArray:
+def _matrix(array: NDArray[Any], name: str) -> FloatArray:
     """Return a two-dimensional array of float32 or float64; integers and booleans become float64."""
     found = float_array(array, name)
     if found.ndim != 2:
@@ -1400,9 +1413,8 @@ def _matrix(array: ArrayLike, name: str) -> FloatArray:
     return found
 
 
-def _label_array(target: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
+def _label_array(found: NDArray[Any], rows: int, classes: int) -> NDArray[np.int64]:
     """Return labels of shape (rows,) in [0, classes)."""
-    found = real_array(target, "target")
     if found.shape != (rows,):
         raise ValueError(f"target has shape {found.shape}; expected ({rows},), one label per row of features")
     if found.dtype.kind not in "iub" and rows:

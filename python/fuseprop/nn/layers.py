@@ -185,6 +185,13 @@ def _as_elementwise(
             f"activation is {found!r}, which is not a plain elementwise one and cannot be fused with the product; "
             "put an Activation layer behind this one"
         )
+    base: Any = activations.Activation
+    for verb in ("__call__", "backward"):
+        if getattr(type(found), verb) is not getattr(base, verb):
+            raise TypeError(
+                f"activation of type {type(found).__name__} overrides {verb}, which a layer that computes it together "
+                "with the product would not see; put an Activation layer behind this one"
+            )
     return found
 
 

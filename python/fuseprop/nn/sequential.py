@@ -560,7 +560,10 @@ class Sequential:
                     f"loss is {found!r}, of {', '.join(found.spec.inputs)}; expected one of (pred, target): the "
                     "weights are those of the model's last layer"
                 )
-            self._value_and_grad: _ValueAndGrad = found._value_and_grad
+            # The core's own, unless a class has another: that one is meant.
+            is_own = type(found).value_and_grad is not losses.Loss.value_and_grad
+            verb: Any = found.value_and_grad if is_own else found._value_and_grad
+            self._value_and_grad: _ValueAndGrad = verb
         else:
             self._value_and_grad = _UserLoss(found)
         self._over_classes = is_over_classes(found)
