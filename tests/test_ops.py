@@ -117,7 +117,7 @@ def test_matmul_is_one_chain_of_fused_multiply_adds(name: str, shape: tuple[int,
         assert_same_bits(matmul(a, b), chain(a, b))
 
 
-@pytest.mark.parametrize("shape", [(1, 5), (1, 40), (3, 7), (9, 16), (70, 301), (130, 24), (600, 1030)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 5), (1, 40), (3, 7), (9, 16), (70, 301), (130, 24), (512, 70), (600, 1030)], ids=str)
 @pytest.mark.parametrize("name", FMA_TARGETS)
 def test_matmul_with_a_vector_sums_in_virtual_lanes(name: str, shape: tuple[int, int]) -> None:
     a, x = matrices(*shape, 1, np.float32)

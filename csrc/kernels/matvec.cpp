@@ -27,8 +27,10 @@ thread_local Scratch scratch;
 
 // Below this many elements of the matrix a second thread costs more than it saves.
 constexpr size_t kParallelMatrix = size_t{3} << 14;
-// A matrix by columns that is larger is far from the second cache, and read in pieces that no hardware fetches ahead.
-constexpr size_t kFetchBytes = size_t{1} << 20;
+// A matrix by columns that is larger is far from the second cache, and one whose columns are so far apart shares few
+// sets of the first: either is read along its columns, as no piece of them stays until the next is wanted.
+constexpr size_t kFarBytes = size_t{1} << 19;
+constexpr size_t kCrowdedBytes = 2048;
 // Shares for each thread: enough to even out threads that are disturbed.
 constexpr size_t kShares = 1;
 
@@ -65,14 +67,16 @@ constexpr size_t kChainVectors = kChains<T> / hn::MaxLanes(hn::ScalableTag<T>())
 // So many sums at once that a multiply-add need not wait for the one before.
 template <class T>
 constexpr size_t kRowsAtOnce = 8 / kChainVectors<T>;
-// Of a matrix by columns: vectors of rows (in pieces of whole lines, as the next lines are evicted before their turn),
-// and lanes at once.
-constexpr size_t kColumnVectors = 6;
+// Of a matrix by columns that is near: vectors of rows, and lanes at once.
+constexpr size_t kNearVectors = 3;
 #if HWY_TARGET == HWY_AVX3 || (HWY_ARCH_ARM_A64 && HWY_TARGET == HWY_NEON)  // 32 registers
-constexpr size_t kLanesAtOnce = 4;
+constexpr size_t kLanesAtOnce = 8;
 #else
-constexpr size_t kLanesAtOnce = 2;
+constexpr size_t kLanesAtOnce = 4;
 #endif
+// Of one that is far: rows whose lanes stay in the first cache, and steps of a lane that share a pass over them.
+constexpr size_t kRowsOfLanes = 256;
+constexpr size_t kSteps = 4;
 
 // y[r] = the sum of the lanes of sums[r], in a tree, for two rows for each block of 128 bits.
 template <size_t kRows, class D, class V = hn::Vec<D>, class T = hn::TFromD<D>>
@@ -184,8 +188,8 @@ HWY_NOINLINE void MultiplyByRows(const MatvecOperands<T>& operands, size_t begin
 
 // y[r] for kVectors vectors of rows of a matrix by columns, of the last of which `last` are there. So many lanes at
 // once as there are registers for their sums.
-template <size_t kVectors, bool kFetch, bool kWhole, class T>
-HWY_NOINLINE void MultiplyColumns(const MatvecOperands<T>& operands, size_t row, size_t last, T* y) {
+template <size_t kVectors, bool kWhole, class T>
+HWY_NOINLINE void MultiplyNearColumns(const MatvecOperands<T>& operands, size_t row, size_t last, T* y) {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
   const D d;
@@ -215,7 +219,6 @@ HWY_NOINLINE void MultiplyColumns(const MatvecOperands<T>& operands, size_t row,
         const V factor = hn::Set(d, x[i + c]);
         HWY_UNROLL(4)
         for (size_t v = 0; v < kVectors; ++v) {
-          if (kFetch) __builtin_prefetch(a + (kChains<T> + c) * stride + v * kLanes);
           acc[c][v] = hn::MulAdd(load(a + c * stride, v), factor, acc[c][v]);
         }
       }
@@ -243,22 +246,99 @@ HWY_NOINLINE void MultiplyColumns(const MatvecOperands<T>& operands, size_t row,
 }
 
 // Pieces of kVectors vectors from `row` on, while there are such.
-template <size_t kVectors, bool kFetch, class T>
-HWY_INLINE size_t MultiplyColumnsWhile(const MatvecOperands<T>& operands, size_t row, size_t end, T* y) {
+template <size_t kVectors, class T>
+HWY_INLINE size_t MultiplyNearWhile(const MatvecOperands<T>& operands, size_t row, size_t end, T* y) {
   constexpr size_t kLanes = hn::MaxLanes(hn::ScalableTag<T>());
   for (; row + kVectors * kLanes <= end; row += kVectors * kLanes, y += kVectors * kLanes) {
-    MultiplyColumns<kVectors, kFetch, true>(operands, row, kLanes, y);
+    MultiplyNearColumns<kVectors, true>(operands, row, kLanes, y);
   }
   return row;
 }
 
-template <bool kFetch, class T>
-void MultiplyByColumns(const MatvecOperands<T>& operands, size_t begin, size_t end, T* y) {
-  size_t row = MultiplyColumnsWhile<kColumnVectors, kFetch>(operands, begin, end, y);
-  row = MultiplyColumnsWhile<4, kFetch>(operands, row, end, y + (row - begin));
-  row = MultiplyColumnsWhile<2, kFetch>(operands, row, end, y + (row - begin));
-  row = MultiplyColumnsWhile<1, kFetch>(operands, row, end, y + (row - begin));
-  if (row < end) MultiplyColumns<1, kFetch, false>(operands, row, end - row, y + (row - begin));
+template <class T>
+void MultiplyNear(const MatvecOperands<T>& operands, size_t begin, size_t end, T* y) {
+  size_t row = MultiplyNearWhile<kNearVectors>(operands, begin, end, y);
+  row = MultiplyNearWhile<1>(operands, row, end, y + (row - begin));
+  if (row < end) MultiplyNearColumns<1, false>(operands, row, end - row, y + (row - begin));
+}
+
+// lane[r] = (first ? 0 : lane[r]) + the next kCount steps of the lane for each of `rows` rows of a matrix by columns.
+// Reads along the columns, as they lie in memory: `step` is from one of the lane's columns to its next.
+template <size_t kCount, class T>
+HWY_INLINE void AddSteps(const T* a, size_t stride, const T* x, size_t rows, bool first, T* HWY_RESTRICT lane) {
+  using D = hn::ScalableTag<T>;
+  const D d;
+  constexpr size_t kLanes = hn::MaxLanes(D());
+  const size_t step = kChains<T> * stride;
+  hn::Vec<D> factors[kCount];
+  HWY_UNROLL(4)
+  for (size_t j = 0; j < kCount; ++j) factors[j] = hn::Set(d, x[j * kChains<T>]);
+  size_t r = 0;
+  for (; r + kLanes <= rows; r += kLanes) {
+    auto sum = first ? hn::Zero(d) : hn::Load(d, lane + r);
+    HWY_UNROLL(4)
+    for (size_t j = 0; j < kCount; ++j) {
+      __builtin_prefetch(a + stride + j * step + r);
+      sum = hn::MulAdd(hn::LoadU(d, a + j * step + r), factors[j], sum);
+    }
+    hn::Store(sum, d, lane + r);
+  }
+  if (r == rows) return;
+  const FirstLanes<D> part(d, rows - r);
+  auto sum = first ? hn::Zero(d) : hn::Load(d, lane + r);
+  HWY_UNROLL(4)
+  for (size_t j = 0; j < kCount; ++j) sum = hn::MulAdd(part.Load(d, a + j * step + r), factors[j], sum);
+  hn::Store(sum, d, lane + r);
+}
+
+// At most kRowsOfLanes rows.
+template <class T>
+HWY_NOINLINE void MultiplyFarColumns(const MatvecOperands<T>& operands, size_t begin, size_t rows, T* y) {
+  const hn::ScalableTag<T> d;
+  const size_t kLanes = hn::Lanes(d);
+  HWY_ALIGN T lanes[kChains<T>][kRowsOfLanes];
+  const size_t stride = operands.a_stride;
+  const size_t k = operands.k;
+  const size_t num_lanes = HWY_MIN(k, kChains<T>);
+  for (size_t i = 0; i < k; i += kSteps * kChains<T>) {
+    for (size_t c = 0; c < num_lanes && i + c < k; ++c) {
+      const T* const a = operands.a + (i + c) * stride + begin;
+      const T* const x = operands.x + i + c;
+      const size_t steps = HWY_MIN(kSteps, (k - i - c + kChains<T> - 1) / kChains<T>);
+      switch (steps) {
+        case 1:
+          AddSteps<1>(a, stride, x, rows, i == 0, lanes[c]);
+          break;
+        case 2:
+          AddSteps<2>(a, stride, x, rows, i == 0, lanes[c]);
+          break;
+        case 3:
+          AddSteps<3>(a, stride, x, rows, i == 0, lanes[c]);
+          break;
+        default:
+          static_assert(kSteps == 4, "the cases");
+          AddSteps<4>(a, stride, x, rows, i == 0, lanes[c]);
+      }
+    }
+  }
+  for (size_t r = 0; r < rows; r += kLanes) {
+    hn::Vec<decltype(d)> sums[kChains<T>];
+    HWY_UNROLL(16)
+    for (size_t c = 0; c < kChains<T>; ++c) sums[c] = c < num_lanes ? hn::Load(d, lanes[c] + r) : hn::Zero(d);
+    HWY_UNROLL(4)
+    for (size_t width = kChains<T> / 2; width != 0; width /= 2) {
+      HWY_UNROLL(8)
+      for (size_t c = 0; c < width; ++c) sums[c] = hn::Add(sums[c], sums[c + width]);
+    }
+    StorePartial(sums[0], d, y + r, HWY_MIN(kLanes, rows - r));
+  }
+}
+
+template <class T>
+void MultiplyFar(const MatvecOperands<T>& operands, size_t begin, size_t end, T* y) {
+  for (size_t row = begin; row < end; row += kRowsOfLanes) {
+    MultiplyFarColumns(operands, row, HWY_MIN(kRowsOfLanes, end - row), y + (row - begin));
+  }
 }
 
 // With `reserve`, only gets the memory.
@@ -283,12 +363,15 @@ void Multiply(const MatmulArgs<T>& args, bool reserve) {
     operands.x = copy;
   }
 
+  const size_t stride_bytes = operands.a_stride * sizeof(T);
+  const bool far_columns =
+      operands.by_columns && (stride_bytes * operands.k >= kFarBytes || stride_bytes % kCrowdedBytes == 0);
   const auto multiply = [&](size_t begin, size_t end) {
     T* const y = memory + begin;
-    if (operands.by_columns && operands.rows * operands.k * sizeof(T) >= kFetchBytes) {
-      MultiplyByColumns<true>(operands, begin, end, y);
+    if (far_columns) {
+      MultiplyFar(operands, begin, end, y);
     } else if (operands.by_columns) {
-      MultiplyByColumns<false>(operands, begin, end, y);
+      MultiplyNear(operands, begin, end, y);
     } else {
       MultiplyByRows(operands, begin, end, y);
     }
