@@ -6,6 +6,7 @@
 #include "bind/matrix.h"
 #include "bind/register.h"
 #include "kernels/dense.h"
+#include "kernels/dense_gradient.h"
 #include "kernels/matmul.h"
 
 namespace fuseprop {

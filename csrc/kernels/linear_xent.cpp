@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/dense_gradient.h"
 #include "kernels/matmul.h"
 
 namespace fuseprop {
