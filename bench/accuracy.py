@@ -274,14 +274,16 @@ PEERS = ("NumPy", "PyTorch", "JAX")
 def main() -> int:
     """Run the sweep and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", help="names of activations (default: all elementwise ones)")
+    elementwise = [name for name, spec in _registry.activations().items() if spec.structure == "elementwise"]
+    parser.add_argument("--only", nargs="+", choices=elementwise, metavar="NAME", help="activations (default: all)")
     parser.add_argument("--stride", type=int, default=1, help="take every n-th input (default 1: all)")
-    parser.add_argument("--targets", nargs="*", default=fp.build_info()["supported_targets"])
+    targets = fp.build_info()["supported_targets"]
+    parser.add_argument("--targets", nargs="+", choices=targets, default=targets)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out")
     parser.add_argument("--markdown", metavar="FILE", help="write the table here too")
     options = parser.parse_args()
-    names = options.only or [name for name, spec in _registry.activations().items() if spec.structure == "elementwise"]
+    names = options.only or elementwise
 
     began = time.perf_counter()
     edges = [i * (1 << 32) // PARTS for i in range(PARTS + 1)]

@@ -105,6 +105,8 @@ def main() -> None:
     parser.add_argument("--own-process", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     rows, features, classes = map(int, args.shape.split(","))
+    if unknown := set(args.ways.split(";")) - set(WAYS):
+        parser.error(f"--ways: unknown {', '.join(map(repr, sorted(unknown)))}; expected some of {'; '.join(WAYS)}")
     for name in args.ways.split(";"):
         if args.own_process:
             measure(name, (rows, features, classes), args.repeats)

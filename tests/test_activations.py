@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import mpmath
 import numpy as np
@@ -38,6 +39,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import fuseprop as fp
+from fuseprop import _core
 from fuseprop._registry import Spec
 
 SHAPE = (7, 19)
@@ -606,6 +608,49 @@ def test_subclass_that_overrides_the_call_is_not_fused() -> None:
     assert Twice()(0.0) == 1.0
     with pytest.raises(TypeError, match="overrides __call__"):
         fp.ops.linear([[0.0]], [[0.0]], activation=Twice())
+    with pytest.raises(TypeError, match="Twice overrides __call__"):
+        fp.nn.Dense(1, 1, activation=Twice())
+
+
+def test_subclass_that_overrides_backward_is_not_fused() -> None:
+    class Through(fp.activations.Identity):
+        def backward(self, x: Any, dy: Any, **options: Any) -> Any:
+            return dy
+
+    with pytest.raises(TypeError, match="Through overrides backward"):
+        fp.nn.Dense(1, 1, activation=Through())
+
+
+def test_a_call_that_is_replaced() -> None:
+    """A class whose __call__ is replaced has that one, for objects made before and after, and then its own again."""
+    relu = fp.activations.ReLU()
+    for owner in (fp.activations.ReLU, fp.activations.Activation):
+        with mock.patch.object(owner, "__call__", return_value="replaced") as call:
+            assert relu(-1.0) == fp.activations.ReLU()(-1.0) == "replaced"
+            assert relu([1.0], out=None, params={}) == "replaced"
+            call.assert_called_with([1.0], out=None, params={})
+            if owner is fp.activations.ReLU:
+                assert fp.activations.Tanh()(0.0) == 0.0
+            with pytest.raises(TypeError, match="overrides __call__"):
+                fp.ops.linear([[0.0]], [[0.0]], activation=relu)
+        assert relu(-1.0) == fp.activations.ReLU()(-1.0, out=None) == 0.0
+        assert relu.__call__(np.array([-1.0, 2.0]), params={}).tolist() == [0.0, 2.0]
+        with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+            relu.__call__(1.0, nonsense=2)
+
+
+def test_a_call_that_is_replaced_after_a_layer_was_bound() -> None:
+    """What was fused with the product would pass it by: refused."""
+    w, b = np.ones((2, 3), np.float32), np.zeros(3, np.float32)
+    stack = _core.DenseStack([(w, b, w.copy(), b.copy(), fp.activations.ReLU())])
+    stack.bind(1, [(np.zeros((1, 3), np.float32), None, None)])
+    x = np.ones((1, 2), np.float32)
+    with (
+        mock.patch.object(fp.activations.ReLU, "__call__", lambda self, x: x),
+        pytest.raises(TypeError, match=r"layers\[0\].activation of type ReLU overrides __call__"),
+    ):
+        stack.forward(x)
+    assert stack.forward(x).tolist() == [[2.0, 2.0, 2.0]]
 
 
 @each_dtype

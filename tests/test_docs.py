@@ -18,10 +18,12 @@ ROW = re.compile(r"^\| `(\w+)`(?: \((.*?)\))?[^|]*\|(.*)\|$", re.MULTILINE)
 DEFAULT = re.compile(r"(\w+)=(\([^)]*\)|[^,()]+)")
 REFERENCE = re.compile(r"docs/mathematics\.md (\d+)")
 
-KINDS = {
-    "activation": (_registry.activations, "1"),
-    "loss": (_registry.losses, "23"),
-    "optimizer": (_registry.optimizers, "4"),
+#: The specs that each section has.
+SPECS = {
+    "1": list(_registry.activations().values()),
+    "2": [spec for spec in _registry.losses().values() if not spec.over_classes],
+    "3": [spec for spec in _registry.losses().values() if spec.over_classes],
+    "4": list(_registry.optimizers().values()),
 }
 
 
@@ -45,25 +47,28 @@ def test_example(path: Path, line: int, code: str, tmp_path: Path, monkeypatch: 
     exec(compile("\n" * (line - 1) + code, str(path), "exec"), {"__name__": "example"})
 
 
+def test_counts_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    counts = len(_registry.activations()), len(_registry.losses())
+    assert re.findall(r"(\d+) activations and (\d+) losses", text) == [tuple(map(str, counts))]
+
+
 def sections() -> dict[str, str]:
     """Return the numbered sections of docs/mathematics.md."""
     return dict(SECTION.findall((ROOT / "docs" / "mathematics.md").read_text(encoding="utf-8")))
 
 
-def rows(numbers: str) -> list[tuple[str, str, list[str]]]:
-    """Return (class, defaults, cells) of the rows about classes in these sections."""
-    text = "\n".join(sections()[number] for number in numbers)
-    return [
-        (name, defaults, [cell.strip() for cell in cells.split("|")]) for name, defaults, cells in ROW.findall(text)
-    ]
+def rows(number: str) -> list[tuple[str, str, list[str]]]:
+    """Return (class, defaults, cells) of a section's rows about classes."""
+    found = ROW.findall(sections()[number])
+    return [(name, defaults, [cell.strip() for cell in cells.split("|")]) for name, defaults, cells in found]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_mathematics_has_every_formula(kind: str) -> None:
-    """A row for each class, in the sections of its kind, none for what is not there, and the defaults as they are."""
-    registered, numbers = KINDS[kind]
-    specs = {spec.cls.__name__: spec for spec in registered().values()}
-    found = rows(numbers)
+@pytest.mark.parametrize("number", SPECS)
+def test_mathematics_has_every_formula(number: str) -> None:
+    """A row for each class, none for what is not there, and the defaults as they are."""
+    specs = {spec.cls.__name__: spec for spec in SPECS[number]}
+    found = rows(number)
     assert {name for name, _, _ in found} == set(specs)
     for name, defaults, cells in found:
         assert all(cells[:2]), f"{name} has no formula"

@@ -33,7 +33,7 @@ from helpers import (
 )
 
 import fuseprop as fp
-from fuseprop import _core, ops
+from fuseprop import _checks, _core, ops
 from fuseprop._registry import Spec
 
 ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *LAYER_LOSSES]
@@ -236,10 +236,11 @@ def test_losses_without_all_verbs() -> None:
 
 @pytest.mark.parametrize("dtype", BAD_DTYPES, ids=str)
 def test_dtypes(dtype: Any) -> None:
-    """A TypeError that names the argument and the dtype, and says what to cast to."""
+    """A TypeError that names the argument and the dtype, and says what to do: where a cast loses much, no cast."""
     bad = np.zeros((3, 3)).astype(dtype)
     good = np.zeros((3, 3))
-    found = ["has dtype", str(bad.dtype), "float32 or float64", "astype"]
+    instead = {"c": ".real", "M": ".min()) / np.timedelta64", "m": "/ np.timedelta64"}
+    found = ["has dtype", str(bad.dtype), "float32 or float64", instead.get(bad.dtype.kind, "astype")]
     for spec in [*ACTIVATIONS, *STRUCTURED]:
         act = spec.cls()
         for call in (act, act.derivative, lambda x, a=act: a.backward(x, good)):
@@ -678,3 +679,217 @@ def test_out_of_logsumexp() -> None:
         with refuses(ValueError, *message):
             ops.logsumexp(x, out=out)
     assert (x == 1).all()
+
+
+# --- what is no array of real numbers -----------------------------------------------------------------------
+
+
+def what_is_refused() -> dict[str, tuple[Any, list[str]]]:
+    """Return arguments that no function takes, and what the message says of each but its name."""
+    masked = np.ma.masked_array([1.0, 2.0], [False, True])
+    text = np.array(["cat", "dog"])
+    fields = np.zeros(2, [("height", "f4"), ("width", "f4")])
+
+    class Sparse:
+        def toarray(self) -> Array:
+            return np.zeros(2)
+
+    class Broken:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+            raise RuntimeError("no data yet")
+
+    real = "expected float32 or float64"
+    return {
+        "None": (None, ["is None; expected an array"]),
+        "masked": (masked, ["is a masked array, whose mask would be lost", ".filled(value)"]),
+        "nothing masked": (np.ma.masked_array([1.0, 2.0]), ["is a masked array"]),
+        "list of masked": ([1.0, [np.ma.masked]], ["holds masked arrays", "fill them"]),
+        "sparse": (Sparse(), ["is sparse (Sparse)", ".toarray()"]),
+        "complex": (np.zeros(2, complex), ["dtype complex128", real, ".real, or np.abs("]),
+        "complex list": ([1j, 2.0], ["dtype complex128", real, "take np.asarray("]),
+        "fields": (fields, ["has dtype [('height'", real, "take its fields one by one", "['height']"]),
+        "dates": (np.zeros(2, "M8[s]"), ["datetime64", real, ".min()) / np.timedelta64(1, 'D')"]),
+        "durations": (np.zeros(2, "m8[s]"), ["timedelta64", real, " / np.timedelta64(1, 's')"]),
+        "text": (text, ["has dtype <U3", real, ".astype(float)", "return_inverse=True)[1]"]),
+        "bytes": (np.zeros(2, "V3"), ["has dtype |V3", real, "without a meaning"]),
+        "objects": ([[1.0, None]], ["has dtype object", real, "element [0, 1] is of type NoneType"]),
+        "numbers as objects": (np.array([1, 10**30]), ["has dtype object", real, "cast it with ", ".astype(float)"]),
+        "ragged": ([[1.0, 2.0], [3.0]], ["is a ragged list", "differ in length, 2 in [0] and 1 in [1]"]),
+        "ragged deep": ([[[1.0], [1.0, 2.0]]], ["is a ragged list"]),
+        "dict": ({"a": 1.0}, ["of type dict cannot be made an array of numbers"]),
+        "broken": (Broken(), ["of type Broken cannot be made an array of numbers: no data yet"]),
+    }
+
+
+REFUSED = what_is_refused()
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_array_of_real_numbers(case: str) -> None:
+    """The message says what it is and what to do; no advice that loses something on the way."""
+    value, parts = REFUSED[case]
+    with refuses(TypeError, "rates", *parts) as caught:
+        _checks.real_array(value, "rates")
+    assert ".astype(np.float32)" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint64, np.float16, np.float32, np.float64, np.longdouble])
+def test_arrays_of_real_numbers_are_taken_as_they_are(dtype: Any) -> None:
+    array = np.ones(3, dtype)
+    assert _checks.real_array(array, "rates") is array
+    assert _checks.real_array([True, 2], "rates").dtype == np.int64
+
+
+def test_tensors_that_numpy_cannot_take() -> None:
+    """What keeps it from being taken is named, with the method that ends it, and one is enough for all."""
+    torch = pytest.importorskip("torch")
+    plain = torch.ones(2, 2)
+    cases = {
+        "it requires grad): give x.detach()": plain.clone().requires_grad_(),
+        "of dtype torch.bfloat16): give x.float()": plain.bfloat16(),
+        "on the device meta): give x.cpu()": plain.to("meta"),
+        "of layout torch.sparse_coo): give x.to_dense()": plain.to_sparse(),
+        "it requires grad, of dtype torch.bfloat16): give x.detach().float()": plain.bfloat16().requires_grad_(),
+    }
+    for expected, tensor in cases.items():
+        with refuses(TypeError, f"x is a tensor that NumPy cannot take ({expected}"):
+            _checks.real_array(tensor, "x")
+    assert _checks.real_array(plain, "x").shape == (2, 2)
+
+
+def array_arguments() -> dict[str, Callable[[Any], Any]]:
+    """Return a call for each array that the public functions take, by its name in messages."""
+    ones = np.ones((2, 2))
+    loss, focal, softmax = fp.losses.SquaredError(), fp.losses.SoftmaxFocal(), fp.losses.SoftmaxCrossEntropy()
+    linear, margin = fp.losses.LinearCrossEntropy(), fp.losses.LargeMarginSoftmax()
+    act, swish, rrelu = fp.activations.Tanh(), fp.activations.Swish(learn_beta=True), fp.activations.RReLU()
+    rules = fp.rules
+    out = (None, None)
+    return {
+        "pred": lambda v: loss(v, ones),
+        "target": lambda v: loss(ones, v),
+        "sample_weight": lambda v: loss(ones, ones, v),
+        "out": lambda v: loss.gradient(ones, ones, out=v),
+        "out[0]": lambda v: loss.grad_and_hess(ones, ones, out=(v, *out[1:])),
+        "out[1]": lambda v: focal.grad_and_hess(ones, [0, 1], out=(*out[:1], v)),
+        "target (labels)": lambda v: softmax.value_and_grad(ones, v),
+        "target (focal)": lambda v: focal(ones, v),
+        "sample_weight (labels)": lambda v: softmax(ones, [0, 1], v),
+        "class_weight": lambda v: fp.losses.SoftmaxCrossEntropy(class_weight=v),
+        "class_weight (focal)": lambda v: fp.losses.SoftmaxFocal(class_weight=v),
+        "x": lambda v: linear(v, ones, [0, 1]),
+        "weight": lambda v: linear.gradient(ones, v, [0, 1]),
+        "labels": lambda v: linear(ones, ones, v),
+        "bias": lambda v: linear(ones, ones, [0, 1], bias=v),
+        "features": lambda v: margin(v, ones, [0, 1]),
+        "weight (margin)": lambda v: margin.gradient(ones, v, [0, 1]),
+        "target (margin)": lambda v: margin(ones, ones, v),
+        "sample_weight (margin)": lambda v: margin(ones, ones, [0, 1], v),
+        "x (activation)": act,
+        "x (derivative)": act.derivative,
+        "dy": lambda v: act.backward(ones, v),
+        "slopes": lambda v: rrelu.backward(ones, ones, slopes=v),
+        "params['beta']": lambda v: swish(ones, params={"beta": v}),
+        "x (sample)": lambda v: rrelu.sample(v, np.random.default_rng(0)),
+        "a": lambda v: ops.matmul(v, ones),
+        "b": lambda v: ops.matmul(ones, v),
+        "weight (linear)": lambda v: ops.linear(ones, v),
+        "bias (linear)": lambda v: ops.linear(ones, ones, v),
+        "du": lambda v: ops.linear_backward(ones, ones, v),
+        "preactivation": lambda v: ops.linear_backward(ones, ones, ones, activation="tanh", preactivation=v),
+        "x (softmax)": ops.softmax,
+        "x (logsumexp)": ops.logsumexp,
+        "x (exp)": ops.exp,
+        "p": ops.entropy,
+        "q": lambda v: ops.cross_entropy(ones, v),
+        "p (information)": ops.self_information,
+        "pre": lambda v: rules.hebb(v, 1.0),
+        "post": lambda v: rules.hebb(ones[0], v),
+        "output": lambda v: rules.delta(ones[0], v, 1.0),
+        "threshold": lambda v: rules.neuron(ones[0], ones[0], v),
+        "x (rule)": rules.with_threshold,
+        "params": fp.optim.SGD,
+        "grads": lambda v: fp.optim.SGD(np.ones(2)).step(v),
+        "grads[0]": lambda v: fp.optim.clip_grad_norm([v], 1.0),
+        "params (regularizer)": fp.regularizers.L2(0.1),
+        "params[0]": lambda v: fp.regularizers.L1(0.1).gradient([v]),
+    }
+
+
+ARRAY_ARGUMENTS = array_arguments()
+#: Arguments that must be arrays; a list among them would be a list of arrays.
+ARRAYS_ALONE = ("out", "out[0]", "out[1]", "params['beta']", "params", "grads", "grads[0]", "params[0]")
+
+
+@pytest.mark.parametrize("argument", ARRAY_ARGUMENTS)
+def test_masked_arrays(argument: str) -> None:
+    """A mask would be lost: refused by name, with what to do, in every array argument."""
+    name = argument.partition(" ")[0]
+    shape = {"out": (2, 2), "out[0]": (2, 2), "out[1]": (2, 2), "params['beta']": (1,)}.get(argument, (2,))
+    masked = np.ma.masked_array(np.ones(shape), np.zeros(shape, bool))
+    with refuses(TypeError, f"{name} is a masked array, whose mask would be lost: give {name}.filled(value)"):
+        ARRAY_ARGUMENTS[argument](masked)
+    if argument not in (*ARRAYS_ALONE, "params (regularizer)"):
+        with refuses(TypeError, f"{name} holds masked arrays"):
+            ARRAY_ARGUMENTS[argument]([masked, masked])
+
+
+@pytest.mark.parametrize("case", [case for case in REFUSED if case not in ("None", "masked", "nothing masked")])
+def test_no_argument_takes_what_is_no_array_of_real_numbers(case: str) -> None:
+    """The core's words are those of Python: for each argument that takes more than arrays."""
+    value, parts = REFUSED[case]
+    for argument, call in ARRAY_ARGUMENTS.items():
+        if argument in (*ARRAYS_ALONE, "params (regularizer)") or argument == "class_weight (focal)":
+            continue
+        name = argument.partition(" ")[0]
+        labels = argument in ("target (labels)", "target (focal)", "labels", "target (margin)")
+        if labels and isinstance(value, np.ndarray):
+            continue  # of another dtype: expected are integer labels
+        with refuses(TypeError, f"{name} ", *parts):
+            call(value)
+
+
+def test_advice_for_tensors() -> None:
+    """The core names what keeps a tensor from being taken, as `_checks` does."""
+    torch = pytest.importorskip("torch")
+    tensor = torch.ones(2, 2)
+    loss = fp.losses.SquaredError()
+    with refuses(TypeError, "pred is a tensor", "it requires grad): give pred.detach()"):
+        loss(tensor.clone().requires_grad_(), np.ones((2, 2)))
+    with refuses(TypeError, "target is a tensor", "of dtype torch.bfloat16): give target.float()"):
+        loss(np.ones((2, 2)), tensor.bfloat16())
+    with refuses(TypeError, "x is a tensor", "of dtype torch.float16): give x.float()"):
+        ops.softmax(tensor.half())
+    with refuses(TypeError, "x is a tensor", "on the device meta): give x.cpu()"):
+        fp.activations.ReLU()(tensor.to("meta"))
+    with refuses(TypeError, "x has dtype complex64", "take np.asarray(x).real"):
+        fp.activations.ReLU()(tensor.to(torch.complex64))
+
+
+def test_advice_for_half_precision() -> None:
+    """Here a cast is right."""
+    for dtype in (np.float16, np.longdouble):
+        with refuses(TypeError, "x has dtype", "cast it with x.astype(np.float32)"):
+            ops.exp(np.ones(2, dtype))
+
+
+def test_an_error_in_a_conversion_is_its_cause() -> None:
+    value, _ = REFUSED["broken"]
+    with refuses(TypeError, "x of type Broken cannot be made an array of numbers: no data yet") as caught:
+        ops.exp(value)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("core", [False, True])
+def test_what_formulas_share_is_no_formula(core: bool) -> None:
+    """A base class says what to make instead, whatever it is given."""
+    loss: Any = _core.Loss if core else fp.losses.Loss
+    activation: Any = _core.Activation if core else fp.activations.Activation
+    for arguments in ((), ("mse",), (1.0, 2.0)):
+        with refuses(TypeError, "Loss has no formula of its own", 'losses.Huber() or losses.get("huber")'):
+            loss(*arguments)
+        with refuses(TypeError, "Activation has no formula of its own", 'activations.get("relu")'):
+            activation(*arguments)
+    for own in (_core.SoftmaxCrossEntropy, _core.RootMeanSquaredError, _core.LinearCrossEntropy, _core.SoftmaxFocal):
+        with refuses(TypeError, "has no formula of its own"):
+            own()

@@ -91,6 +91,138 @@ except KeyboardInterrupt:
     assert check_output(script) == "enough"
 
 
+# --- what is looked through beforehand ----------------------------------------------------------------------
+
+SPOILED = [
+    ("x", np.nan, (37, 2), "half_squared_error", "x[37, 2] is nan; expected finite numbers"),
+    ("x", -np.inf, (0, 0), "half_squared_error", "x[0, 0] is -inf; expected finite numbers"),
+    ("x", 1e300, (3, 4), "half_squared_error", "x[3, 4] is 1e+300, inf as float32; expected finite numbers"),
+    ("y", np.nan, (39, 0), "half_squared_error", "y[39, 0] is nan; half_squared_error expects finite numbers"),
+    ("y", 1.5, (20, 0), "binary_cross_entropy_with_logits", "y[20, 0] is 1.5; binary_cross_entropy_with_logits expe"),
+    ("y", 0.5, (21, 0), "hinge", "y[21, 0] is 0.5; hinge expects -1 or 1"),
+    ("y", -2.0, (22, 0), "poisson", "y[22, 0] is -2.0; poisson expects finite values >= 0"),
+    ("y", 0.0, (23, 0), "gamma", "y[23, 0] is 0.0; gamma expects finite values > 0"),
+    ("y", 1e-60, (23, 0), "gamma", "y[23, 0] is 1e-60, 0.0 as float32; gamma expects finite values > 0"),
+    ("y", np.nan, (24, 0), "absolute_percentage_error", "y[24, 0] is nan; absolute_percentage_error expects finite v"),
+    ("weight", -1.0, (38,), "half_squared_error", "sample_weight[38] is -1.0; expected finite numbers >= 0"),
+    ("weight", np.nan, (38,), "half_squared_error", "sample_weight[38] is nan; expected finite numbers >= 0"),
+    ("weight", np.inf, (38,), "half_squared_error", "sample_weight[38] is inf; expected finite numbers >= 0"),
+]
+
+
+@pytest.mark.parametrize(("which", "value", "place", "loss", "message"), SPOILED, ids=[case[-1] for case in SPOILED])
+@pytest.mark.parametrize("validation", [False, True], ids=["", "validation_data"])
+def test_the_place_in_the_callers_array(  # noqa: PLR0917  # the parameters of a case, and where it is put
+    which: str, value: float, place: tuple[int, ...], loss: str, message: str, validation: bool
+) -> None:
+    """Whatever the order of the batches is, and before the first of them."""
+    good = {"x": X.copy(), "y": np.ones((40, 1)), "weight": np.ones(40)}
+    bad = {name: array.copy() for name, array in good.items()}
+    bad[which][place] = value
+    model = nn.Sequential([nn.Dense(5, 1)], rng=0)
+    optimizer = fp.optim.SGD(model)
+    options: dict[str, Any] = {"loss": loss, "optimizer": optimizer, "batch_size": 4}
+    if validation:
+        message = message.replace("]", "] of validation_data", 1)
+        options |= {"validation_data": tuple(bad.values())}
+    data = good if validation else bad
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fitted(model, data["x"], data["y"], sample_weight=data["weight"], **options)
+    assert optimizer.steps == 0
+
+
+@pytest.mark.parametrize("rows", [1, 1 << 15, 70_000])
+def test_the_place_in_a_long_array(rows: int) -> None:
+    """Of several blocks, in each of which the count begins anew."""
+    x = np.zeros((70_001, 3), np.float32)
+    x[rows, 1] = np.nan
+    for layout in (x, np.asfortranarray(x), x[:, ::-1][:, ::-1]):
+        with pytest.raises(ValueError, match=re.escape(f"x[{rows}, 1] is nan")):
+            fitted(nn.Sequential([nn.Dense(3, 3)]), layout, np.zeros(70_001, int))
+
+
+def test_labels_are_looked_through() -> None:
+    def refused(y: Any, message: str, error: type[Exception] = ValueError, loss: Any = "softmax_cross_entropy") -> None:
+        model = small()
+        before = model.flat_parameters.copy()
+        with pytest.raises(error, match=re.escape(message)):
+            fitted(model, y=y, loss=loss)
+        assert_same_bits(model.flat_parameters, before)
+
+    y = LABELS.copy()
+    y[33] = 3
+    refused(y, "y[33] is label 3; expected 0 to 2 (the model's output has C = 3 classes)")
+    ignores = fp.losses.SoftmaxCrossEntropy(ignore_index=-100)
+    refused(y, "y[33] is label 3; expected 0 to 2 or ignore_index = -100 (", loss=ignores)
+    y[33] = -100
+    refused(y, "y[33] is label -100; expected 0 to 2")
+    fitted(small(), y=y, loss=ignores)
+    for loss in ("softmax_cross_entropy", "negative_log_likelihood"):
+        floats = LABELS.astype(float)
+        refused(floats, "expects integer labels: all of these are whole numbers, give y.astype(int)", TypeError, loss)
+        floats[34] = 0.5
+        refused(floats, f"y[34] is 0.5; {loss} expects integer labels", loss=loss)
+        floats[34] = np.nan
+        refused(floats, f"y[34] is nan; {loss} expects integer labels", loss=loss)
+    distributions = np.eye(3)[LABELS]
+    distributions[35, 2] = 1.25
+    refused(distributions, "y[35, 2] is 1.25; softmax_cross_entropy expects values in [0, 1]")
+    logs = np.log(np.full((40, 3), 1 / 3))
+    logs[:, 0] = -np.inf  # a probability of 0 is allowed
+    fitted(
+        nn.Sequential([nn.Dense(5, 3), nn.Activation("softmax")]), y=logs, loss=fp.losses.KLDivergence(log_target=True)
+    )
+
+
+def test_what_a_loss_of_ones_own_takes_is_its_own_matter() -> None:
+    y = X.sum(axis=1, keepdims=True)
+    y[::3] = np.nan  # not known
+
+    def known(pred: Array, target: Array) -> tuple[float, Array]:
+        r = np.where(np.isnan(target), 0.0, pred - target)
+        return float((r**2).mean()), 2 * r / r.size
+
+    history = fitted(nn.Sequential([nn.Dense(5, 1)], rng=0), y=y, loss=known, validation_data=(X, y))
+    assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.parametrize("where", ["x", "y", "sample_weight"])
+def test_masked_arrays_are_refused(where: str) -> None:
+    def masked(array: Array) -> Array:
+        return np.ma.masked_array(array, np.arange(array.size).reshape(array.shape) == 3)
+
+    data = {"x": X, "y": LABELS, "sample_weight": np.ones(40)}
+    bad = data | {where: masked(data[where])}
+    model = small()
+    optimizer = fp.optim.SGD(model)
+    with pytest.raises(TypeError, match=f"^{where} is a masked array, whose mask would be lost"):
+        fitted(model, **bad)
+    with pytest.raises(TypeError, match=f"^{where} of validation_data is a masked array"):
+        fitted(model, validation_data=tuple(bad.values()))
+    with pytest.raises(TypeError, match=f"^{where} is a masked array"):
+        fitted(model, **bad, loss=lambda pred, target, weight: (0.0, pred))
+    if where == "x":
+        for call in (model, model.predict):
+            with pytest.raises(TypeError, match=r"^x is a masked array"):
+                call(bad["x"])
+    name = "target" if where == "y" else where
+    column = nn.Sequential([nn.Dense(5, 1)], rng=0)
+    with pytest.raises(TypeError, match=f"^{name} is a masked array"):
+        column.train_step(bad["x"], bad["y"], "half_squared_error", fp.optim.SGD(column), bad["sample_weight"])
+    assert optimizer.steps == 0
+
+
+def test_negative_weights_are_refused_in_a_step() -> None:
+    model = small()
+    optimizer = fp.optim.SGD(model)
+    for value in (-0.5, np.nan):
+        weight = np.ones(40)
+        weight[7] = value
+        with pytest.raises(ValueError, match=re.escape(f"sample_weight[7] is {value}; expected finite numbers >= 0")):
+            model.train_step(X, LABELS, "softmax_cross_entropy", optimizer, weight)
+    assert optimizer.steps == 0
+
+
 # --- weights ------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +327,49 @@ def test_a_schedule_that_is_both() -> None:
     assert_same_bits(a.flat_parameters, b.flat_parameters)
 
 
+class Records:
+    """A schedule that follows a metric, with the two attributes that tell which."""
+
+    def __init__(self, monitor: str | None = None, mode: str = "min") -> None:
+        self.monitor, self.mode = monitor, mode
+        self.found: list[float] = []
+
+    def update(self, metric: float) -> None:
+        self.found.append(metric)
+
+
+def test_a_schedule_follows_the_metric_that_it_names() -> None:
+    for monitor, mode, followed in (
+        (None, "min", "val_loss"),
+        ("loss", "min", "loss"),
+        ("val_accuracy", "max", "val_accuracy"),
+        ("accuracy", "max", "accuracy"),
+        ("val_metric_1", "max", "val_metric_1"),
+    ):
+        schedule = Records(monitor, mode)
+        metrics = ["accuracy", lambda pred, target: float(pred.sum())]
+        history = fitted(small(), schedule=schedule, metrics=metrics, validation_data=VALIDATION)
+        assert schedule.found == history[followed]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "max"}, "has mode='max' and monitors 'loss', which is better the lower; expected mode='min', or mon"),
+        ({"monitor": "accuracy", "mode": "min"}, "has mode='min' and monitors 'accuracy', which is better the higher"),
+        ({"monitor": "val_loss"}, "monitors 'val_loss'; reported are 'loss', 'accuracy'"),
+    ],
+)
+def test_a_metric_is_not_followed_the_wrong_way(options: dict[str, Any], message: str) -> None:
+    makes: list[tuple[str, Any]] = [
+        ("schedule", Records(**options)),
+        ("early_stopping", nn.EarlyStopping(**options)),
+    ]
+    for who, what in makes:
+        with pytest.raises(ValueError, match=re.escape(f"{who} {message}")):
+            fitted(small(), metrics=["accuracy"], **{who: what})
+
+
 # --- losses -------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +425,7 @@ class Scripted:
 def test_early_stopping(options: dict[str, Any], values: list[float], best: int, epochs: int) -> None:
     model = everything(np.float64, p=0.2)
     states: list[dict[str, Array]] = []
-    stopping = nn.EarlyStopping(**({"patience": 2, "monitor": "val_scripted"} | options))
+    stopping = nn.EarlyStopping(**({"patience": 2, "monitor": "val_scripted", "mode": "min"} | options))
     x = seeded("early").standard_normal((40, 2, 3))
     history = fitted(
         model,
@@ -266,17 +441,40 @@ def test_early_stopping(options: dict[str, Any], values: list[float], best: int,
     np.testing.assert_equal(model.state_dict(), states[best])
 
 
+def test_early_stopping_knows_which_way_is_better() -> None:
+    """The accuracy rises while the loss falls: less of it would stop at the first epochs, and bring those back."""
+    generator = seeded("direction")
+    x = generator.standard_normal((300, 5))
+    y = (x[:, 0] > 0).astype(int)
+    model = nn.Sequential([nn.Dense(5, 2)], rng=3)
+    stopping = nn.EarlyStopping(3, monitor="val_accuracy")
+    options: dict[str, Any] = {"metrics": ["accuracy"], "validation_data": (x, y), "epochs": 15}
+    history = fitted(model, x, y, optimizer=fp.optim.SGD(model, lr=0.05), early_stopping=stopping, **options)
+    assert history["val_accuracy"][0] < max(history["val_accuracy"])
+    assert stopping.best_epoch == int(np.argmax(history["val_accuracy"]))
+    assert nn.accuracy(model(x), y) == stopping.best == max(history["val_accuracy"])
+    assert stopping.mode is None
+    message = "early_stopping monitors 'metric_0', of which less or more may be better: give mode='min' or mode='max'"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fitted(small(), early_stopping=nn.EarlyStopping(monitor="metric_0"), metrics=[lambda pred, target: 0.0])
+    error = fp.losses.NegativeLogLikelihood()
+    stopping = nn.EarlyStopping(monitor="val_negative_log_likelihood")
+    fitted(small(), early_stopping=stopping, metrics=[error], validation_data=VALIDATION)
+    assert stopping.best_epoch is not None
+
+
 def test_early_stopping_by_its_patience() -> None:
     model = small()
     optimizer = fp.optim.SGD(model, lr=0.0)
     history = fitted(model, optimizer=optimizer, epochs=50, early_stopping=4, validation_data=VALIDATION)
     assert len(history["val_loss"]) == 5
-    keeps = nn.EarlyStopping(2, mode="max", restore_best=False)
+    keeps = nn.EarlyStopping(2, monitor="metric_0", mode="max", restore_best=False)
     states: list[Array] = []
     fitted(
         model,
         epochs=50,
         early_stopping=keeps,
+        metrics=[lambda pred, target: 1.0],
         callbacks=[lambda epoch, logs, m: states.append(m.flat_parameters.copy())],  # type: ignore[func-returns-value]  # append returns None
     )
     assert (keeps.best_epoch, len(states)) == (0, 3)
@@ -291,7 +489,6 @@ def test_early_stopping_by_its_patience() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda m, x: x.__setitem__((3, 1), np.nan), "x has 1 of 200 elements that are not finite, first in sample "),
         (
             lambda m, x: m.parameters()["3.block.0.bias"].__setitem__(1, np.inf),
             "parameter 'bias' has 1 of 4 elements that are not finite, in layer 3.block.0, Dense(4, 4)",
@@ -301,7 +498,7 @@ def test_early_stopping_by_its_patience() -> None:
             "the output has 160 of 160 elements that are not finite, first behind layer 2, Activation(Own())",
         ),
     ],
-    ids=["x", "parameter", "layer"],
+    ids=["parameter", "layer"],
 )
 def test_a_loss_that_is_not_finite(spoil: Any, message: str) -> None:
     class Own(nn.Layer):
@@ -400,6 +597,11 @@ def test_history_stays() -> None:
         ({"early_stopping": "soon"}, TypeError, "early_stopping must be an integer, found str"),
         ({"early_stopping": nn.EarlyStopping(monitor="val_loss")}, ValueError, "early_stopping monitors 'val_loss'; r"),
         ({"callbacks": [3]}, TypeError, "callbacks[0] must be a Callback or a function, found int"),
+        ({"callbacks": [nn.GradientHealth]}, TypeError, "callbacks[0] is the class GradientHealth; expected an object"),
+        ({"schedule": fp.optim.schedules.ReduceOnPlateau}, TypeError, "schedule is the class ReduceOnPlateau; expec"),
+        ({"metrics": [fp.losses.Huber]}, TypeError, "metrics[0] must be a name or a function, found the class Huber"),
+        ({"early_stopping": nn.EarlyStopping}, TypeError, "early_stopping is the class EarlyStopping; expected an ob"),
+        ({"loss": fp.losses.Loss}, TypeError, "loss is the class Loss; expected a loss of fuseprop.losses"),
         ({"class_weight": {0: 1.0, 1: 1.0}}, ValueError, "class_weight has no number for the label 2 of y"),
         ({"class_weight": [1.0, 1.0]}, ValueError, "class_weight has 2 numbers; expected one for each of the labels"),
         ({"class_weight": "equal"}, ValueError, "class_weight is 'equal'"),
@@ -495,17 +697,46 @@ def test_resuming_is_going_on_bit_for_bit(orders: int | None, dtype: Any, tmp_pa
     assert nn.load(path)(X).shape == (40, 3)
 
 
-def test_a_stopped_run_stays_stopped(tmp_path: Path) -> None:
+def test_a_run_that_early_stopping_ended_says_why_it_does_not_go_on(tmp_path: Path) -> None:
     def run(**options: Any) -> tuple[nn.Sequential, dict[str, list[float]]]:
         model = small()
         optimizer = fp.optim.SGD(model, lr=0.0)
-        return model, fitted(model, optimizer=optimizer, epochs=50, early_stopping=2, shuffle=False, **options)
+        options = {"epochs": 50, "early_stopping": 2} | options
+        return model, fitted(model, optimizer=optimizer, shuffle=False, **options)
 
     model, history = run(callbacks=[nn.Checkpoint(tmp_path / "run", every=7)])
     assert len(history["loss"]) == 3
-    again, found = run(resume=tmp_path / "run")
+    message = (
+        f"resume is {tmp_path / 'run'}, a run that has stopped behind 3 epochs and does not go on to 50: EarlyStopping "
+        "found no better 'loss' for 2 epochs, behind epoch 0; more patience than 2 lets it go on"
+    )
+    with pytest.warns(UserWarning, match=re.escape(message)) as caught:
+        again, found = run(resume=tmp_path / "run")
+    assert caught[0].filename == __file__
     assert found == history
     assert_same_bits(again.flat_parameters, model.flat_parameters)
+    # A run of no more epochs is complete, and more patience is enough.
+    assert run(resume=tmp_path / "run", epochs=3)[1] == history
+    assert len(run(resume=tmp_path / "run", early_stopping=4)[1]["loss"]) == 5
+
+
+class StopsBehind(nn.Callback):
+    """As a limit of time does."""
+
+    def __init__(self, epoch: int | None) -> None:
+        self.epoch = epoch
+
+    def after_epoch(self, run: nn.Run) -> bool:
+        return run.epoch == self.epoch
+
+
+@pytest.mark.parametrize("stop", [StopsBehind, lambda epoch: lambda e, logs, m: e == epoch], ids=["object", "function"])
+def test_a_run_that_ones_own_callback_stopped_goes_on(stop: Any, tmp_path: Path) -> None:
+    whole, stopped, again = small(), small(), small()
+    expected = fitted(whole, epochs=9, callbacks=[stop(None)])
+    fitted(stopped, epochs=9, callbacks=[stop(4), nn.Checkpoint(tmp_path / "run", every=100)])
+    assert fitted(again, epochs=9, callbacks=[stop(None)], resume=tmp_path / "run") == expected
+    assert_same_bits(again.flat_parameters, whole.flat_parameters)
 
 
 def test_checkpoints_by_hand(tmp_path: Path) -> None:
@@ -732,14 +963,40 @@ def test_the_order_of_calls() -> None:
         def after_epoch(self, run: nn.Run) -> bool:
             assert run.history["loss"][-1] == run.logs["loss"]
             calls.append(f"epoch {run.epoch}")
-            return run.epoch == 2
+            return run.epoch == 1
 
         def end(self, run: nn.Run) -> None:
             calls.append(f"end {run.stopped}")
 
     fitted(small(), batch_size=40, epochs=5, callbacks=[Notes()])
-    steps = ["before 0", "after 1 1", "epoch 1", "before 1", "after 2 2", "epoch 2"]
+    steps = ["before 0", "after 1 1", "epoch 0", "before 1", "after 2 2", "epoch 1"]
     assert calls == ["begin 0/5", *steps, "end True"]
+
+
+def test_epochs_are_counted_from_0_everywhere(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, float]] = []
+
+    class Sees(nn.Callback):
+        def before_step(self, run: nn.Run) -> None:
+            assert run.epoch == run.completed == len(run.history.get("loss", []))
+
+        after_step = before_step
+
+        def after_epoch(self, run: nn.Run) -> None:
+            assert run.completed == run.epoch + 1
+            seen.append(("object", run.epoch, run.history["loss"][run.epoch]))
+
+    def function(epoch: int, logs: Mapping[str, float], model: nn.Sequential) -> None:
+        seen.append(("function", epoch, logs["loss"]))
+
+    stopping = nn.EarlyStopping(3)
+    options: dict[str, Any] = {"callbacks": [Sees(), function], "early_stopping": stopping}
+    model = small()
+    fitted(model, **options | {"callbacks": [*options["callbacks"], nn.Checkpoint(tmp_path / "run", every=2)]})
+    history = fitted(small(), epochs=5, resume=tmp_path / "run", **options)
+    expected = [(who, epoch, history["loss"][epoch]) for epoch in range(5) for who in ("object", "function")]
+    assert seen == expected
+    assert stopping.best_epoch == int(np.argmin(history["loss"]))
 
 
 # --- gradient health ----------------------------------------------------------------------------------------

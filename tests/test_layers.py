@@ -540,6 +540,61 @@ def test_a_failed_step_changes_nothing(change: dict[str, Any], error: type[Excep
     np.testing.assert_equal(optimizer.state_dict(), state)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Dense(4, 4),
+        lambda: nn.Dense(4, 4, "tanh"),
+        lambda: nn.Activation("tanh"),
+        lambda: nn.Activation("prelu"),
+        lambda: nn.Activation("rrelu"),
+        lambda: nn.Activation("softmax"),
+        lambda: nn.BatchNorm(4),
+        lambda: nn.LayerNorm(4),
+        lambda: nn.Dropout(0.5),
+        nn.Flatten,
+        lambda: nn.Maxout(4, 4),
+        lambda: nn.Residual(nn.LayerNorm(4)),
+        lambda: nn.Residual([nn.Dense(4, 4), nn.BatchNorm(4)]),
+    ],
+)
+@pytest.mark.parametrize("in_model", [False, True])
+def test_backward_needs_forward(make: Any, in_model: bool) -> None:
+    """Of each layer, also of one that is in no model yet."""
+    layer, dy = make(), np.ones((3, 4), np.float32)
+    if in_model:
+        model = nn.Sequential([nn.Sequential([layer])], rng=0)
+        for part in (model, model._chain, model._chain.children["0"]):
+            with pytest.raises(RuntimeError, match="needs a"):
+                part.backward(dy.copy())
+        assert model(dy).shape == dy.shape  # evaluation keeps nothing
+    with pytest.raises(RuntimeError, match="needs a forward pass in training before it"):
+        layer.backward(dy.copy())
+    if in_model:
+        layer.forward(dy, True)
+        assert layer.backward(dy.copy()).shape == dy.shape
+
+
+@pytest.mark.parametrize("state", [np.ones(3), [np.ones(3)], None, 3, "state.safetensors"])
+def test_a_state_is_a_dict(state: Any) -> None:
+    model = everything()
+    before = model.state_dict()
+    for owner in (model, fp.optim.Adam(model), fp.optim.SGD(model)):
+        with pytest.raises(TypeError, match="state must be a dict, what state_dict returned, found"):
+            owner.load_state_dict(state)
+    np.testing.assert_equal(model.state_dict(), before)
+
+
+def test_a_state_of_views_of_the_model() -> None:
+    """Each array is taken as it was, though another one is written before it."""
+    model = nn.Sequential([nn.Dense(3, 3, use_bias=False), nn.Dense(3, 3, use_bias=False)], rng=0)
+    first, second = (array.copy() for array in model.parameters().values())
+    views = model.parameters()
+    model.load_state_dict({"0.weight": views["1.weight"], "1.weight": views["0.weight"]})
+    np.testing.assert_array_equal(model.parameters()["0.weight"], second)
+    np.testing.assert_array_equal(model.parameters()["1.weight"], first)
+
+
 def test_an_interrupted_step_changes_nothing() -> None:
     """Ctrl-C in the midst of the forward pass, of the loss, or of the backward pass."""
 

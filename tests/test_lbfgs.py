@@ -78,3 +78,13 @@ def test_an_error_leaves_the_parameters_as_they_were() -> None:
     with pytest.raises(ValueError, match="max_iter is 0"):
         fp.optim.lbfgs(x, fails, max_iter=0)
     assert_same_bits(x, np.array([3.0, 4.0]))
+
+
+def test_masks_are_not_lost() -> None:
+    hidden = np.ma.masked_equal(np.array([3.0, 4.0]), 4)
+    with pytest.raises(TypeError, match=r"^params\[1\] is a masked array"):
+        fp.optim.lbfgs([np.zeros(2), hidden], lambda: (0.0, [np.zeros(2), np.zeros(2)]))
+    x = np.ones(2)
+    with pytest.raises(TypeError, match=r"^the gradients of value_and_grad is a masked array"):
+        fp.optim.lbfgs(x, lambda: (0.0, hidden))
+    assert_same_bits(x, np.ones(2))

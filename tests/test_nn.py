@@ -18,7 +18,7 @@ from helpers import SANITIZER, STRUCTURED, assert_same_bits, check_output, each_
 from numpy.typing import NDArray
 
 import fuseprop as fp
-from fuseprop import nn
+from fuseprop import _registry, nn
 from fuseprop.nn.layers import Shape
 
 Array = NDArray[Any]
@@ -426,6 +426,26 @@ def test_one_output_takes_flat_targets() -> None:
     assert results[1:] == results[:1] * 3
 
 
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "negative_log_likelihood", "softmax_focal"])
+def test_labels_of_one_column_stay_labels(loss: str) -> None:
+    """As (N, 1) they would be read as distributions, of which each has the loss 0 in one class."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((10, 4)), np.array([0, 1] * 5)
+    model = nn.Sequential([nn.Dense(4, 1)], rng=0)
+    optimizer = fp.optim.SGD(model)
+    with pytest.raises(ValueError, match=re.escape("target[1] is label 1; expected 0 to 0")):
+        model.train_step(x, y, loss, optimizer)
+    message = "y[1] is label 1; expected 0 to 0 (the model's output has C = 1 classes)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.fit(x, y, loss=loss, progress=False)
+    with pytest.raises(ValueError, match=re.escape(message.replace("]", "] of validation_data", 1))):
+        model.fit(x, 0 * y, loss=loss, validation_data=(x, y), progress=False)
+    assert optimizer.steps == 0
+    # The same step again, with a loss of elements: the targets are a column.
+    model.train_step(x, y, "half_squared_error", optimizer)
+    assert optimizer.steps == 1
+
+
 def test_inputs_are_cast() -> None:
     model = small(np.float32)
     x, _ = samples()
@@ -821,6 +841,102 @@ def test_accuracy() -> None:
         nn.accuracy(scores[:, :1], scores)
 
 
+#: (loss, pred, target, which are right): computed by hand from what each loss says of its predictions.
+RIGHT = [
+    ("hinge", [-2.0, 0.3, 0.0, 0.4, np.nan], [-1, -1, 1, 1, 1], [True, False, False, True, False]),
+    ("squared_hinge", [0.3], [1], [True]),
+    ("exponential", [0.3, -0.1], [-1, -1], [False, True]),
+    ("zero_one", [-0.1, 0.2], [-1, -1], [True, False]),
+    ("logistic", [-2.0, 0.3, 0.2], [-1, -1, 1], [True, False, True]),
+    ("binary_cross_entropy_with_logits", [-2.0, 0.3, 0.4, np.nan], [0, 0, 1, 0], [True, False, True, False]),
+    ("focal_with_logits", [0.3, 0.4], [0.2, 0.9], [False, True]),
+    ("binary_cross_entropy", [0.3, 0.4, 0.6, 0.7], [0, 1, 0, 1], [True, False, False, True]),
+]
+
+
+@pytest.mark.parametrize(("loss", "pred", "target", "right"), RIGHT, ids=[case[0] for case in RIGHT])
+@pytest.mark.parametrize("columns", [1, 0], ids=["(N,1)", "(N,)"])
+def test_accuracy_of_two_classes(
+    loss: str, pred: list[float], target: list[float], right: list[bool], columns: int
+) -> None:
+    shaped = np.array(pred)[:, np.newaxis] if columns else np.array(pred)
+    found = [nn.accuracy(shaped, np.array(target), given) for given in (loss, fp.losses.get(loss))]
+    assert found == [np.mean(right)] * 2
+    with pytest.raises(ValueError, match=f"of one shape for {loss}"):
+        nn.accuracy(shaped, np.zeros(len(pred) + 1), loss)
+
+
+def test_accuracy_over_classes() -> None:
+    z = np.array([[1.0, 2.0, 0.0], [3.0, 0.0, 9.0], [0.0, 1.0, np.nan]])
+    labels = np.array([1, 0, 1])  # right, wrong, a row with a NaN
+    p = np.array([[0.1, 0.6, 0.3], [0.9, 0.05, 0.05], [0.0, 0.0, 1.0]])
+    for loss in ("softmax_cross_entropy", "softmax_focal", "negative_log_likelihood"):
+        assert nn.accuracy(z, labels, loss) == 1 / 3
+        assert nn.accuracy(z.reshape(1, 3, 3), labels.reshape(1, 3), loss) == 1 / 3
+        assert nn.accuracy(np.zeros((0, 3)), labels[:0], loss) == 0.0
+    for loss in ("categorical_cross_entropy", "kl_divergence"):
+        assert nn.accuracy(p, p[[0, 1, 0]], loss) == 2 / 3
+    assert nn.accuracy(p, np.log(p[[0, 1, 0]] + 1e-9), fp.losses.KLDivergence(log_target=True)) == 2 / 3
+    ignores = fp.losses.SoftmaxCrossEntropy(ignore_index=-100)
+    assert nn.accuracy(p, np.array([1, -100, 0]), ignores) == 0.5
+    assert nn.accuracy(p, np.full(3, -100), ignores) == 0.0
+    with pytest.raises(ValueError, match=re.escape("for softmax_cross_entropy; found (3, 3) and (2,)")):
+        nn.accuracy(p, labels[:2], "softmax_cross_entropy")
+
+
+def test_what_predictions_are_is_what_their_links_say() -> None:
+    """The best constant prediction for 30% of class 1, found from the loss alone, is the link of 0.3."""
+    minimize_scalar = pytest.importorskip("scipy.optimize").minimize_scalar
+    y = np.array([1.0] * 3 + [0.0] * 7)
+    links = {"identity": 0.3, "log": np.log(0.3), "logit": np.log(0.3 / 0.7), "half_logit": np.log(0.3 / 0.7) / 2}
+    checked = (
+        "squared_error", "half_squared_error", "poisson", "tweedie", "binary_cross_entropy", "exponential", "logistic",
+        "binary_cross_entropy_with_logits",
+    )  # fmt: skip
+    for name in checked:
+        spec = _registry.losses()[name]
+        target = 2 * y - 1 if spec.target_domain == "sign" else y
+        loss = fp.losses.get(name)
+        bounds = (1e-3, 1 - 1e-3) if spec.pred_domain == "unit" else (-5, 5)
+        best = minimize_scalar(lambda c: loss(np.full(10, c), target), bounds=bounds, method="bounded").x  # noqa: B023
+        assert best == pytest.approx(links[spec.link], abs=1e-4), name
+
+
+@pytest.mark.parametrize("spec", _registry.losses().values(), ids=lambda spec: spec.name)
+def test_facts_of_losses(spec: Any) -> None:
+    """What would contradict itself."""
+    assert (spec.prediction == "margin") <= (spec.target_domain == "sign")
+    assert (spec.pred_domain == "unit") == (spec.prediction == "probability")
+    assert (spec.link == "multinomial_logit") == (spec.over_classes and spec.prediction == "logit")
+    assert (spec.prediction == "value") <= (not spec.over_classes)
+    assert (spec.target_domain in ("sign", "unit") or spec.over_classes) == (spec.prediction != "value")
+
+
+def test_the_accuracy_of_a_run_follows_the_loss() -> None:
+    """By the loss's probabilities, of which a threshold at 0 would find all to be class 1."""
+    y = (X[:, 0] > 0).astype(float)
+    for loss, layers, target in (
+        ("binary_cross_entropy", [nn.Dense(5, 1, "sigmoid")], y),
+        ("binary_cross_entropy_with_logits", [nn.Dense(5, 1)], y),
+        ("hinge", [nn.Dense(5, 1)], 2 * y - 1),
+    ):
+        for metric in ("accuracy", nn.accuracy):
+            model = nn.Sequential(layers := [nn.Dense(5, 1, layers[0].activation)], rng=0)
+            history = fitted(model, X, target, loss=loss, metrics=[metric], validation_data=(X, target), epochs=4)
+            decision = model(X)[:, 0] > (0.5 if loss == "binary_cross_entropy" else 0)
+            assert history["val_accuracy"][-1] == np.mean(decision == (y > 0))
+    for loss in ("squared_error", "poisson", "quantile"):
+        with pytest.raises(ValueError, match=f"accuracy is not defined for {loss}, whose predictions are numbers"):
+            fitted(nn.Sequential([nn.Dense(5, 1)]), X, y, loss=loss, metrics=["accuracy"])
+    with pytest.raises(ValueError, match="a function of your own says nothing"):
+        fitted(small(), loss=lambda pred, target: (0.0, pred), metrics=["accuracy"])
+    # A function that was given as it is goes by its own rule; a loss is a metric of its name.
+    metrics = [nn.accuracy, fp.losses.AbsoluteError()]
+    model = nn.Sequential([nn.Dense(5, 1)], rng=0)
+    history = fitted(model, X, y, loss="squared_error", metrics=metrics, batch_size=8, epochs=1, validation_data=(X, y))
+    assert history["val_absolute_error"] == [np.abs(model(X)[:, 0] - y.astype(np.float32)).mean(dtype=np.float64)]
+
+
 def test_sample_weights() -> None:
     a, b = small(), small()
     weight = np.array([0, 1, 2, 0, 1, 1, 0, 3])
@@ -870,7 +986,7 @@ def test_ctrl_c_in_the_midst_of_training() -> None:
     script = """
 import signal, threading, os, numpy as np
 import fuseprop as fp
-from fuseprop import nn
+from fuseprop import _registry, nn
 model = nn.Sequential([nn.Dense(64, 128, "relu"), nn.Dense(128, 10)], rng=0)
 optimizer = fp.optim.Adam(model)
 x, y = np.random.default_rng(0).standard_normal((6400, 64)), np.zeros(6400, int)
@@ -907,11 +1023,12 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
         ({"x": X[:0], "y": LABELS[:0]}, ValueError, "x has shape (0, 5); expected at least one sample"),
         ({"x": X + 1j}, TypeError, "x has dtype complex128"),
         ({"y": LABELS[:5]}, ValueError, "y has shape (5,); expected 8 samples, as x has"),
-        ({"y": LABELS.astype(str)}, TypeError, "target"),
+        ({"y": LABELS.astype(str)}, TypeError, "y has dtype <U21"),
+        ({"loss": lambda pred, target: 1.0}, TypeError, "loss returned float; expected a tuple (value, gradient)"),
         ({"epochs": 0}, ValueError, "epochs is 0; expected an integer >= 1"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be an integer, found float"),
         ({"sample_weight": np.ones(7)}, ValueError, "sample_weight has shape (7,); expected 8 samples"),
-        ({"sample_weight": np.ones((8, 3))}, ValueError, "sample_weight has shape (8, 3) and dtype float64"),
+        ({"sample_weight": np.ones((8, 3))}, ValueError, "sample_weight has shape (8, 3); expected (8,)"),
         ({"validation_data": X}, TypeError, "validation_data must be (x, y) or (x, y, sample_weight)"),
         ({"validation_data": (X, LABELS[:5])}, ValueError, "y of validation_data has shape (5,); expected 8"),
         ({"validation_data": (X[:, :3], LABELS)}, ValueError, "x of validation_data has samples"),
@@ -956,3 +1073,22 @@ def test_threads_give_the_same_bits(dtype: Any) -> None:
             results.append((model.flat_parameters, np.array([*history["loss"], *history["val_loss"]])))
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[2], results[0])
+
+
+def test_a_loss_that_overrides_value_and_grad() -> None:
+    """Training takes the class's own verb, as a call of it would."""
+
+    class Doubled(fp.losses.SquaredError):
+        def value_and_grad(self, *arguments: Any, **options: Any) -> Any:
+            value, gradient = super().value_and_grad(*arguments, **options)
+            gradient *= 2
+            return 2 * value, gradient
+
+    x, y = np.ones((4, 2), np.float32), np.zeros((4, 1), np.float32)
+    values, weights = [], []
+    for loss, rate in ((Doubled(), 0.1), (fp.losses.SquaredError(), 0.2)):
+        model = nn.Sequential([nn.Dense(2, 1)], rng=3)
+        values.append(model.train_step(x, y, loss, fp.optim.SGD(model, lr=rate)))
+        weights.append(model.flat_parameters.copy())
+    assert values[0] == 2 * values[1]
+    assert np.array_equal(*weights)

@@ -33,7 +33,7 @@ SHAPES = [
     *[(129, 257, 65), (300, 40, 200), (64, 64, 64), (200, 1100, 70), (37, 600, 1100)],
     # Few columns or rows; large enough to be copied and fetched ahead.
     *[(33, 128, 10), (70, 90, 4), (50, 64, 13), (100, 5, 9), (12, 65, 300), (64, 10, 128)],
-    *[(70, 1100, 300), (700, 700, 1), (1, 700, 1100), (6, 520, 1030), (70, 1024, 1), (9, 1024, 40)],
+    *[(70, 1100, 300), (700, 700, 1), (515, 19, 1), (37, 4100, 1), (1, 700, 1100), (6, 520, 1030), (70, 1024, 1), (9, 1024, 40)],
     # Few rows and a transposed B: factors packed or not, in blocks of k.
     *[(12, 784, 10), (3, 130, 70), (2, 4100, 40), (12, 6000, 65), (12, 6000, 130), (5, 513, 64)],
 ]
@@ -77,6 +77,16 @@ def chain(a: Array, b: Array) -> Array:
     return c
 
 
+def virtual_lanes(a: Array, b: Array) -> Array:
+    """The product with a column, in virtual lanes of a chain each, which are added in a tree."""
+    lanes = 64 // a.itemsize
+    sums = [chain(a[:, i::lanes], b[i::lanes]) for i in range(lanes)]
+    while len(sums) > 1:
+        half = len(sums) // 2
+        sums = [low + high for low, high in zip(sums[:half], sums[half:], strict=True)]
+    return sums[0]
+
+
 # --- matmul -------------------------------------------------------------------------------------------------
 
 
@@ -91,19 +101,37 @@ def test_matmul(dtype: Any, shape: tuple[int, int, int], target: str) -> None:
     # Transposed operands are other strides of the same numbers.
     ta, tb = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
     assert_same_bits(matmul(ta, b, transpose_a=True), c)
+    if shape[0] == 1:  # of rows of b's transpose, a matrix with a vector
+        c = matmul(tb, a.T).T
+        assert_within(c, expected, bound)
     assert_same_bits(matmul(a, tb, transpose_b=True), c)
     assert_same_bits(matmul(ta, tb, transpose_a=True, transpose_b=True), c)
     assert_same_bits(matmul(ta.T, tb.T), c)
 
 
-@pytest.mark.parametrize(
-    "shape", [(5, 7, 9), (1, 300, 50), (70, 301, 1), (3, 7, 1), (600, 1030, 1), (31, 1030, 37), (3, 2500, 3)], ids=str
-)
+@pytest.mark.parametrize("shape", [(5, 7, 9), (1, 300, 50), (31, 1030, 37), (3, 2500, 3)], ids=str)
 @pytest.mark.parametrize("name", FMA_TARGETS)
 def test_matmul_is_one_chain_of_fused_multiply_adds(name: str, shape: tuple[int, int, int]) -> None:
     a, b = matrices(*shape, np.float32)
     with fp.simd_target(name):
         assert_same_bits(matmul(a, b), chain(a, b))
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (1, 40), (3, 7), (9, 16), (70, 301), (130, 24), (512, 70), (600, 1030)], ids=str)
+@pytest.mark.parametrize("name", FMA_TARGETS)
+def test_matmul_with_a_vector_sums_in_virtual_lanes(name: str, shape: tuple[int, int]) -> None:
+    a, x = matrices(*shape, 1, np.float32)
+    a[-1], x[-1] = -1e-30, 1e-30  # a sum that rounds to -0 in its lane
+    expected = virtual_lanes(a, x)
+    by_columns = np.asfortranarray(a)
+    with fp.simd_target(name):
+        for matrix in (a, by_columns):
+            assert_same_bits(matmul(matrix, x), expected)
+            assert_same_bits(matmul(matrix, np.repeat(x, 3, axis=1)[:, 1:2]), expected)
+        assert_same_bits(matmul(x.T, a, transpose_b=True), expected.T)
+        assert_same_bits(matmul(x.T, a.T), expected.T)
+    with fp.num_threads(1):
+        assert_same_bits(matmul(a, x), expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -159,14 +187,15 @@ def test_matmul_special_values(dtype: Any, target: str) -> None:
 
 @given(m=st.integers(0, 40), k=st.integers(0, 90), n=st.integers(0, 70), data=st.data())
 def test_matmul_of_parts_is_part_of_matmul(m: int, k: int, n: int, data: st.DataObject) -> None:
-    """An element does not depend on the rest of the matrix."""
+    """An element does not depend on the rest of the matrix; only one column is summed in another order."""
     dtype = data.draw(st.sampled_from([np.float32, np.float64]))
     a, b = matrices(m, k, n, dtype)
     i, j = sorted(data.draw(st.tuples(st.integers(0, m), st.integers(0, m))))
     p, q = sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n))))
     c = matmul(a, b)
     assert_within(c, *exact_product(a, b))
-    assert_same_bits(matmul(a[i:j], b[:, p:q]), c[i:j, p:q].copy())
+    if (n == 1) == (q - p == 1):
+        assert_same_bits(matmul(a[i:j], b[:, p:q]), c[i:j, p:q].copy())
 
 
 # --- linear -------------------------------------------------------------------------------------------------

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import pickle
 import re
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import FMA_TARGETS, LARGE, OPTIMIZERS, assert_same_bits, each_dtype, seeded
+from helpers import FMA_TARGETS, LARGE, OPTIMIZERS, Array, assert_same_bits, each_dtype, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -528,7 +530,27 @@ def test_an_entry_does_not_depend_on_where_it_stands(
             ValueError,
             "unknown optimizer 'adm'; did you mean 'adam'",
         ),
-        (lambda: fp.optim.Adam(np.ones(3), lrr=1), TypeError, "Adam() got an unexpected keyword argument 'lrr'"),
+        (
+            lambda: fp.optim.Adam(np.ones(3), lrr=1),
+            TypeError,
+            "Adam() got an unexpected keyword argument 'lrr'; did you mean 'lr'?",
+        ),
+        (
+            lambda: fp.optim.SGD(np.ones(3), learning_rate=1),
+            TypeError,
+            "SGD() got an unexpected keyword argument 'learning_rate'; did you mean 'lr'?",
+        ),
+        (
+            lambda: fp.optim.Lion(np.ones(3), epsilon=1),
+            TypeError,
+            "Lion() got an unexpected keyword argument 'epsilon'; expected some of params, lr, betas, weight_decay, "
+            "l1, max_norm, maximize, nonfinite",
+        ),
+        (
+            lambda: fp.optim.get("adamw", np.ones(3), beta_1=0.5),
+            TypeError,
+            "AdamW() got an unexpected keyword argument 'beta_1'; did you mean 'betas'?",
+        ),
     ],
 )
 def test_construction_errors(make: Any, error: type[Exception], message: str) -> None:
@@ -1219,3 +1241,350 @@ def test_byte_swapped_gradient_is_refused() -> None:
     parameter = np.ones(4, np.float32)
     with pytest.raises(TypeError, match="dtype >f4"):
         fp.optim.SGD(parameter).step(np.ones(4, ">f4"))
+
+
+# --- arrays that change after they were bound ---------------------------------------------------------------
+
+
+def resized(p: Array) -> None:
+    p.resize(4, refcheck=False)
+
+
+def grown(p: Array) -> None:
+    p.resize(1 << 21, refcheck=False)
+
+
+def with_dtype(p: Array) -> None:
+    p.dtype = np.float32 if p.dtype == np.float64 else np.float64  # type: ignore[misc]  # the fault
+
+
+def byte_swapped(p: Array) -> None:
+    p.dtype = p.dtype.newbyteorder()  # type: ignore[misc]  # the fault
+
+
+def with_shape(p: Array) -> None:
+    p.shape = (-1, 4)  # type: ignore[misc]  # the fault
+
+
+def frozen(p: Array) -> None:
+    p.flags.writeable = False
+
+
+CHANGES = [
+    (resized, "has got shape (4,); expected (65536,), as it was bound"),
+    (grown, "has got shape (2097152,); expected (65536,), as it was bound"),
+    (with_dtype, "has got dtype"),
+    (byte_swapped, "has got dtype"),
+    (with_shape, "has got shape (16384, 4); expected (65536,), as it was bound"),
+    (frozen, "is read-only; it is updated in place"),
+]
+
+
+#: NumPy's advice against most of these changes; they go on to be possible.
+changes = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@changes
+@pytest.mark.parametrize("options", [{}, {"max_norm": 1.0}, {"nonfinite": "skip"}], ids=str)
+@pytest.mark.parametrize(("change", "message"), CHANGES, ids=[change.__name__ for change, _ in CHANGES])
+@pytest.mark.parametrize("own_gradient", [False, True])
+@each_dtype
+def test_a_parameter_that_was_changed_in_place(
+    dtype: Any, own_gradient: bool, change: Any, message: str, options: dict[str, Any]
+) -> None:
+    """It is refused by name, before the states or another parameter are written."""
+    first, p = np.ones(5, dtype), np.ones(1 << 16, dtype)
+    optimizer = fp.optim.Adam({"first": first, "p": p}, **options)
+    optimizer.step({"first": first.copy(), "p": p.copy()})
+    change(p)
+    state, values = optimizer.state_dict(), first.copy()
+    grad = p if own_gradient else np.ones(p.shape, p.dtype)
+    with pytest.raises(ValueError, match=re.escape(f"params['p'] {message}")):
+        optimizer.step({"first": first.copy(), "p": grad})
+    np.testing.assert_equal(optimizer.state_dict(), state)
+    assert_same_bits(first, values)
+
+
+@changes
+def test_a_parameter_whose_strides_were_set() -> None:
+    p = np.ones((3, 3))
+    optimizer = fp.optim.SGD(p)
+    p.strides = p.strides[::-1]  # type: ignore[misc]  # the fault
+    with pytest.raises(ValueError, match="params is not C-contiguous any more; expected the strides"):
+        optimizer.step(np.ones((3, 3)))
+
+
+def test_a_parameter_whose_memory_moved() -> None:
+    p = np.ones(8)
+    optimizer, address = fp.optim.SGD(p, lr=1.0), p.ctypes.data
+    p.resize(1 << 22, refcheck=False)
+    others = [np.full(8, 3.0) for _ in range(100)]  # where it was
+    p.resize(8, refcheck=False)
+    assert p.ctypes.data != address
+    with pytest.raises(ValueError, match=r"params lies at 0x\w+ in memory; expected 0x\w+, as it was bound"):
+        optimizer.step(np.ones(8))
+    assert all((other == 3.0).all() for other in others)
+
+
+@pytest.mark.parametrize("size", [4, 1 << 20])
+def test_the_owner_of_a_parameter_was_resized(size: int) -> None:
+    memory = np.ones(1 << 16)
+    own, views = np.ones(3), {"a": memory[:100], "b": memory[100:].reshape(-1, 4)}
+    optimizer = fp.optim.Adam({"own": own, **views})
+    memory.resize(size, refcheck=False)
+    grads = {"own": np.ones(3), "a": np.ones(100), "b": np.ones((16359, 4))}
+    with pytest.raises(ValueError, match=r"params\['a'\] is a view of an array that has been resized: \d+ bytes, exp"):
+        optimizer.step(grads)
+    assert (own == 1).all()
+
+
+@pytest.mark.parametrize("which", ["parameter", "gradient", "owner"])
+def test_an_array_that_is_resized_while_the_norm_is_looked_at(which: str) -> None:
+    """Python code runs between the checks and the update: for gradients whose squares overflow, NumPy's."""
+    memory = np.ones(1 << 16)
+    arrays = {"parameter": np.ones(1 << 16), "gradient": np.full(1 << 16, 1e200), "owner": memory}
+    params = [arrays["parameter"], memory[:-1]]
+
+    class Resizing(fp.optim.SGD):
+        def _clip(self, norm: float, grads: Any) -> float | None:
+            arrays[which].resize(3, refcheck=False)
+            return 1.0
+
+    optimizer = Resizing(params, max_norm=1.0)
+    before = params[0].copy()
+    with pytest.raises(ValueError, match=r"(has got shape|was resized during the step|has been resized)"):
+        optimizer.step([arrays["gradient"], np.ones((1 << 16) - 1)])
+    assert optimizer.steps == 0
+    assert_same_bits(params[0], before[: params[0].size])
+
+
+@changes
+def test_the_arrays_of_a_model_cannot_be_changed_unseen() -> None:
+    for change, message in CHANGES[2:]:
+        model = fp.nn.Sequential([fp.nn.Dense(4, 8), fp.nn.BatchNorm(8), fp.nn.Dense(8, 4)], rng=0)
+        optimizer = fp.optim.Adam(model, lr=0.1)
+        x, y = np.ones((6, 4), np.float32), np.zeros(6, int)
+        model.train_step(x, y, "softmax_cross_entropy", optimizer)
+        change(model.flat_parameters)
+        with pytest.raises(ValueError, match="params " + re.escape(message.split(" (")[0])):
+            optimizer.step(np.ones(model.flat_parameters.shape, model.flat_parameters.dtype))
+        for array in (model.flat_parameters, model.flat_gradients, *model.parameters().values()):
+            with pytest.raises(ValueError, match="does not own its data"):
+                array.resize(2, refcheck=False)
+
+
+def test_an_input_that_is_resized_before_the_backward_pass() -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(256, 8)], rng=0)
+    x = np.ones((1024, 256), np.float32)
+    dy = np.ones_like(model(x, training=True))
+    x.resize((2, 256), refcheck=False)
+    gradients = model.flat_gradients.copy()
+    with pytest.raises(ValueError, match=r"x of the forward pass .* shape \(2, 256\) .*expected shape \(1024, 256\)"):
+        model.backward(dy)
+    assert_same_bits(model.flat_gradients, gradients)
+
+
+def test_lbfgs_of_a_parameter_that_is_resized() -> None:
+    p, q = np.ones(8), np.ones(2)
+
+    def value_and_grad() -> Any:
+        p.resize(4, refcheck=False)
+        return 0.0, [np.ones(4), np.ones(2)]
+
+    pytest.importorskip("scipy")
+    with pytest.raises(ValueError, match=re.escape("params[0] has got shape (4,); expected (8,)")):
+        fp.optim.lbfgs([p, q], value_and_grad)
+    assert (q == 1).all()
+
+
+# --- gradients that are given twice -------------------------------------------------------------------------
+
+
+@each_dtype
+def test_clip_grad_norm_counts_no_entry_twice(dtype: Any) -> None:
+    memory = np.arange(1.0, 25.0).astype(dtype)
+    square = memory[:16].reshape(4, 4)
+    other = np.ones(3, dtype)
+    for grads, message in (
+        ([other, memory, memory], "grads[1] and grads[2] share memory; expected each gradient once"),
+        ([memory[10:], other, memory[:11]], "grads[0] and grads[2] share memory"),
+        ({"a": memory, "b": other, "c": memory[::-1]}, "grads[0] and grads[2] share memory"),
+        ([memory[::2], memory[4::3]], "grads[0] and grads[1] share memory"),
+        ([square[:, :3], square[:, 2:]], "grads[0] and grads[1] share memory"),
+        ([square.T, other, square[1]], "grads[0] and grads[2] share memory"),
+        ([square[:, 1], square[2]], "grads[0] and grads[1] share memory"),
+    ):
+        kept = memory.copy()
+        with pytest.raises(ValueError, match=re.escape(message)):
+            fp.optim.clip_grad_norm(grads, 1.0)
+        assert_same_bits(memory, kept)
+    for grads in (
+        [memory[:10], memory[10:], memory[3:3], memory[5:5]],
+        [memory[::2], memory[1::2]],
+        [square[:, :2], square[:, 2:], memory[16:]],
+        [square[::-1, 0], square[:, 1], square[:, 2:], memory[16:]],
+        [*square.T, memory[16:]],
+    ):
+        memory[...] = np.arange(1.0, 25.0)
+        assert fp.optim.clip_grad_norm(grads, 7.0) == pytest.approx(70.0)
+        np.testing.assert_allclose(memory, np.arange(1.0, 25.0) / 10, rtol=1e-6)
+
+
+def test_clip_grad_norm_of_a_model_s_gradients_and_their_views() -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(3, 4), fp.nn.Dense(4, 2)], rng=0)
+    model.flat_gradients[...] = 1.0
+    with pytest.raises(ValueError, match=r"grads\[0\] and grads\[2\] share memory"):
+        fp.optim.clip_grad_norm([model.flat_gradients, np.ones(2), model.gradients()["1.bias"]], 1.0)
+    assert fp.optim.clip_grad_norm(model.gradients(), 1.0) == pytest.approx(26**0.5)
+
+
+def test_clipping_entries_twice_is_clipping_them_once() -> None:
+    memory = np.linspace(-3, 3, 7)
+    fp.optim.clip_grad_value([memory, memory[2:], memory], 2.0)
+    np.testing.assert_array_equal(memory, [-2, -2, -1, 0, 1, 2, 2])
+    fp.optim.clip_weights([memory, memory], 1.0)
+    np.testing.assert_array_equal(memory, [-1, -1, -1, 0, 1, 1, 1])
+
+
+# --- copies -------------------------------------------------------------------------------------------------
+
+
+def pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+def pickled_out_of_band(value: Any) -> Any:
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytearray(buffer) for buffer in buffers])
+
+
+each_copy = pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled, pickled_out_of_band])
+
+
+@each_copy
+@pytest.mark.parametrize(("spec", "options"), OWN_CASES)
+def test_a_copy_of_arrays_and_optimizer_goes_on_exactly(
+    spec: Spec, options: dict[str, Any], duplicate: Callable[[Any], Any]
+) -> None:
+    rng = seeded("copies", spec.name)
+    params = {"a": rng.standard_normal((3, 5)), "b": rng.standard_normal(7).astype(np.float32)}
+    steps = [{name: rng.standard_normal(p.shape).astype(p.dtype) for name, p in params.items()} for _ in range(4)]
+    optimizer = spec.cls(params, **options, l1=1e-3, max_norm=3.0, nonfinite="skip")
+    optimizer.step(steps[0])
+    optimizer.step(dict.fromkeys(params, np.full(7, np.nan, np.float32)) | {"a": np.full((3, 5), np.nan)})
+    optimizer.step(steps[1])
+    optimizer.lr *= 0.5
+    again, twin = duplicate((params, optimizer))
+    assert type(twin) is type(optimizer)
+    assert repr(twin) == repr(optimizer)
+    assert (twin.steps, twin.skipped) == (2, 1)
+    np.testing.assert_equal(twin.state_dict(), optimizer.state_dict())
+    assert all(found is p for found, p in zip(twin.groups[0].params, again.values(), strict=True))
+    kept = {name: p.copy() for name, p in params.items()}
+    for grads in steps[2:]:
+        twin.step(grads)
+    assert_same_bits(params, kept)  # the twin's are its own
+    for grads in steps[2:]:
+        optimizer.step(grads)
+    assert_same_bits(dict(again), params)
+    np.testing.assert_equal(twin.state_dict(), optimizer.state_dict())
+    duplicate(twin).step(steps[0])  # the copy of a copy
+
+
+@each_copy
+@each_optimizer
+def test_a_copy_of_model_and_optimizer_trains_on(spec: Spec, duplicate: Callable[[Any], Any]) -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(4, 8), fp.nn.BatchNorm(8), fp.nn.Dense(8, 3)], rng=0)
+    optimizer = spec.cls(model)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((16, 4)).astype(np.float32), rng.integers(0, 3, 16)
+    model.train_step(x, y, "softmax_cross_entropy", optimizer)
+    for order in (1, -1):
+        both = duplicate([model, optimizer][::order])[::order]
+        assert both[1].groups[0].params[0] is both[0].flat_parameters
+        expected = copy.deepcopy(model)
+        saved = spec.cls(expected)
+        saved.load_state_dict(optimizer.state_dict())
+        for m, o in (both, (expected, saved)):
+            for _ in range(3):
+                m.train_step(x, y, "softmax_cross_entropy", o)
+        assert_same_bits(both[0].state_dict(), expected.state_dict())
+
+
+@each_copy
+def test_copies_of_groups(duplicate: Callable[[Any], Any]) -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(4, 3)], rng=0)
+    arrays = [np.ones(3), np.ones(2)]
+    optimizer = fp.optim.AdamW(
+        [{"params": model, "lr": 0.5, "l1": 0.1}, {"params": arrays, "weight_decay": 0.25}, {"params": np.ones(1)}],
+        lr=0.125,
+    )
+    optimizer.groups[2].l1 = 0.75
+    grads = [np.ones(15, np.float32), [np.ones(3), np.ones(2)], np.ones(1)]
+    optimizer.step(grads)
+    model_again, arrays_again, twin = duplicate((model, arrays, optimizer))
+    assert [repr(group) for group in twin.groups] == [repr(group) for group in optimizer.groups]
+    assert twin.groups[0].params[0] is model_again.flat_parameters
+    assert all(found is p for found, p in zip(twin.groups[1].params, arrays_again, strict=True))
+    twin.lr = optimizer.lr = 1.0
+    assert [group.lr for group in twin.groups] == [0.5, 1.0, 1.0]
+    twin.step(grads)
+    optimizer.step(grads)
+    assert_same_bits(model_again.flat_parameters, model.flat_parameters)
+    assert_same_bits(tuple(arrays_again), tuple(arrays))
+
+
+@each_copy
+def test_a_copy_of_an_optimizer_alone_has_arrays_of_its_own(duplicate: Callable[[Any], Any]) -> None:
+    p = np.ones(3)
+    optimizer = fp.optim.SGD(p, lr=1.0)
+    twin = duplicate(optimizer)
+    twin.step(np.ones(3))
+    assert (p == 1).all()
+    assert (twin.groups[0].params[0] == 0).all()
+
+
+def test_a_shallow_copy_is_another_optimizer_for_the_same_arrays() -> None:
+    p = np.ones(3)
+    optimizer = fp.optim.SGD(p, lr=1.0, momentum=0.5)
+    optimizer.step(np.ones(3))
+    twin = copy.copy(optimizer)
+    twin.step(np.ones(3))
+    assert (p == -1.5).all()
+    assert (optimizer.steps, twin.steps) == (1, 2)
+
+
+@each_copy
+def test_copies_that_would_be_bound_to_something_else_are_refused(duplicate: Callable[[Any], Any]) -> None:
+    model = fp.nn.Sequential([fp.nn.Dense(4, 3)], rng=0)
+    memory = np.ones(9)
+    for params, message in (
+        (model.flat_parameters, "params is a view of a model's parameters, .* for the model itself, or keep its state"),
+        (model.parameters(), r"params\['0.weight'\] is a view of a model's parameters"),
+        ([np.ones(2), memory[:4]], r"params\[1\] is a view of another array, .*\.copy\(\)\), or keep its state_dict"),
+        ([{"params": [memory.reshape(3, 3)]}], r"params\[0\]\['params'\]\[0\] is a view of another array"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            duplicate(fp.optim.Adam(params))  # type: ignore[arg-type]  # of several kinds
+    optimizer = fp.optim.Adam(memory)
+    memory.resize(4, refcheck=False)
+    with pytest.raises(ValueError, match=re.escape("params has got shape (4,); expected (9,)")):
+        duplicate(optimizer)
+
+
+class Named(fp.optim.SGD):
+    """A subclass with an attribute of its own."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.name = "new"
+
+
+@each_copy
+def test_copies_of_a_user_s_subclass(duplicate: Callable[[Any], Any]) -> None:
+    optimizer = Named(np.ones(3), momentum=0.5)
+    optimizer.name = "mine"
+    optimizer.step(np.ones(3))
+    twin = duplicate(optimizer)
+    assert (type(twin), twin.name, twin.momentum, twin.steps) == (Named, "mine", 0.5, 1)

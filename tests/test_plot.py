@@ -231,6 +231,7 @@ def test_history_of_a_training() -> None:
         ("rmse", "min", [3.0, 2.0, 2.5], "best, epoch 2: 2"),
         ("rmse", "max", [3.0, 2.0, 2.5], "best, epoch 1: 3"),
         ("rmse", None, [3.0, 2.0, 2.5], None),  # nobody knows which way
+        ("absolute_error", None, [3.0, 2.0, 2.5], "best, epoch 2: 2"),  # a metric of this library
         ("loss", None, [3.0, -np.inf, 2.5], "best, epoch 3: 2.5"),
         ("loss", None, [np.nan, 3.0, 2.5], "best, epoch 3: 2.5"),
         ("loss", "max", [3.0, np.inf, 2.5], "best, epoch 1: 3"),
@@ -241,6 +242,8 @@ def test_history_of_a_training() -> None:
 def test_the_best_epoch(metric: str, mode: Any, values: list[float], best: str | None) -> None:
     ax = plot.training_history({metric: [3.0, 2.0, 1.0], f"val_{metric}": values}, metric=metric, mode=mode)
     assert legend(ax) == ["training", "validation", *([best] if best else [])]
+    alone = plot.training_history({metric: [3.0, 2.0, 1.0], f"val_{metric}": values}, metric=f"val_{metric}", mode=mode)
+    assert legend(alone) == ["validation", *([best] if best else [])]
 
 
 def test_gradient_flow_of_a_model() -> None:

@@ -36,6 +36,8 @@ from fuseprop._registry import Spec
 
 ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *LAYER_LOSSES]
 each_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+#: Of all optimizers, with their defaults.
+SHARED_OPTIONS = {"l1": 0.0, "max_norm": None, "maximize": False, "nonfinite": "propagate"}
 MODULES = {"activation": fp.activations, "loss": fp.losses}
 
 
@@ -63,9 +65,8 @@ def test_core_has_the_registered_losses() -> None:
 
 
 def test_references_are_those_of_the_registry() -> None:
-    public = {n for n, f in vars(reference).items() if inspect.isfunction(f) and not n.startswith("_")}
     layers = {"batch_norm", "layer_norm"}
-    assert public == {spec.name for spec in [*ALL, *OPTIMIZERS]} | layers
+    assert set(reference.__all__) == {spec.name for spec in [*ALL, *OPTIMIZERS]} | layers
 
 
 def test_core_has_the_rules_of_the_registered_optimizers() -> None:
@@ -80,12 +81,12 @@ def test_spec_of_an_optimizer(spec: Spec) -> None:
     assert spec.name == spec.cls.__name__.lower()
     assert getattr(fp.optim, spec.cls.__name__) is spec.cls
     constructor = inspect.signature(spec.cls).parameters
-    own = {name: p.default for name, p in constructor.items() if name not in ("params", "shared")}
-    assert own == spec.parameters
+    own = {name: p.default for name, p in constructor.items() if name != "params"}
+    assert own == {**spec.parameters, **SHARED_OPTIONS}
     assert list(inspect.signature(spec.reference).parameters) == ["p", "g", "state", "t", *spec.parameters]
     text = inspect.getdoc(spec.cls) or ""
     described = {name for line in re.findall(r"^([\w, ]+?)(?: :.*)?$", text, re.MULTILINE) for name in line.split(", ")}
-    assert {*spec.parameters, "l1", "max_norm", "maximize", "nonfinite"} <= described
+    assert {*spec.parameters, *SHARED_OPTIONS} <= described
     for example in spec.examples:
         assert set(example) <= set(spec.parameters)
     made = fp.optim.get(spec.name.upper(), np.ones(3))
@@ -128,6 +129,38 @@ def test_spec_fits_class_and_reference(spec: Spec) -> None:
     for name, choices in spec.choices.items():
         tested = {values.get(name, spec.parameters[name]) for values in (spec.parameters, *spec.examples)}
         assert tested == set(choices), "choices without examples are not tested"
+
+
+def beside_the_minimum(spec: Spec) -> tuple[Any, Any]:
+    """Predictions close to where a sample's loss is least, on both sides, and the targets."""
+    if spec.prediction == "value":
+        target = np.repeat([0.4, 1.7, 30.0], 2)
+        optimum = np.log(target) if spec.link == "log" else target
+        return optimum + np.tile([-1e-3, 1e-3], 3), target
+    if spec.prediction == "probability":
+        return np.array([0.299, 0.301]), np.array([0.3, 0.3])
+    # The least is at the end of a slope: behind a margin of 1, or ever farther on the target's side.
+    sides = np.repeat([-1.0, 1.0], 5)
+    return sides * np.tile([0.99, 1.01, 3.0, 6.0, 9.0], 2), sides if spec.target_domain == "sign" else sides / 2 + 0.5
+
+
+@pytest.mark.parametrize(("spec", "parameters"), cases(LOSSES))
+def test_curvature(spec: Spec, parameters: dict[str, float]) -> None:
+    wide = np.linspace(0.01, 0.99, 99) if spec.pred_domain == "unit" else np.linspace(-9.03, 9.02, 300)
+    target = np.ones(())
+    everywhere = spec.reference(wide, target, **parameters)[2]
+    assert (spec.curvature == "constant") == bool(everywhere[0] > 0 and np.all(everywhere == everywhere[0]))
+    _, first, second = spec.reference(*beside_the_minimum(spec), **parameters)
+    assert (spec.curvature == "none") == bool(np.any((first != 0) & (second <= 0)))
+
+
+@pytest.mark.parametrize("spec", [*CLASS_LOSSES, *ROW_LOSSES], ids=lambda spec: spec.name)
+def test_curvature_over_classes(spec: Spec) -> None:
+    pred = row_predictions(spec, seeded(spec.name).standard_normal((9, 4)))
+    labels = np.arange(9) % 4
+    target = labels if spec.target_domain in ("labels", "classes") else np.eye(4)[labels]
+    hessian = spec.cls().grad_and_hess(pred, target)[1]
+    assert spec.curvature == ("varying" if (hessian > 0).any() else "none")
 
 
 @pytest.mark.parametrize("spec", [*ACTIVATIONS, *STRUCTURED], ids=lambda spec: spec.name)

@@ -6,6 +6,8 @@ import copy
 import math
 import pickle
 import re
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +146,96 @@ def test_plateau() -> None:
             again.update(wrong)  # type: ignore[arg-type]  # refused
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("shift", [-7.0, -1.0, 0.0, 1.0, 7.0])
+@pytest.mark.parametrize("threshold", [0.0, 1e-4, 0.2])
+def test_plateau_knows_better_from_worse_at_any_sign(threshold: float, shift: float, mode: Any) -> None:
+    """Reductions and best as by the definition, in exact numbers: better by more than threshold |best|."""
+    direction = 1 if mode == "max" else -1
+    rng = np.random.default_rng(3)
+    metrics = (shift + np.round(rng.standard_normal(200), 2)).tolist()
+    metrics += [direction * 0.003 * i for i in range(100)] + [-direction * 0.003 * i for i in range(100)] + [shift] * 9
+    schedule = schedules.ReduceOnPlateau(1.0, 0.5, 2, threshold=threshold, mode=mode)
+    best: Fraction | None = None
+    lr, bad = 1.0, 0
+    for metric in metrics:
+        exact = Fraction(metric)
+        gain = None if best is None else direction * (exact - best) - Fraction(threshold) * abs(best)
+        if gain is not None and abs(gain) < 1e-12 and gain != 0:
+            continue  # the limit is rounded
+        if gain is None or gain > 0:
+            best, bad = exact, 0
+        else:
+            bad += 1
+        if bad > 2:
+            lr, bad = lr / 2, 0
+        assert schedule.update(metric) == lr
+        assert schedule.best == float(best)
+    assert lr < 1.0
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_what_is_not_finite_is_no_improvement(mode: Any) -> None:
+    schedule = schedules.ReduceOnPlateau(1.0, 0.5, patience=0, mode=mode)
+    assert [schedule.update(m) for m in (math.nan, math.inf, -math.inf)] == [0.5, 0.25, 0.125]
+    assert schedule.update(-3.0) == 0.125
+    assert schedule.best == -3.0
+    assert [schedule.update(m) for m in (math.inf, -math.inf, math.nan, -3.0)] == [2**-4, 2**-5, 2**-6, 2**-7]
+    assert schedule.best == -3.0
+
+
+def test_the_metric_that_a_plateau_follows() -> None:
+    assert schedules.ReduceOnPlateau(1.0).monitor is None
+    schedule = schedules.ReduceOnPlateau(1.0, mode="max", monitor="val_accuracy")
+    assert (schedule.monitor, schedule.mode) == ("val_accuracy", "max")
+    assert "mode='max', monitor='val_accuracy'" in repr(schedule)
+
+
+def test_warmup_before_a_plateau() -> None:
+    plateau = schedules.ReduceOnPlateau(1.0, 0.5, patience=0, mode="max", monitor="val_accuracy")
+    schedule = schedules.Warmup(schedules.Warmup(plateau, 2), 4)
+    assert (schedule.monitor, schedule.mode) == ("val_accuracy", "max")
+    assert schedule.update(3.0) is None
+    assert (plateau.best, schedule(4 + 2), schedule(4 + 1)) == (3.0, 1.0, 0.5)
+    assert schedule.update(2.0) is None
+    assert (schedule(4 + 2), schedule(4 + 1)) == (0.5, 0.25)
+    for again in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
+        again.update(1.0)
+        assert (again(10**6), schedule(10**6)) == (0.25, 0.5)
+    fresh = schedules.Warmup(schedules.ReduceOnPlateau(1.0, 0.5, patience=0, mode="max"), 4)
+    fresh.load_state_dict(schedule.state_dict())
+    assert fresh.state_dict() == plateau.state_dict()
+    fresh.update(1.0)
+    assert fresh(10**6) == 0.25
+
+
+def test_warmup_before_a_function_of_the_step_follows_nothing() -> None:
+    for schedule in (schedules.Warmup(schedules.Cosine(1.0, 5), 2), schedules.Warmup(math.sqrt, 2)):
+        for name in ("update", "monitor", "mode", "state_dict", "load_state_dict"):
+            assert not hasattr(schedule, name)
+    with pytest.raises(AttributeError, match="Warmup has no attribute 'rise'"):
+        _ = schedules.Warmup(schedules.Cosine(1.0, 5), 2).rise
+
+
+def test_warmup_of_a_plateau_in_fit(tmp_path: Path) -> None:
+    """It is told the metric, the rate behind an epoch is the warmup's, and a resumed run goes on from its state."""
+    pytest.importorskip("safetensors")
+    x, y = np.random.default_rng(0).standard_normal((2, 12, 1))
+
+    def rates_of(epochs: int, **options: Any) -> list[float]:
+        model = fp.nn.Sequential([fp.nn.Dense(1, 1)], rng=0, dtype=np.float64)
+        plateau = schedules.ReduceOnPlateau(0.1, 0.5, patience=0, threshold=0.9)  # no epoch is so much better
+        options |= {"schedule": schedules.Warmup(plateau, 4), "optimizer": fp.optim.SGD(model), "epochs": epochs}
+        return model.fit(x, y, loss="mse", batch_size=12, progress=False, **options)["lr"]
+
+    # Reduced behind each epoch but the first; the rise ends at step 4.
+    expected = [0.1 * 0.5 ** max(0, epoch - 1) * min(epoch / 4, 1.0) for epoch in range(8)]
+    assert rates_of(8) == pytest.approx(expected)
+    path = tmp_path / "checkpoint"
+    rates_of(5, callbacks=[fp.nn.Checkpoint(path)])
+    assert rates_of(8, callbacks=[fp.nn.Checkpoint(path)], resume=path) == pytest.approx(expected)
+
+
 def test_plateau_never_raises_the_rate() -> None:
     schedule = schedules.ReduceOnPlateau(1.0, 0.5, patience=0, least=0.1)
     schedule.load_state_dict({**schedule.state_dict(), "lr": 0.01, "best": 1.0})
@@ -159,7 +251,7 @@ def test_the_first_metric_is_an_improvement() -> None:
 
 def test_plateau_refuses_a_best_that_nothing_improves() -> None:
     schedule = schedules.ReduceOnPlateau(1.0)
-    for best, error in ((math.nan, ValueError), ("3", TypeError)):
+    for best, error in ((math.nan, ValueError), (-math.inf, ValueError), ("3", TypeError)):
         with pytest.raises(error, match=r"state\['best'\]"):
             schedule.load_state_dict({**schedule.state_dict(), "best": best})
     assert schedule.best == math.inf
@@ -222,6 +314,7 @@ def test_schedules_are_values(schedule: Any) -> None:
         (lambda: schedules.ReduceOnPlateau(1, patience=-1), ValueError, "patience is -1"),
         (lambda: schedules.ReduceOnPlateau(1, mode="up"), ValueError, "mode is 'up'; expected 'min' or 'max'"),
         (lambda: schedules.ReduceOnPlateau(1, least=2), ValueError, "least is 2.0"),
+        (lambda: schedules.ReduceOnPlateau(1, monitor=3), TypeError, "monitor must be the name of a metric, or None"),
     ],
 )
 def test_errors(make: Any, error: type[Exception], message: str) -> None:

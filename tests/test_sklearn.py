@@ -19,7 +19,7 @@ pytest.importorskip("sklearn", "1.6")
 from scipy import sparse
 from sklearn import datasets, neural_network
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import KFold, cross_val_predict, train_test_split
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fuseprop.sklearn import MLPClassifier, MLPRegressor
@@ -63,6 +63,16 @@ def pair(kind: str, **options: Any) -> tuple[Any, Any]:
     return ours(**options), theirs(**options)
 
 
+class Consistent(neural_network.MLPRegressor):  # type: ignore[misc]  # scikit-learn is not typed
+    """Theirs, with the gradient of the value that it gives to L-BFGS: a mean over the outputs, too."""
+
+    def _loss_grad_lbfgs(self, packed: Any, X: Any, y: Any, *more: Any) -> tuple[float, Any]:
+        value, gradient = super()._loss_grad_lbfgs(packed, X, y, *more)
+        weights = np.concatenate([np.ravel(coef) for coef in self.coefs_])
+        penalty = np.pad(self.alpha / len(X) * weights, (0, len(packed) - len(weights)))
+        return value, (gradient - penalty) / y.shape[1] + penalty
+
+
 def assert_same_network(ours: Any, theirs: Any, rtol: float = 1e-7) -> None:
     for name in ("coefs_", "intercepts_"):
         for a, b in zip(getattr(ours, name), getattr(theirs, name), strict=True):
@@ -95,6 +105,8 @@ def assert_same_network(ours: Any, theirs: Any, rtol: float = 1e-7) -> None:
 def test_the_same_network(kind: str, options: Any, rtol: float) -> None:
     x, y = sample(kind)
     ours, theirs = pair(kind, **options)
+    if kind == "outputs" and options["solver"] == "lbfgs":
+        theirs = Consistent(**theirs.get_params())
     ours.fit(x, y)
     theirs.fit(x, y)
     assert_same_network(ours, theirs, rtol)
@@ -262,6 +274,234 @@ def test_more_than_scikit_learn_has() -> None:
         model = MLPClassifier(max_iter=30, class_weight=class_weight, random_state=0).fit(x, y)
         shares.append(model.predict(x).mean())
     assert shares[0] < shares[1] < shares[2]
+
+
+# --- the function that is minimized -------------------------------------------------------------------------
+
+
+class CapturedError(Exception):
+    """Ends a fit once its function is known."""
+
+
+def minimized(model: Any, x: Any, y: Any, weight: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """Return the function that a fit with "lbfgs" gives to SciPy, and the point at which it begins."""
+    found: list[Any] = []
+
+    def capture(function: Any, start: Any, *, args: Any = (), **options: Any) -> None:
+        found.extend([lambda at: function(at.copy(), *args), start.copy()])
+        raise CapturedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scipy.optimize.minimize", capture)
+        with pytest.raises(CapturedError):
+            model.fit(x, y, weight)
+    return found[0], found[1]
+
+
+def usable(name: str) -> bool:
+    try:
+        MLPRegressor(fp.losses.get(name))._loss()
+    except ValueError:
+        return False
+    return True
+
+
+REGRESSIONS = [name for name in fp.losses.names() if usable(name)]
+TARGETS = [("regressor", name, outputs) for name in REGRESSIONS for outputs in (1, 3)] + [
+    ("classifier", name, 1) for name in KINDS[:3]
+]
+
+
+def data_for(kind: str, name: str, outputs: int) -> tuple[Any, Any, dict[str, Any]]:
+    """Samples, targets that every loss takes, and the option that chooses the loss."""
+    if kind == "classifier":
+        return *sample(name), {}
+    x, _ = sample("regression")
+    y = np.random.default_rng(1).gamma(2.0, size=(len(x), outputs)) + 0.05
+    return x, y[:, 0] if outputs == 1 else y, {"loss": name}
+
+
+def test_regressions() -> None:
+    assert {"huber", "quantile", "poisson", "tweedie", "symmetric_absolute_percentage_error"} <= set(REGRESSIONS)
+    assert not {"hinge", "binary_cross_entropy", "root_mean_squared_error", "zero_one"} & set(REGRESSIONS)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("kind", "name", "outputs"), TARGETS)
+def test_value_and_gradient_agree(
+    kind: str, name: str, outputs: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By central differences; with the L2 penalty, which counts as much beside several outputs."""
+    x, y, options = data_for(kind, name, outputs)
+    weight = np.random.default_rng(2).uniform(0.2, 3, len(x)) if weighted else None
+    model = PAIRS[kind][0](hidden_layer_sizes=(4,), activation="tanh", alpha=3.0, random_state=0, **options)
+    model.set_params(solver="lbfgs")
+    function, start = minimized(model, x, y, weight, monkeypatch)
+    _, gradient = function(start)
+    gradient, h = gradient.copy(), 1e-6
+    for i in range(len(start)):
+        step = np.zeros_like(start)
+        step[i] = h
+        slope = (function(start + step)[0] - function(start - step)[0]) / (2 * h)
+        # h^2 times the third derivative, and the value's rounding over h; a kink that is stepped over is 1 / N of it.
+        assert slope == pytest.approx(gradient[i], rel=1e-5, abs=1e-7 * max(1, np.abs(gradient).max()))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_value_is_scikit_learns(kind: str, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = sample(kind)
+    weight = np.random.default_rng(2).uniform(0.2, 3, len(x)) if weighted else None
+    for target in (y, np.stack([y, 2 * y, y + 1], axis=1) if kind == "counts" else y):
+        ours, theirs = (
+            minimized(model, x, target, weight, monkeypatch)
+            for model in pair(kind, solver="lbfgs", alpha=0.7, activation="tanh")
+        )
+        np.testing.assert_array_equal(np.sort(ours[1]), np.sort(theirs[1]))  # weights and biases in another order
+        assert ours[0](ours[1])[0] == pytest.approx(theirs[0](theirs[1])[0], rel=1e-12)
+        for solver in ("sgd", "adam"):
+            models = [m.set_params(batch_size=len(x)) for m in pair(kind, solver=solver, max_iter=1, alpha=0.7)]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                values = [model.fit(x, target, weight).loss_ for model in models]
+            assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+# --- what is no progress, and one class ---------------------------------------------------------------------
+
+
+@unfinished
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_score_that_is_no_number_is_no_progress(kind: str, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best epoch is kept, and training stops after the passes that it was given to become better."""
+    x, y = sample("binary")
+    for scores in ([0.25, 0.5, *[bad] * 98], [bad] * 100, [bad, bad, 0.5, 0.75, *[bad] * 96]):
+        model = PAIRS[kind][0](early_stopping=True, n_iter_no_change=4, max_iter=100, random_state=0)
+        waiting, seen = iter(scores), []
+
+        def quality(*arguments: Any, waiting: Any = waiting, seen: Any = seen, model: Any = model) -> float:
+            seen.append(model.model_.flat_parameters.copy())
+            return float(next(waiting))
+
+        monkeypatch.setattr(model, "_quality", quality)
+        model.fit(x, y)
+        finite = np.flatnonzero(np.isfinite(scores))
+        last = finite[-1] if finite.size else -1
+        assert model.n_iter_ == last + 1 + 5
+        assert model.best_validation_score_ == (scores[last] if finite.size else -np.inf)
+        np.testing.assert_array_equal(model.model_.flat_parameters, seen[last])
+
+
+@unfinished
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_loss_that_is_no_number_is_no_progress(kind: str, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = sample("binary")
+    for values in ([2.0, 1.0, *[bad] * 98], [bad] * 100):
+        waiting = iter(values)
+        model = PAIRS[kind][0](n_iter_no_change=4, max_iter=100, random_state=0)
+        monkeypatch.setattr(model, "_pass", lambda *a, waiting=waiting, **k: next(waiting))
+        model.fit(x, y)
+        assert model.n_iter_ == (2 if values[0] == 2 else 0) + 5
+        assert model.best_loss_ == (1 if values[0] == 2 else np.inf)
+
+
+def test_a_network_that_diverges_stops() -> None:
+    x, y = datasets.load_diabetes(return_X_y=True)
+    model = MLPRegressor(solver="sgd", learning_rate_init=10.0, early_stopping=True, random_state=0, n_iter_no_change=5)
+    model.fit(1e3 * x, 1e3 * y)
+    assert model.n_iter_ <= 7
+    assert np.isfinite(model.predict(x)).all()
+
+
+@unfinished
+@pytest.mark.parametrize("y", [np.ones(30), np.zeros(30, int), np.full(30, "a")])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_one_class(y: Any, solver: str) -> None:
+    x = np.random.default_rng(0).random((30, 3)).astype(np.float32)
+    model = MLPClassifier(max_iter=5, random_state=0, solver=solver)
+    trained = [model.fit(x, y)]
+    if solver == "adam":
+        trained.append(MLPClassifier(random_state=0).partial_fit(x, y, classes=y[:1]))
+        trained.append(MLPClassifier(random_state=0, early_stopping=True, max_iter=5).fit(x, y))
+    for fitted in trained:
+        assert fitted.classes_.tolist() == [y[0]]
+        np.testing.assert_array_equal(fitted.predict_proba(x), np.ones((30, 1), np.float32))
+        np.testing.assert_array_equal(fitted.predict_log_proba(x), np.zeros((30, 1), np.float32))
+        assert fitted.predict_proba(x).dtype == fitted.predict_log_proba(x).dtype == np.float32
+        np.testing.assert_array_equal(fitted.predict(x), y)
+        assert fitted.score(x, y) == 1
+
+
+@unfinished
+def test_folds_of_one_class() -> None:
+    x, y = np.random.default_rng(0).random((30, 3)), np.repeat([0, 1], 15)
+    options: Any = {"cv": KFold(2), "method": "predict_proba"}
+    with pytest.warns(RuntimeWarning, match="Number of classes in training fold"):
+        found = cross_val_predict(MLPClassifier(max_iter=5, random_state=0), x, y, **options)
+    np.testing.assert_array_equal(found, np.repeat([[0.0, 1.0], [1.0, 0.0]], 15, axis=0))  # the other fold's class
+
+
+@unfinished
+def test_a_constant_label_has_its_column() -> None:
+    x, y = sample("multilabel")
+    y[:, 1] = 0
+    model = MLPClassifier(max_iter=5, random_state=0).fit(x, y)
+    assert model.predict_proba(x).shape == model.predict_log_proba(x).shape == model.predict(x).shape == (90, 3)
+
+
+# --- masks and weights --------------------------------------------------------------------------------------
+
+
+@unfinished
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_masked_arrays_are_refused_by_name(kind: str) -> None:
+    x, y = sample("binary")
+    weight = np.ones(90)
+    hide = np.ma.masked_equal
+    estimator = PAIRS[kind][0]
+    first: Any = {"classes": [0, 1]} if kind == "classifier" else {}
+    model = estimator(max_iter=2).fit(x, y)
+    for name, call in {
+        "X": lambda: model.fit(hide(x, x[3, 2]), y),
+        "y": lambda: model.fit(x, hide(y, 1)),
+        "sample_weight": lambda: model.fit(x, y, hide(weight, 2)),
+        "X ": lambda: estimator().partial_fit(hide(x, 0), y, **first),
+        "y ": lambda: estimator().partial_fit(x, hide(y, 1), **first),
+        "X  ": lambda: model.predict(hide(x, 0)),
+        "X holds": lambda: model.predict([hide(row, 0) for row in x]),
+        "y  ": lambda: model.score(x, hide(y, 1)),
+        "sample_weight ": lambda: model.score(x, y, hide(weight, 2)),
+    }.items():
+        with pytest.raises(TypeError, match=f"^{name.rstrip()} .*masked array"):
+            call()
+    if kind == "classifier":
+        with pytest.raises(TypeError, match=r"^classes is a masked array"):
+            estimator().partial_fit(x, y, classes=hide(np.arange(2), 3))
+        for method in (model.predict_proba, model.predict_log_proba):
+            with pytest.raises(TypeError, match=r"^X is a masked array"):
+                method(hide(x, 0))
+
+
+@unfinished
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_weights_with_which_nothing_is_trained(kind: str, solver: str) -> None:
+    x, y = sample("binary")
+    model = PAIRS[kind][0](solver=solver)
+    methods = [model.fit]
+    if solver == "adam":
+        methods.append(lambda x, y, w: model.partial_fit(x, y, w, *([[0, 1]] if kind == "classifier" else [])))
+    message = "Negative values in data passed to `sample_weight`: sample_weight[7] is -1; expected finite numbers >= 0"
+    for fit in methods:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            fit(x, y, np.ones(90) - 2 * (ROWS == 7))
+        with pytest.raises(ValueError, match=r"[wW]eight.* (only zeros|at least one non-zero)"):
+            fit(x, y, np.zeros(90))
+    if kind == "classifier":
+        with pytest.raises(ValueError, match=r"class_weight is \{0: 0, 1: 0\}, with which all samples weigh 0"):
+            MLPClassifier(solver=solver, class_weight={0: 0, 1: 0}).fit(x, y)
 
 
 def test_digits() -> None:

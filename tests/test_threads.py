@@ -183,6 +183,60 @@ def test_fork(busy: int, n: int) -> None:
     assert check_output(script) == f"{[0] * children} True"
 
 
+FORK_IN_A_STEP = """
+import os, signal, threading, time
+import numpy as np, fuseprop as fp
+
+fp.set_num_threads({threads})
+params = [np.zeros(300_000, np.float32), np.zeros(70_000)]
+grads = [np.ones_like(p) for p in params]
+optimizer = fp.optim.Adam(params, max_norm={max_norm})
+model = fp.nn.Sequential([fp.nn.Dense(64, 256, activation="relu"), fp.nn.Dense(256, 64)], rng=0)
+trainer = fp.optim.Adam(model)
+x = np.ones((2048, 64), np.float32)
+
+def step():
+    optimizer.step(grads)
+
+def train():
+    model.train_step(x, x, "mse", trainer)
+
+stop = threading.Event()
+def repeat(work):
+    while not stop.is_set():
+        work()
+
+found = []
+for work in (step, train):
+    thread = threading.Thread(target=repeat, args=(work,))
+    thread.start()
+    for k in range({children}):
+        time.sleep(0.0002 * k)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # ends the child if it waits for a thread that it does not have
+            work()
+            work()
+            os._exit(0 if all(np.isfinite(p).all() for p in (*params, model.flat_parameters)) else 3)
+        found.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    stop.set()
+    thread.join()
+    stop.clear()
+print(set(found), len(found))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+@pytest.mark.parametrize("n", [1, 2])
+def test_fork_while_a_thread_steps(n: int, max_norm: float | None) -> None:
+    """Neither the optimizer nor the model's layers are in use in the child, whose thread of that is gone."""
+    children = 20 if SANITIZER == "" else 4
+    script = "import warnings; warnings.simplefilter('ignore')\n"  # Python 3.12 warns of fork with threads
+    script += FORK_IN_A_STEP.format(threads=n, children=children, max_norm=max_norm)
+    assert check_output(script) == f"{{0}} {2 * children}"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_fork_before_first_use() -> None:
     script = """
@@ -255,6 +309,63 @@ def test_the_gil_is_released() -> None:
     finally:
         sys.setswitchinterval(switches)
     assert progress == 100
+
+
+#: Work that takes minutes, of sizes of every day.
+LONG_LOOPS = {
+    "fit": "model.fit(x, y, loss=loss, epochs=10_000, progress=False)",
+    "fit in large batches": "model.fit(x, y, loss=loss, epochs=10_000, batch_size=50_000, progress=False)",
+    "fit with validation data": (
+        "model.fit(x, y, loss=loss, epochs=10_000, batch_size=4096, progress=False, validation_data=(x, y))"
+    ),
+    "predict": "model.predict(np.broadcast_to(x[:1], (10**7, 64)), batch_size=16)",
+    "lbfgs": (
+        "fp.optim.lbfgs(model, lambda: step(fp.optim.SGD(model, lr=0.0)), max_iter=10**6, max_evaluations=10**6, "
+        "tolerance_grad=0.0, tolerance_change=0.0)"
+    ),
+    "steps": "optimizer = fp.optim.Adam(model)\nwhile True: step(optimizer)",
+    "estimator": "fp.sklearn.MLPClassifier((256,), max_iter=10**6, tol=0.0, n_iter_no_change=10**6).fit(x, y)",
+    "estimator, lbfgs": "fp.sklearn.MLPClassifier((256,), solver='lbfgs', max_iter=10**6, tol=0.0).fit(x, y)",
+}
+
+
+@pytest.mark.skipif(SANITIZER != "", reason="measures time")
+@pytest.mark.parametrize("loop", LONG_LOOPS.values(), ids=list(LONG_LOOPS))
+def test_ctrl_c_ends_a_loop_within_a_second(loop: str) -> None:
+    # Imported beforehand: Python 3.11 ends with the signal's code if it comes during an import, whoever catches it.
+    needs = "import sklearn.neural_network, scipy.optimize\n" if "lbfgs" in loop or "sklearn" in loop else ""
+    if needs:
+        pytest.importorskip("sklearn")
+    script = """
+import os, signal, threading, time, warnings
+import numpy as np, fuseprop as fp
+
+warnings.simplefilter("ignore")  # of an estimator whose training was interrupted
+rng = np.random.default_rng(0)
+x = rng.standard_normal((50_000, 64)).astype(np.float32)
+y = rng.integers(0, 10, 50_000)
+model = fp.nn.Sequential([fp.nn.Dense(64, 256, activation="relu"), fp.nn.Dense(256, 10)], rng=0)
+loss = fp.losses.SoftmaxCrossEntropy()
+
+def step(optimizer):
+    return model.train_step(x, y, loss, optimizer)
+
+def interrupt():
+    global begin
+    begin = time.monotonic()
+    os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+begin = None
+timer = threading.Timer(1.0, interrupt)
+timer.start()
+try:
+    LOOP
+except KeyboardInterrupt:
+    pass
+print(-1 if begin is None else time.monotonic() - begin)
+""".replace("LOOP", loop.replace("\n", "\n    "))
+    assert 0 <= float(check_output(needs + script)) < 1
 
 
 #: Prints the affinity masks of the threads that are neither the main one nor one of Python's.

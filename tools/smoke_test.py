@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import resources
 
 import numpy as np
 
@@ -26,3 +27,6 @@ assert np.array_equal(fp.ops.matmul(x, x), x @ x)
 info = subprocess.run([sys.executable, "-m", "fuseprop", "info"], check=True, capture_output=True, text=True).stdout
 assert fp.__version__ in info
 assert fp.build_info()["active_target"] in info
+
+for name in ("py.typed", "_core.pyi"):  # type checkers look for them
+    assert (resources.files("fuseprop") / name).read_text(), name

@@ -1,5 +1,7 @@
 #include "bind/activations.h"
 
+#include <vector>
+
 #include "bind/register.h"
 #include "kernels/learned.h"
 
@@ -16,18 +18,20 @@ bool Is(PyObject* keyword, const char* name) { return PyUnicode_CompareWithASCII
 // Parameters with the learned one in its place.
 class Bound {
  public:
-  Bound(const Formula& formula, PyObject* params)
-      : learned_(LearnedParameter(formula, params, 1)), parameters_(formula.parameters) {
+  Bound(const Formula& formula, const Ref& learned)
+      : learned_(LearnedParameter(formula, learned, 1)), parameters_(formula.parameters) {
     if (!learned_) return;
     std::copy(formula.parameters, formula.parameters + kMaxParameters, own_);
+    typenum_ = PyArray_TYPE(learned_.array());
     own_[0] = IsFloat32(learned_) ? static_cast<double>(*Data<float>(learned_)) : *Data<double>(learned_);
     parameters_ = own_;
   }
   const double* parameters() const { return parameters_; }
-  const Ref& learned() const { return learned_; }
+  int typenum() const { return typenum_; }  // of the learned one
 
  private:
   Ref learned_;
+  int typenum_ = NPY_FLOAT64;
   const double* parameters_;
   double own_[kMaxParameters];
 };
@@ -46,7 +50,7 @@ class Elementwise final : public ActivationFamily {
 
   Ref Forward(const Formula& formula, const ActivationArgs& args) const override {
     RefuseSlopes(formula, args);
-    const Bound bound(formula, args.params);
+    const Bound bound(formula, args.learned);
     Ref x = FloatArray(args.x, "x");
     const Ref given = Ref::Borrow(x.get());
     const bool fortran = ToCommonOrder(&x, 1, args.out);
@@ -78,12 +82,12 @@ class Elementwise final : public ActivationFamily {
   // dx; with a row of learned.h, dx and the parameter's gradient.
   static Ref Run(const Formula& formula, const ActivationArgs& args, const LearnedRow* learned) {
     RefuseSlopes(formula, args);
-    const Bound bound(formula, args.params);
+    const Bound bound(formula, args.learned);
     Ref operands[2] = {FloatArray(args.x, "x"), Ref()};
     Ref& x = operands[0];
     Ref& dy = operands[1];
     const int typenum = PyArray_TYPE(x.array());
-    if (Given(args.dy)) {
+    if (args.dy) {
       dy = FloatArray(args.dy, "dy");
       CheckSameDtype(x, "x", dy, "dy");
       CheckSameShape(x, "x", dy, "dy");
@@ -101,7 +105,8 @@ class Elementwise final : public ActivationFamily {
       Kernels<double>(formula, bound, learned == nullptr ? nullptr : &learned->f64, x, dy, dx, &gradient);
     }
     Ref result = dx.FinishAsScalarIfZeroDim();
-    return learned == nullptr ? std::move(result) : WithParameterGradient(formula, result, bound.learned(), &gradient);
+    return learned == nullptr ? std::move(result)
+                              : WithParameterGradient(formula, result, bound.typenum(), &gradient, 1);
   }
 
   template <class T>
@@ -131,12 +136,30 @@ const ActivationFamily* FamilyOf(const char* name) {
   return SlopesFamily().Find(name, &row, &num_parameters) ? &SlopesFamily() : &ElementwiseFamily();
 }
 
+// The arguments as they come; null or None: not given.
+struct GivenArgs {
+  PyObject* x = nullptr;
+  PyObject* dy = nullptr;
+  PyObject* out = nullptr;
+  PyObject* params = nullptr;
+  PyObject* slopes = nullptr;
+
+  ActivationArgs Take(const Formula& formula) const {
+    ActivationArgs args;
+    args.x = AnyArray(x, "x");
+    args.dy = OptionalArray(dy, "dy");
+    args.learned = AsLearned(formula, params);
+    args.slopes = OptionalArray(slopes, "slopes");
+    args.out = out;
+    return args;
+  }
+};
+
 // activation(x, out=None, *, params=None)
-PyObject* Call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+PyObject* CallCore(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
   return Guard([&] {
-    const Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
     const Py_ssize_t nkeywords = kwnames == nullptr ? 0 : PyTuple_GET_SIZE(kwnames);
-    ActivationArgs given;
+    GivenArgs given;
     given.x = nargs >= 1 ? args[0] : nullptr;
     given.out = nargs == 2 ? args[1] : nullptr;
     for (Py_ssize_t i = 0; i < nkeywords; ++i) {
@@ -165,20 +188,59 @@ PyObject* Call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* k
             nargs);
     }
     const Formula& formula = Self(self);
-    return formula.family->Forward(formula, given);
+    return formula.family->Forward(formula, given.Take(formula));
   });
+}
+
+PyObject* CallSlot(PyObject* self, PyObject* args, PyObject* kwargs) {
+  return Guard([&] {
+    const Py_ssize_t nargs = PyTuple_GET_SIZE(args);
+    const Py_ssize_t nkeywords = kwargs == nullptr ? 0 : PyDict_Size(kwargs);
+    std::vector<PyObject*> given(static_cast<size_t>(nargs + nkeywords));
+    for (Py_ssize_t i = 0; i < nargs; ++i) given[static_cast<size_t>(i)] = PyTuple_GET_ITEM(args, i);
+    const Ref names = Ref::Check(PyTuple_New(nkeywords));
+    PyObject* name;
+    PyObject* value;
+    Py_ssize_t place = 0;
+    for (Py_ssize_t i = 0; i < nkeywords && PyDict_Next(kwargs, &place, &name, &value) != 0; ++i) {
+      PyTuple_SET_ITEM(names.get(), i, Ref::Borrow(name).release());
+      given[static_cast<size_t>(nargs + i)] = value;
+    }
+    return Ref::Check(CallCore(self, given.data(), nargs, names.get()));
+  });
+}
+
+// A call that a class's own __call__ answers.
+PyObject* CallOverride(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+  return Guard([&] {
+    const Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    const Ref tuple = Ref::Check(PyTuple_New(nargs));
+    for (Py_ssize_t i = 0; i < nargs; ++i) PyTuple_SET_ITEM(tuple.get(), i, Ref::Borrow(args[i]).release());
+    Ref keywords;
+    for (Py_ssize_t i = 0; kwnames != nullptr && i < PyTuple_GET_SIZE(kwnames); ++i) {
+      if (!keywords) keywords = Ref::Check(PyDict_New());
+      if (PyDict_SetItem(keywords.get(), PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0) throw PythonError();
+    }
+    return Ref::Check(Py_TYPE(self)->tp_call(self, tuple.get(), keywords.get()));
+  });
+}
+
+// A call without a Python frame and, but for what the class overrides, without a tuple and a dictionary.
+PyObject* Call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+  if (IsOverridden(self)) return CallOverride(self, args, nargsf, kwnames);
+  return CallCore(self, args, PyVectorcall_NARGS(nargsf), kwnames);
 }
 
 // _forward(x, out, slopes, /)
 PyObject* Forward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_forward", nargs, 3, 3);
-    ActivationArgs given;
+    GivenArgs given;
     given.x = args[0];
     given.out = args[1];
     given.slopes = args[2];
     const Formula& formula = Self(self);
-    return formula.family->Forward(formula, given);
+    return formula.family->Forward(formula, given.Take(formula));
   });
 }
 
@@ -187,12 +249,12 @@ PyObject* Checked(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_checked", nargs, 2, 2);
     const Formula& formula = Self(self);
-    Ref x = FloatArray(args[0], "x");
+    Ref x = FloatArray(AnyArray(args[0], "x"), "x");
     PyArrayObject* array = x.array();
     npy_intp shape[NPY_MAXDIMS];
     std::copy(PyArray_DIMS(array), PyArray_DIMS(array) + PyArray_NDIM(array), shape);
     formula.family->OutputShape(formula, PyArray_NDIM(array), shape);
-    if (Given(args[1])) {
+    if (args[1] != Py_None) {
       const Output y(args[1], "out", PyArray_NDIM(array), shape, PyArray_TYPE(array), false);
       y.CheckOverlap(x, "x");
     }
@@ -204,14 +266,14 @@ PyObject* Checked(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* Backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_backward", nargs, 2, 5);
-    ActivationArgs given;
+    GivenArgs given;
     given.x = args[0];
     given.dy = args[1];
     given.out = nargs > 2 ? args[2] : nullptr;
     given.params = nargs > 3 ? args[3] : nullptr;
     given.slopes = nargs > 4 ? args[4] : nullptr;
     const Formula& formula = Self(self);
-    return formula.family->Backward(formula, given);
+    return formula.family->Backward(formula, given.Take(formula));
   });
 }
 
@@ -219,17 +281,17 @@ PyObject* Backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* BackwardParams(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_backward_params", nargs, 4, 4);
-    ActivationArgs given;
+    GivenArgs given;
     given.x = args[0];
     given.dy = args[1];
     given.params = args[2];
     given.out = args[3];
     const Formula& formula = Self(self);
-    if (formula.learned != nullptr && !Given(given.params)) {
+    if (formula.learned != nullptr && (given.params == nullptr || given.params == Py_None)) {
       Raise(PyExc_TypeError, "params is None; expected a dict with the key '%s', as init_params() gives it",
             formula.learned);
     }
-    return formula.family->BackwardParams(formula, given);
+    return formula.family->BackwardParams(formula, given.Take(formula));
   });
 }
 
@@ -271,7 +333,7 @@ PyObject* OutputShape(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   });
 }
 
-PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, Call); }
+PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, Call, CallSlot); }
 
 // _bind(name, parameters, learns=False, /)
 PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
@@ -326,6 +388,27 @@ PyMethodDef functions[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
+// Tells the signature of a call, which the descriptor that Python has made for the slot does not know: another of its
+// kind with this docstring takes its place. (With a descriptor of another kind there, classes made in Python would call
+// by way of Python.)
+void DescribeCall(PyTypeObject* type) {
+  static wrapperbase described;
+  PyObject* found = PyDict_GetItemString(type->tp_dict, "__call__");
+  if (found == nullptr || !Py_IS_TYPE(found, &PyWrapperDescr_Type)) Raise(PyExc_SystemError, "no slot for __call__");
+  auto* slot = reinterpret_cast<PyWrapperDescrObject*>(found);
+  described = *slot->d_base;
+  described.doc =
+      "__call__($self, /, x, out=None, *, params=None)\n--\n\n"
+      "Return f(x).\n\n"
+      "Parameters\n----------\n"
+      "x\n    The input.\n"
+      "out\n    Receives the result; it may be x if that has the result's shape.\n"
+      "params\n    What `init_params` gives, learned; None where nothing is learned.";
+  Ref descriptor = Ref::Check(PyDescr_NewWrapper(type, &described, slot->d_wrapped));
+  if (PyDict_SetItemString(type->tp_dict, "__call__", descriptor.get()) < 0) throw PythonError();
+  PyType_Modified(type);
+}
+
 }  // namespace
 
 const ActivationFamily& ElementwiseFamily() {
@@ -341,11 +424,10 @@ Ref ActivationFamily::BackwardParams(const Formula& formula, const ActivationArg
 }
 
 void RefuseSlopes(const Formula&, const ActivationArgs& args) {
-  if (Given(args.slopes)) Raise(PyExc_TypeError, "slopes is given, which RReLU alone takes");
+  if (args.slopes) Raise(PyExc_TypeError, "slopes is given, which RReLU alone takes");
 }
 
-Ref LearnedParameter(const Formula& formula, PyObject* params, npy_intp size) {
-  if (!Given(params)) return Ref();
+Ref LearnedOf(const Formula& formula, PyObject* params) {
   if (!PyObject_HasAttrString(params, "keys")) {
     Raise(PyExc_TypeError, "params must be a dict of arrays, as init_params() gives it, found %s",
           Py_TYPE(params)->tp_name);
@@ -365,6 +447,13 @@ Ref LearnedParameter(const Formula& formula, PyObject* params, npy_intp size) {
   if (!PyArray_Check(value.get())) {
     Raise(PyExc_TypeError, "params['%s'] must be a NumPy array, found %s", name, Py_TYPE(value.get())->tp_name);
   }
+  RefuseMasked(value.get(), ("params['" + std::string(name) + "']").c_str());
+  return value;
+}
+
+Ref CheckedLearned(const Formula& formula, const Ref& given, npy_intp size) {
+  const char* name = formula.learned;
+  Ref value = Plain(given);
   PyArrayObject* array = value.array();
   if (PyArray_TYPE(array) != NPY_FLOAT32 && PyArray_TYPE(array) != NPY_FLOAT64) {
     Raise(PyExc_TypeError, "params['%s'] has dtype %s; expected float32 or float64: cast it with .astype(np.float32)",
@@ -384,12 +473,11 @@ Ref LearnedParameter(const Formula& formula, PyObject* params, npy_intp size) {
   return value;
 }
 
-Ref WithParameterGradient(const Formula& formula, const Ref& dx, const Ref& parameter, const double* gradient) {
-  PyArrayObject* like = parameter.array();
-  const Output result(PyArray_NDIM(like), PyArray_DIMS(like), PyArray_TYPE(like));
-  const size_t n = Size(parameter);
-  for (size_t i = 0; i < n; ++i) {
-    if (IsFloat32(parameter)) {
+Ref WithParameterGradient(const Formula& formula, const Ref& dx, int typenum, const double* gradient, size_t size) {
+  const auto length = static_cast<npy_intp>(size);
+  const Output result(1, &length, typenum);
+  for (size_t i = 0; i < size; ++i) {
+    if (typenum == NPY_FLOAT32) {
       result.data<float>()[i] = static_cast<float>(gradient[i]);
     } else {
       result.data<double>()[i] = gradient[i];
@@ -400,15 +488,20 @@ Ref WithParameterGradient(const Formula& formula, const Ref& dx, const Ref& para
   return Ref::Check(PyTuple_Pack(2, dx.get(), dparams.get()));
 }
 
+// Before Python 3.12 the flag for vectorcalls stays set when a class is given a __call__.
+bool IsOverridden(PyObject* activation) { return Py_TYPE(activation)->tp_call != CallSlot; }
+
+void RefuseOverride(PyObject* activation, const char* name) {
+  Raise(PyExc_TypeError, "%s of type %s overrides __call__, which a fused kernel would not see; apply it by itself",
+        name, Py_TYPE(activation)->tp_name);
+}
+
 const Formula* AsActivation(PyObject* object, const char* name) {
   if (object == Py_None) return nullptr;
-  if (PyObject_TypeCheck(object, activation_type) && Py_TYPE(object)->tp_call != PyVectorcall_Call) {
-    Raise(PyExc_TypeError, "%s of type %s overrides __call__, which a fused kernel would not see; apply it by itself",
-          name, Py_TYPE(object)->tp_name);
-  }
   if (!PyObject_TypeCheck(object, activation_type)) {
     Raise(PyExc_TypeError, "%s must be an activation or None, found %s", name, Py_TYPE(object)->tp_name);
   }
+  if (IsOverridden(object)) RefuseOverride(object, name);
   const Formula& formula = Self(object);
   if (formula.family != &ElementwiseFamily() || formula.learned != nullptr) {
     Raise(PyExc_TypeError,
@@ -419,7 +512,8 @@ const Formula* AsActivation(PyObject* object, const char* name) {
 }
 
 void RegisterActivations(PyObject* module) {
-  activation_type = AddFormulaType(module, "fuseprop._core.Activation", nullptr, New, methods, true);
+  activation_type = AddFormulaType(module, "fuseprop._core.Activation", nullptr, New, methods, CallSlot);
+  DescribeCall(activation_type);
   AddFunctions(module, functions);
 }
 

@@ -11,16 +11,14 @@
 namespace fuseprop {
 namespace bind {
 
-// The arguments of a call; null or None: not given.
+// The arguments of a call, taken; null: not given.
 struct ActivationArgs {
-  PyObject* x = nullptr;
-  PyObject* dy = nullptr;  // not given: ones
-  PyObject* out = nullptr;
-  PyObject* params = nullptr;
-  PyObject* slopes = nullptr;
+  Ref x;
+  Ref dy;  // not given: ones
+  Ref learned;
+  Ref slopes;
+  PyObject* out = nullptr;  // or None
 };
-
-inline bool Given(PyObject* object) { return object != nullptr && object != Py_None; }
 
 // What activations of one structure share: a table of the core, and how arguments become a call of its kernels.
 class ActivationFamily {
@@ -43,16 +41,28 @@ const ActivationFamily& ElementwiseFamily();                 // activations.cpp
 const ActivationFamily& SlopesFamily();                      // slopes.cpp
 const ActivationFamily* const* AxisFamilies(size_t* count);  // axis_activations.cpp
 
-// The learned parameter as the caller gives it, {name: array}: checked, in C order, of the given shape. Null if
-// `params` is not given or the activation learns nothing.
-Ref LearnedParameter(const Formula& formula, PyObject* params, npy_intp size);
-// (dx, {name: array of parameter's dtype}) from the gradient in float64.
-Ref WithParameterGradient(const Formula& formula, const Ref& dx, const Ref& parameter, const double* gradient);
+// The learned parameter that the caller gives as {name: array}. Null if `params` is null or None or the activation
+// learns nothing.
+Ref LearnedOf(const Formula& formula, PyObject* params);
+inline Ref AsLearned(const Formula& formula, PyObject* params) {
+  return params == nullptr || params == Py_None ? Ref() : LearnedOf(formula, params);
+}
+// It, or null, checked: in C order, with `size` elements.
+Ref CheckedLearned(const Formula& formula, const Ref& given, npy_intp size);
+inline Ref LearnedParameter(const Formula& formula, const Ref& given, npy_intp size) {
+  return given ? CheckedLearned(formula, given, size) : Ref();
+}
+// (dx, {name: array}) from the gradient in float64.
+Ref WithParameterGradient(const Formula& formula, const Ref& dx, int typenum, const double* gradient, size_t size);
 // Raises if slopes are given to an activation that does not take them.
 void RefuseSlopes(const Formula& formula, const ActivationArgs& args);
 
 // One row of an axis table applied to x: what fp.ops shares with the activations.
-Ref AxisForward(const AxisActivationRow& row, const double* parameters, PyObject* x, PyObject* axis, PyObject* out);
+Ref AxisForward(const AxisActivationRow& row, const double* parameters, const Ref& x, Py_ssize_t axis, PyObject* out);
+
+// Whether an activation's class has a __call__ of its own, which a fused kernel would pass by. TypeError.
+bool IsOverridden(PyObject* activation);
+[[noreturn]] void RefuseOverride(PyObject* activation, const char* name);
 
 // The Formula behind a Python Activation object that is elementwise and learns nothing; null for None; TypeError for
 // anything else.

@@ -14,7 +14,7 @@ bool IsBehaved(PyArrayObject* array) { return PyArray_ISALIGNED(array) && PyArra
 
 Ref Cast(const Ref& array, int typenum, int flags) {
   PyArray_Descr* descr = PyArray_DescrFromType(typenum);
-  // No subclass: making one would run Python code while arguments are read.
+  // No subclass: making one would run Python code.
   flags |= NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST | NPY_ARRAY_ENSUREARRAY;
   return Ref::Check(PyArray_FromArray(array.array(), descr, flags));
 }
@@ -30,6 +30,62 @@ bool SameElements(PyArrayObject* a, PyArrayObject* b) {
 Ref NewArray(int ndim, const npy_intp* shape, int typenum, bool fortran) {
   return Ref::Check(PyArray_New(&PyArray_Type, ndim, const_cast<npy_intp*>(shape), typenum, nullptr, nullptr, 0,
                                 fortran ? NPY_ARRAY_F_CONTIGUOUS : 0, nullptr));
+}
+
+// Raises what fuseprop._checks says of an argument, given the array or the exception that it made; may be null.
+[[noreturn]] void Refuse(PyObject* object, const char* name, PyObject* found) {
+  const Ref checks = Ref::Check(PyImport_ImportModule("fuseprop._checks"));
+  const Ref error =
+      Ref::Check(PyObject_CallMethod(checks.get(), "refusal", "OsO", object, name, found == nullptr ? Py_None : found));
+  if (found != nullptr && PyExceptionInstance_Check(found)) {
+    PyException_SetCause(error.get(), Ref::Borrow(found).release());
+  }
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
+  throw PythonError();
+}
+
+// The exception that has been set, which is cleared.
+Ref TakeError() {
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  const Ref held_type = Ref::Steal(type);
+  const Ref held_traceback = Ref::Steal(traceback);
+  if (traceback != nullptr) PyException_SetTraceback(value, traceback);
+  return Ref::Steal(value);
+}
+
+// numpy.ma.MaskedArray; null as long as nobody has imported it, and so made none. Borrowed.
+PyTypeObject* MaskedArrayType() {
+  static PyObject* type = nullptr;
+  if (type == nullptr) {
+    const Ref name = Ref::Check(PyUnicode_FromString("numpy.ma"));
+    const Ref module = Ref::Steal(PyImport_GetModule(name.get()));
+    if (!module) return nullptr;
+    type = PyObject_GetAttrString(module.get(), "MaskedArray");
+    if (type == nullptr) PyErr_Clear();  // it is being imported
+  }
+  return reinterpret_cast<PyTypeObject*>(type);
+}
+
+bool IsMasked(PyObject* array) {
+  if (PyArray_CheckExact(array)) return false;
+  PyTypeObject* masked = MaskedArrayType();
+  return masked != nullptr && PyObject_TypeCheck(array, masked);
+}
+
+// Whether a list has a masked array somewhere. NumPy takes their elements as if there were no mask.
+bool HoldsMasked(PyObject* object, int depth = 0) {
+  if (PyArray_Check(object)) return IsMasked(object);
+  if (!(PyList_Check(object) || PyTuple_Check(object)) || depth == NPY_MAXDIMS) return false;
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(object); ++i) {
+    if (HoldsMasked(PySequence_Fast_GET_ITEM(object, i), depth + 1)) return true;
+  }
+  return false;
+}
+
+bool IsNumbers(int typenum) {
+  return typenum == NPY_FLOAT32 || typenum == NPY_FLOAT64 || PyTypeNum_ISINTEGER(typenum) || PyTypeNum_ISBOOL(typenum);
 }
 
 }  // namespace
@@ -57,6 +113,15 @@ double AsDouble(PyObject* object, const char* name) {
   return value;
 }
 
+Py_ssize_t AsAxis(PyObject* object) {
+  const Py_ssize_t axis = PyNumber_AsSsize_t(object, nullptr);
+  if (axis == -1 && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    Raise(PyExc_TypeError, "axis must be an integer, found %s", Py_TYPE(object)->tp_name);
+  }
+  return axis;
+}
+
 bool AsBool(PyObject* object, const char* name) {
   if (object == Py_True) return true;
   if (object == Py_False) return false;
@@ -66,6 +131,15 @@ bool AsBool(PyObject* object, const char* name) {
     Raise(PyExc_TypeError, "%s must be a bool, found %s", name, Py_TYPE(object)->tp_name);
   }
   return value == 1;
+}
+
+Ref AsTuple(PyObject* object, const char* expected) {
+  PyObject* tuple = PySequence_Tuple(object);
+  if (tuple == nullptr && PyErr_ExceptionMatches(PyExc_TypeError)) {
+    PyErr_Clear();
+    Raise(PyExc_TypeError, "%s, found %s", expected, Py_TYPE(object)->tp_name);
+  }
+  return Ref::Check(tuple);
 }
 
 std::string DtypeName(PyArrayObject* array) {
@@ -87,26 +161,39 @@ bool SameShape(PyArrayObject* a, PyArrayObject* b) {
   return PyArray_NDIM(a) == PyArray_NDIM(b) && PyArray_CompareLists(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a));
 }
 
-Ref AnyArray(PyObject* object, const char* name) {
-  if (PyArray_Check(object)) return Ref::Borrow(object);
-  if (object == Py_None) Raise(PyExc_TypeError, "%s is None; expected an array", name);
+Ref MakeArray(PyObject* object, const char* name) {
+  if (PyArray_Check(object)) {
+    RefuseMasked(object, name);
+    return Ref::Borrow(object);
+  }
+  if (object == Py_None || HoldsMasked(object)) Refuse(object, name, nullptr);
   const bool dlpack_alone = PyObject_HasAttrString(object, "__dlpack__") &&
                             !PyObject_HasAttrString(object, "__array__") && !PyObject_CheckBuffer(object);
+  Ref array;
   if (dlpack_alone) {
     const Ref numpy = Ref::Check(PyImport_ImportModule("numpy"));
-    return Ref::Check(PyObject_CallMethod(numpy.get(), "from_dlpack", "O", object));
+    array = Ref::Steal(PyObject_CallMethod(numpy.get(), "from_dlpack", "O", object));
+  } else {
+    array = Ref::Steal(PyArray_FromAny(object, nullptr, 0, 0, 0, nullptr));
   }
-  PyObject* array = PyArray_FromAny(object, nullptr, 0, 0, 0, nullptr);
-  if (array == nullptr) {
-    // NumPy's message does not say which argument it is about.
-    if (PyErr_ExceptionMatches(PyExc_ValueError) || PyErr_ExceptionMatches(PyExc_TypeError)) {
-      PyErr_Clear();
-      Raise(PyExc_TypeError, "%s of type %s cannot be made an array of numbers", name, Py_TYPE(object)->tp_name);
+  if (!array) {
+    // The message does not say which argument it is about.
+    if (PyErr_ExceptionMatches(PyExc_ValueError) || PyErr_ExceptionMatches(PyExc_TypeError) ||
+        PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+      Refuse(object, name, TakeError().get());
     }
     throw PythonError();
   }
-  return Ref::Steal(array);
+  if (IsMasked(array.get())) Refuse(array.get(), name, nullptr);
+  if (!IsNumbers(PyArray_TYPE(array.array()))) Refuse(object, name, array.get());
+  return array;
 }
+
+void RefuseMaskedSubclass(PyObject* array, const char* name) {
+  if (IsMasked(array)) Refuse(array, name, nullptr);
+}
+
+Ref PlainView(PyArrayObject* array) { return Ref::Check(PyArray_View(array, nullptr, &PyArray_Type)); }
 
 Ref Ones(int ndim, const npy_intp* shape, int typenum, bool fortran) {
   Ref array = NewArray(ndim, shape, typenum, fortran);
@@ -133,27 +220,26 @@ bool Overlap(PyArrayObject* a, PyArrayObject* b) {
   if (PyArray_ISONESEGMENT(a) && PyArray_ISONESEGMENT(b)) return true;
   // Interleaved strides: NumPy solves whether an element is shared.
   const Ref numpy = Ref::Check(PyImport_ImportModule("numpy"));
-  const Ref shared = Ref::Check(PyObject_CallMethod(numpy.get(), "shares_memory", "OO", a, b));
+  const Ref plain_a = Plain(Ref::Borrow(reinterpret_cast<PyObject*>(a)));
+  const Ref plain_b = Plain(Ref::Borrow(reinterpret_cast<PyObject*>(b)));
+  const Ref shared = Ref::Check(PyObject_CallMethod(numpy.get(), "shares_memory", "OO", plain_a.get(), plain_b.get()));
   return PyObject_IsTrue(shared.get()) == 1;
 }
 
 bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b) { return Overlap(a, b) && !SameElements(a, b); }
 
-Ref FloatArray(PyObject* object, const char* name) {
-  Ref array = AnyArray(object, name);
+Ref FloatArray(const Ref& given, const char* name) {
+  Ref array = Plain(given);
   const int typenum = PyArray_TYPE(array.array());
   if (typenum == NPY_FLOAT32 || typenum == NPY_FLOAT64) {
     return IsBehaved(array.array()) ? std::move(array) : Cast(array, typenum, 0);
   }
-  if (PyTypeNum_ISINTEGER(typenum) || PyTypeNum_ISBOOL(typenum)) return Cast(array, NPY_FLOAT64, 0);
-  Raise(PyExc_TypeError,
-        "%s has dtype %s; expected float32 or float64 (integers and booleans are converted): cast it with "
-        "%s.astype(np.float32)",
-        name, DtypeName(array.array()).c_str(), name);
+  if (!IsNumbers(typenum)) Refuse(given.get(), name, array.get());
+  return Cast(array, NPY_FLOAT64, 0);
 }
 
-Ref FloatArrayAs(PyObject* object, const char* name, int typenum) {
-  Ref array = FloatArray(object, name);
+Ref FloatArrayAs(const Ref& given, const char* name, int typenum) {
+  Ref array = FloatArray(given, name);
   if (PyArray_TYPE(array.array()) == typenum) return array;
   if (typenum != NPY_FLOAT32) return Cast(array, typenum, 0);
   // NumPy would warn about what float32 cannot hold.
@@ -198,6 +284,7 @@ Output::Output(PyObject* out, const char* name, int ndim, const npy_intp* shape,
   if (!PyArray_Check(out)) {
     Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name, Py_TYPE(out)->tp_name);
   }
+  RefuseMasked(out, name);
   is_callers_ = true;
   result_ = Ref::Borrow(out);
   PyArrayObject* array = result_.array();

@@ -1,6 +1,12 @@
 // The argument layer between Python and the kernels: one place for what is accepted, what is refused and how
 // it is said. Errors are set in Python and thrown as PythonError; everything is checked before anything is
 // written.
+//
+// Taking an argument may run Python code (__array__, __float__, __index__, __bool__, a mapping's methods), which may
+// resize or retype an array that is another argument. So every call first takes all its arguments, with AnyArray and
+// the As... functions, and holds what it made of them; dtypes, shapes and memory it looks at afterwards, with functions
+// that take a Ref. No Python code runs from there on: subclasses of arrays are seen as plain ones. Left to the caller,
+// as in NumPy: another thread that resizes or retypes an array during the call. Values may change at any time.
 
 #ifndef FUSEPROP_BIND_ARGS_H_
 #define FUSEPROP_BIND_ARGS_H_
@@ -108,7 +114,11 @@ void AddFunctions(PyObject* module, PyMethodDef* functions);
 
 void CheckNumArgs(const char* function, Py_ssize_t found, Py_ssize_t min, Py_ssize_t max);
 double AsDouble(PyObject* object, const char* name);
+// The index of an axis, clipped to what fits.
+Py_ssize_t AsAxis(PyObject* object);
 bool AsBool(PyObject* object, const char* name);
+// The items of a sequence, which may be a list that others change. TypeError, with what was expected.
+Ref AsTuple(PyObject* object, const char* expected);
 // "float32", "(3, 4)", "[1, 2]", for messages.
 std::string DtypeName(PyArrayObject* array);
 std::string ShapeText(int ndim, const npy_intp* shape);
@@ -131,15 +141,33 @@ std::pair<const char*, const char*> Extent(PyArrayObject* array);
 bool Overlap(PyArrayObject* a, PyArrayObject* b);
 bool OverlapOtherwise(PyArrayObject* a, PyArrayObject* b);
 
-// Anything array-like (sequences, buffers, __array__, so torch and JAX tensors on the CPU) as an array of any dtype.
-Ref AnyArray(PyObject* object, const char* name);
+// Anything array-like (sequences, buffers, __array__, so torch and JAX tensors on the CPU) as an array: one of numbers
+// unless it was an array before. TypeErrors that say what to do, see fuseprop/_checks.py; a masked array is refused.
+Ref MakeArray(PyObject* object, const char* name);
+inline Ref AnyArray(PyObject* object, const char* name) {
+  return PyArray_CheckExact(object) ? Ref::Borrow(object) : MakeArray(object, name);
+}
+// Likewise; nothing for None or null.
+inline Ref OptionalArray(PyObject* object, const char* name) {
+  return object == nullptr || object == Py_None ? Ref() : AnyArray(object, name);
+}
+// TypeError for a masked array, where an array is taken as it is.
+void RefuseMaskedSubclass(PyObject* array, const char* name);
+inline void RefuseMasked(PyObject* array, const char* name) {
+  if (!PyArray_CheckExact(array)) RefuseMaskedSubclass(array, name);
+}
+// The same elements, as an array of no subclass: those have methods in Python.
+Ref PlainView(PyArrayObject* array);
+inline Ref Plain(const Ref& array) {
+  return PyArray_CheckExact(array.get()) ? Ref::Borrow(array.get()) : PlainView(array.array());
+}
 // A new array of ones, in C or Fortran order.
 Ref Ones(int ndim, const npy_intp* shape, int typenum, bool fortran);
 // An array of float32 or float64 in the machine's byte order, any strides. Integers and booleans become float64;
 // any other dtype is a TypeError. A TypeError too if `typenum` is given and differs (no silent upcast).
-Ref FloatArray(PyObject* object, const char* name);
+Ref FloatArray(const Ref& given, const char* name);
 // Likewise, cast to `typenum` whatever of the real dtypes it has: for targets and weights.
-Ref FloatArrayAs(PyObject* object, const char* name, int typenum);
+Ref FloatArrayAs(const Ref& given, const char* name, int typenum);
 // Parameters that must have one dtype: a TypeError names both arguments if they differ.
 void CheckSameDtype(const Ref& a, const char* a_name, const Ref& b, const char* b_name);
 void CheckSameShape(const Ref& a, const char* a_name, const Ref& b, const char* b_name);

@@ -30,6 +30,10 @@ void Resize(const AxisActivationRow& row, const double* parameters, int axis, in
   shape[axis] = length / divide * multiply;
 }
 
+Py_ssize_t AxisOf(const AxisActivationRow& row, const double* parameters) {
+  return row.axis_parameter < 0 ? -1 : static_cast<Py_ssize_t>(parameters[row.axis_parameter]);
+}
+
 // x and its place in a call.
 struct Operand {
   Ref x;
@@ -38,27 +42,15 @@ struct Operand {
   npy_intp result_shape[NPY_MAXDIMS];
   bool same_shape;
 
-  Operand(const AxisActivationRow& row, const double* parameters, PyObject* object, PyObject* axis_object)
-      : x(FloatArray(object, "x")) {
+  Operand(const AxisActivationRow& row, const double* parameters, const Ref& argument, Py_ssize_t given_axis)
+      : x(FloatArray(argument, "x")) {
     ndim = PyArray_NDIM(x.array());
     typenum = PyArray_TYPE(x.array());
     shape = PyArray_DIMS(x.array());
-    axis = CheckAxis(Axis(row, parameters, axis_object), ndim, shape);
+    axis = CheckAxis(given_axis, ndim, shape);
     std::copy(shape, shape + ndim, result_shape);
     Resize(row, parameters, axis, ndim, result_shape);
     same_shape = result_shape[axis] == shape[axis];
-  }
-
-  static Py_ssize_t Axis(const AxisActivationRow& row, const double* parameters, PyObject* object) {
-    if (object == nullptr) {
-      return row.axis_parameter < 0 ? -1 : static_cast<Py_ssize_t>(parameters[row.axis_parameter]);
-    }
-    const Py_ssize_t axis = PyNumber_AsSsize_t(object, nullptr);  // clipped, not an overflow
-    if (axis == -1 && PyErr_Occurred() != nullptr) {
-      PyErr_Clear();
-      Raise(PyExc_TypeError, "axis must be an integer, found %s", Py_TYPE(object)->tp_name);
-    }
-    return axis;
   }
 
   // An array in Fortran order is one in C order with the axes reversed.
@@ -82,22 +74,22 @@ class Axis final : public ActivationFamily {
 
   void OutputShape(const Formula& formula, int ndim, npy_intp* shape) const override {
     const AxisActivationRow& row = table_().rows[formula.row];
-    Resize(row, formula.parameters, CheckAxis(Operand::Axis(row, formula.parameters, nullptr), ndim, shape), ndim,
-           shape);
+    Resize(row, formula.parameters, CheckAxis(AxisOf(row, formula.parameters), ndim, shape), ndim, shape);
   }
 
   Ref Forward(const Formula& formula, const ActivationArgs& args) const override {
     Check(formula, args);
-    return AxisForward(table_().rows[formula.row], formula.parameters, args.x, nullptr, args.out);
+    const AxisActivationRow& row = table_().rows[formula.row];
+    return AxisForward(row, formula.parameters, args.x, AxisOf(row, formula.parameters), args.out);
   }
 
   Ref Backward(const Formula& formula, const ActivationArgs& args) const override {
     Check(formula, args);
     const AxisActivationRow& row = table_().rows[formula.row];
-    const Operand operand(row, formula.parameters, args.x, nullptr);
+    const Operand operand(row, formula.parameters, args.x, AxisOf(row, formula.parameters));
     const Ref& x = operand.x;
     Ref dy;
-    if (Given(args.dy)) {
+    if (args.dy) {
       dy = FloatArray(args.dy, "dy");
       CheckSameDtype(x, "x", dy, "dy");
       const int ndim = PyArray_NDIM(dy.array());
@@ -124,10 +116,7 @@ class Axis final : public ActivationFamily {
   }
 
  private:
-  static void Check(const Formula& formula, const ActivationArgs& args) {
-    RefuseSlopes(formula, args);
-    LearnedParameter(formula, args.params, 0);
-  }
+  static void Check(const Formula& formula, const ActivationArgs& args) { RefuseSlopes(formula, args); }
 
   template <class T>
   static void Run(const AxisActivationOps<T>& ops, const double* parameters, const AxisShape& seen, const Ref* arrays,
@@ -141,9 +130,9 @@ class Axis final : public ActivationFamily {
 
 }  // namespace
 
-Ref AxisForward(const AxisActivationRow& row, const double* parameters, PyObject* x_object, PyObject* axis,
+Ref AxisForward(const AxisActivationRow& row, const double* parameters, const Ref& x_array, Py_ssize_t axis,
                 PyObject* out) {
-  const Operand operand(row, parameters, x_object, axis);
+  const Operand operand(row, parameters, x_array, axis);
   Ref x = Ref::Borrow(operand.x.get());
   const bool fortran = ToCommonOrder(&x, 1, out);
   Output y(out, "out", operand.ndim, operand.result_shape, operand.typenum, fortran);

@@ -1,5 +1,8 @@
 #include "bind/class_args.h"
 
+#include <cmath>
+#include <string>
+
 #include "simd/parameter.h"
 
 namespace fuseprop {
@@ -55,8 +58,8 @@ const T* ClassWeight(const Formula& formula) {
 }
 
 // Class weights, checked already, as the formula's columns.
-void BindClassWeight(Formula* formula, PyObject* object) {
-  const Ref weights = COrdered(FloatArrayAs(object, "class_weight", NPY_FLOAT64));
+void BindClassWeight(Formula* formula, const Ref& given) {
+  const Ref weights = COrdered(FloatArrayAs(given, "class_weight", NPY_FLOAT64));
   const size_t n = Size(weights);
   auto* columns = static_cast<double*>(PyMem_Malloc(n * (sizeof(double) + sizeof(float))));
   if (columns == nullptr) throw std::bad_alloc();
@@ -75,9 +78,9 @@ void BindClassWeight(Formula* formula, PyObject* object) {
 Ref BindClassOptions(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   CheckNumArgs("_bind", nargs, 2, 2);
   auto* formula = reinterpret_cast<Formula*>(self);
-  if (formula->row != kUnbound) Raise(PyExc_RuntimeError, "%s is bound already", Py_TYPE(self)->tp_name);
   if (!PyTuple_Check(args[1])) Raise(PyExc_TypeError, "parameters must be a tuple");
   if (PyTuple_GET_SIZE(args[1]) == 0) {
+    CheckUnbound(self);
     formula->row = kPlain;
     return Ref::Borrow(Py_None);
   }
@@ -85,19 +88,57 @@ Ref BindClassOptions(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   if (!PyArg_ParseTuple(args[1], "OOOOOO", &smoothing, &class_weight, &ignored_label, &temperature, &scale, &z_loss)) {
     throw PythonError();
   }
-  formula->parameters[kSmoothing] = AsDouble(smoothing, "label_smoothing");
-  formula->parameters[kIgnores] = ignored_label != Py_None;
+  double parameters[kMaxParameters] = {};
+  parameters[kSmoothing] = AsDouble(smoothing, "label_smoothing");
+  parameters[kIgnores] = ignored_label != Py_None;
   if (ignored_label != Py_None) {
     const int64_t label = PyLong_AsLongLong(ignored_label);
     if (label == -1 && PyErr_Occurred() != nullptr) throw PythonError();
-    std::memcpy(&formula->parameters[kIgnoredLabel], &label, sizeof(label));
+    std::memcpy(&parameters[kIgnoredLabel], &label, sizeof(label));
   }
-  formula->parameters[kTemperature] = AsDouble(temperature, "temperature");
-  formula->parameters[kScaleByTemperature] = AsBool(scale, "scale_by_temperature");
-  formula->parameters[kZLoss] = AsDouble(z_loss, "z_loss");
-  if (class_weight != Py_None) BindClassWeight(formula, class_weight);
+  parameters[kTemperature] = AsDouble(temperature, "temperature");
+  parameters[kScaleByTemperature] = AsBool(scale, "scale_by_temperature");
+  parameters[kZLoss] = AsDouble(z_loss, "z_loss");
+  const Ref weight = OptionalArray(class_weight, "class_weight");
+  CheckUnbound(self);
+  if (weight) BindClassWeight(formula, weight);
+  std::copy(parameters, parameters + kMaxParameters, formula->parameters);
   formula->row = kWithOptions;
   return Ref::Borrow(Py_None);
+}
+
+std::string LabelAdvice(const Ref& target, const char* name) {
+  if (!PyArray_ISFLOAT(target.array()) || Size(target) == 0) return "";
+  const Ref floats = COrdered(FloatArrayAs(target, name, NPY_FLOAT64));
+  const double* values = Data<double>(floats);
+  for (size_t i = 0; i < Size(floats); ++i) {
+    if (!std::isfinite(values[i]) || values[i] != std::trunc(values[i])) return "";
+  }
+  return std::string(" (all are whole numbers: give ") + name + ".astype(int))";
+}
+
+void CheckAreDistributions(const Ref& distributions, int ndim, const ClassNames& names, bool takes_labels) {
+  PyArrayObject* const array = distributions.array();
+  const std::string rows = takes_labels ? ", or labels of shape " + ShapeText(ndim - 1, PyArray_DIMS(array)) : "";
+  if (ndim == 1) {
+    Raise(
+        PyExc_ValueError,
+        "%s has integers of shape %s, as %s, which is one row of C = %zd classes; expected a distribution as floats%s",
+        names.target, ShapeText(array).c_str(), names.rows, static_cast<Py_ssize_t>(PyArray_DIM(array, 0)),
+        rows.c_str());
+  }
+  const auto classes = static_cast<size_t>(PyArray_DIM(array, ndim - 1));
+  for (size_t row = 0; classes != 0 && row < Size(distributions) / classes; ++row) {
+    double sum = 0.0;
+    for (size_t j = row * classes; j < (row + 1) * classes; ++j) {
+      sum += IsFloat32(distributions) ? static_cast<double>(Data<float>(distributions)[j])
+                                      : Data<double>(distributions)[j];
+    }
+    if (sum == 1.0) continue;
+    const Ref number = Ref::Check(PyFloat_FromDouble(sum));
+    Raise(PyExc_ValueError, "%s has integers whose row %zd sums to %R; expected distributions, which sum to 1%s",
+          names.target, static_cast<Py_ssize_t>(row), number.get(), rows.c_str());
+  }
 }
 
 bool HasClassOptions(const Formula& formula) { return formula.row == kWithOptions; }
@@ -119,8 +160,8 @@ SoftmaxXentOptions<T> ClassOptions(const Formula& formula) {
 template SoftmaxXentOptions<float> ClassOptions(const Formula&);
 template SoftmaxXentOptions<double> ClassOptions(const Formula&);
 
-ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, int typenum, PyObject* target_object,
-                         PyObject* weight_object, bool mean, const ClassNames& argument_names)
+ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, int typenum, const Ref& given_target,
+                         const Ref& given_weight, bool mean, const ClassNames& argument_names)
     : formula(loss), names(argument_names) {
   const int row_ndim = ndim - 1;
   for (int i = 0; i < row_ndim; ++i) rows *= static_cast<size_t>(shape[i]);
@@ -130,29 +171,30 @@ ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, i
           formula.num_columns, classes, names.classes);
   }
 
-  given = AnyArray(target_object, names.target);
-  PyArrayObject* const target = given.array();
+  const Ref plain = Plain(given_target);
+  PyArrayObject* const target = plain.array();
   const int target_ndim = PyArray_NDIM(target);
   const npy_intp* target_shape = PyArray_DIMS(target);
   if (target_ndim == row_ndim && PyArray_CompareLists(target_shape, shape, row_ndim)) {
     if (!LabelKindOf(PyArray_TYPE(target), &kind)) {
-      Raise(PyExc_TypeError, "%s has dtype %s and shape %s; expected integer labels, or a distribution of shape %s",
-            names.target, DtypeName(target).c_str(), ShapeText(target).c_str(), ShapeText(ndim, shape).c_str());
+      Raise(PyExc_TypeError, "%s has dtype %s and shape %s; expected integer labels%s, or a distribution of shape %s",
+            names.target, DtypeName(target).c_str(), ShapeText(target).c_str(),
+            LabelAdvice(plain, names.target).c_str(), ShapeText(ndim, shape).c_str());
     }
     const bool as_it_is = PyArray_ISCARRAY_RO(target);
-    labels = as_it_is ? Ref::Borrow(given.get())
+    labels = as_it_is ? Ref::Borrow(plain.get())
                       : Ref::Check(PyArray_FromArray(target, PyArray_DescrNewByteorder(PyArray_DESCR(target), '='),
                                                      NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED));
   } else if (target_ndim == ndim && PyArray_CompareLists(target_shape, shape, ndim)) {
-    distribution = COrdered(FloatArrayAs(given.get(), names.target, typenum));
+    distribution = COrdered(FloatArrayAs(plain, names.target, typenum));
+    if (!PyArray_ISFLOAT(target)) CheckAreDistributions(distribution, ndim, names, true);
   } else {
     Raise(PyExc_ValueError, "%s has shape %s; expected %s for labels, or %s for distributions", names.target,
           ShapeText(target).c_str(), ShapeText(row_ndim, shape).c_str(), ShapeText(ndim, shape).c_str());
   }
 
-  if (weight_object != Py_None) {
-    given_weight = AnyArray(weight_object, "sample_weight");
-    weight = FloatArrayAs(given_weight.get(), "sample_weight", typenum);
+  if (given_weight) {
+    weight = FloatArrayAs(given_weight, "sample_weight", typenum);
     if (PyArray_NDIM(weight.array()) != row_ndim ||
         !PyArray_CompareLists(PyArray_DIMS(weight.array()), shape, row_ndim)) {
       Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of %s",

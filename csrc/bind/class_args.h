@@ -19,13 +19,6 @@ bool HasClassOptions(const Formula& formula);
 template <class T>
 SoftmaxXentOptions<T> ClassOptions(const Formula& formula);
 
-// What the arguments are called in messages: the target, that with a row for each of its, that with a class for each.
-struct ClassNames {
-  const char* target;
-  const char* rows;
-  const char* classes;
-};
-
 // The target and the rows' weights of logits of a shape, classes last.
 struct ClassTarget {
   const Formula& formula;
@@ -33,15 +26,15 @@ struct ClassTarget {
   Ref labels;        // or
   Ref distribution;  // of the logits' shape
   Ref weight;
-  Ref given, given_weight;  // before they were cast and copied: an output must not overlap these
   LabelKind kind = LabelKind::kInt64;
   size_t rows = 1;
   size_t classes = 0;
   double weight_sum = 0.0;      // what "mean" divides by
   bool mean_of_labels = false;  // the kernel finds out that sum
 
-  ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, int typenum, PyObject* target_object,
-              PyObject* weight_object, bool mean, const ClassNames& argument_names);
+  // `given_weight` may be null.
+  ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, int typenum, const Ref& given_target,
+              const Ref& given_weight, bool mean, const ClassNames& argument_names);
 
   // All of the arguments but the logits and the outputs; `options` is memory for them.
   template <class T>

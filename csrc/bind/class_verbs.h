@@ -45,8 +45,10 @@ Ref ClassValueAndGrad(Inputs& inputs, Reduction reduction, PyObject* out, bool w
 
 // `args` has what is the loss's own.
 template <class T, class Inputs>
-Ref ClassGradAndHess(Inputs& inputs, typename Inputs::template Args<T> args, PyObject* floor, const OutPair& out) {
-  args.floor_hess = AsFloor(floor, &args.hess_floor);
+Ref ClassGradAndHess(Inputs& inputs, typename Inputs::template Args<T> args, const HessFloor& floor,
+                     const OutPair& out) {
+  args.floor_hess = floor.given;
+  args.hess_floor = floor.value;
   Output grad = inputs.NewOutput(out.first, "out[0]");
   Output hess = inputs.NewOutput(out.second, "out[1]");
   if (grad.is_callers()) hess.CheckOverlap(grad.result(), "out[0]", false);

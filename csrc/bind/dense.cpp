@@ -10,6 +10,7 @@
 
 #include "bind/activations.h"
 #include "bind/register.h"
+#include "threads/fork.h"
 
 namespace fuseprop {
 namespace bind {
@@ -19,15 +20,17 @@ namespace {
 struct Stack {
   std::vector<DenseLayer<float>> f32;
   std::vector<DenseLayer<double>> f64;
-  std::vector<Ref> parameters;                             // weights, biases, their gradients, activations
-  std::vector<Ref> buffers;                                // of the batch size that is bound
-  std::vector<std::pair<const char*, const char*>> spans;  // where these lie
+  std::vector<Ref> parameters;                                // weights, biases, their gradients, activations
+  std::vector<std::pair<Py_ssize_t, PyObject*>> activations;  // by layer, for those that have one
+  std::vector<Ref> buffers;                                   // of the batch size that is bound
+  std::vector<std::pair<const char*, const char*>> spans;     // where these lie
   int typenum = NPY_FLOAT32;
   npy_intp in = 0, out = 0;
   npy_intp rows = -1;
   Ref x;  // of the last forward pass
+  const char* x_data = nullptr;
   size_t x_stride = 0;
-  bool running = false;
+  BusyFlag running;
 
   bool HasFirstDx() const { return f32.empty() ? f64[0].dx != nullptr : f32[0].dx != nullptr; }
   template <class T>
@@ -50,10 +53,9 @@ Stack& Self(PyObject* self) { return *reinterpret_cast<DenseStack*>(self)->stack
 class Running {
  public:
   explicit Running(Stack& stack) : stack_(stack) {
-    if (stack.running) Raise(PyExc_RuntimeError, "these layers are running in another thread");
-    stack.running = true;
+    if (!stack.running.Set()) Raise(PyExc_RuntimeError, "these layers are running in another thread");
   }
-  ~Running() { stack_.running = false; }
+  ~Running() { stack_.running.Clear(); }
   Running(const Running&) = delete;
   Running& operator=(const Running&) = delete;
 
@@ -66,6 +68,7 @@ void CheckArray(PyObject* object, const char* name, int typenum, int ndim, const
   if (!PyArray_Check(object)) {
     Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name, Py_TYPE(object)->tp_name);
   }
+  RefuseMasked(object, name);
   auto* array = reinterpret_cast<PyArrayObject*>(object);
   if (PyArray_TYPE(array) != typenum) {
     Raise(PyExc_TypeError, "%s has dtype %s; expected %s", name, DtypeName(array).c_str(),
@@ -124,6 +127,7 @@ void AddLayer(Stack& stack, Py_ssize_t index, PyObject* item) {
   }
   if (const Formula* formula = AsActivation(activation, name(".activation").c_str())) {
     stack.parameters.push_back(Ref::Borrow(activation));
+    stack.activations.emplace_back(index, activation);
     layer.activation = formula->row;
     layer.parameters = formula->parameters;
   }
@@ -140,14 +144,14 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
       Raise(PyExc_TypeError, "DenseStack takes no keyword arguments");
     }
     if (!PyArg_ParseTuple(args, "O", &layers_object)) throw PythonError();
-    const Ref layers = Ref::Check(PySequence_Fast(layers_object, "layers must be a sequence"));
-    const Py_ssize_t count = PySequence_Fast_GET_SIZE(layers.get());
+    const Ref layers = AsTuple(layers_object, "layers must be a sequence");
+    const Py_ssize_t count = PyTuple_GET_SIZE(layers.get());
     if (count == 0) Raise(PyExc_ValueError, "layers is empty; expected at least one layer");
     Ref self = Ref::Check(type->tp_alloc(type, 0));
     reinterpret_cast<DenseStack*>(self.get())->stack = new Stack;
     Stack& stack = Self(self.get());
     for (Py_ssize_t i = 0; i < count; ++i) {
-      PyObject* item = PySequence_Fast_GET_ITEM(layers.get(), i);
+      PyObject* item = PyTuple_GET_ITEM(layers.get(), i);
       CheckTuple(item, "layers", i, 5, "(weight, bias, dweight, dbias, activation)");
       PyObject* weight = PyTuple_GET_ITEM(item, 0);
       if (!PyArray_Check(weight)) {
@@ -172,13 +176,13 @@ void Dealloc(PyObject* self) {
 }
 
 template <class T>
-void BindBuffers(Stack& stack, npy_intp rows, PyObject* sequence) {
+void BindBuffers(Stack& stack, npy_intp rows, PyObject* buffers) {
   std::vector<DenseLayer<T>> layers = stack.Layers<T>();
   std::vector<Ref> kept;
   for (size_t i = 0; i < layers.size(); ++i) {
     PyObject *y, *u, *dx;
     const auto index = static_cast<Py_ssize_t>(i);
-    PyObject* item = PySequence_Fast_GET_ITEM(sequence, index);
+    PyObject* item = PyTuple_GET_ITEM(buffers, index);
     CheckTuple(item, "buffers", index, 3, "(y, u, dx)");
     if (!PyArg_ParseTuple(item, "OOO", &y, &u, &dx)) throw PythonError();
     const auto name = [&](const char* which) { return Indexed("buffers", index, which); };
@@ -218,14 +222,13 @@ PyObject* Bind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     const Running running(stack);
     const Py_ssize_t rows = PyNumber_AsSsize_t(args[0], PyExc_OverflowError);
     if (rows == -1 && PyErr_Occurred() != nullptr) throw PythonError();
-    const Ref sequence = Ref::Check(PySequence_Fast(args[1], "buffers must be a sequence"));
+    const Ref buffers = AsTuple(args[1], "buffers must be a sequence");
     const auto count = static_cast<Py_ssize_t>(stack.f32.size() + stack.f64.size());
-    if (PySequence_Fast_GET_SIZE(sequence.get()) != count) {
-      Raise(PyExc_ValueError, "buffers has %zd entries for %zd layers", PySequence_Fast_GET_SIZE(sequence.get()),
-            count);
+    if (PyTuple_GET_SIZE(buffers.get()) != count) {
+      Raise(PyExc_ValueError, "buffers has %zd entries for %zd layers", PyTuple_GET_SIZE(buffers.get()), count);
     }
-    stack.typenum == NPY_FLOAT32 ? BindBuffers<float>(stack, rows, sequence.get())
-                                 : BindBuffers<double>(stack, rows, sequence.get());
+    stack.typenum == NPY_FLOAT32 ? BindBuffers<float>(stack, rows, buffers.get())
+                                 : BindBuffers<double>(stack, rows, buffers.get());
     return Ref::Borrow(Py_None);
   });
 }
@@ -252,7 +255,11 @@ PyObject* Forward(PyObject* self, PyObject* object) {
     Stack& stack = Self(self);
     const Running running(stack);
     if (stack.rows < 0) Raise(PyExc_RuntimeError, "no buffers are bound");
-    Ref x = FloatArray(object, "x");
+    for (const auto& [layer, activation] : stack.activations) {
+      if (IsOverridden(activation)) RefuseOverride(activation, Indexed("layers", layer, ".activation").c_str());
+    }
+    const Ref given = AnyArray(object, "x");
+    Ref x = FloatArray(given, "x");
     const npy_intp shape[2] = {stack.rows, stack.in};
     if (PyArray_TYPE(x.array()) != stack.typenum) {
       Raise(PyExc_TypeError, "x has dtype %s; expected %s", DtypeName(x.array()).c_str(),
@@ -275,6 +282,7 @@ PyObject* Forward(PyObject* self, PyObject* object) {
       if (begin < high && low < end) Raise(PyExc_ValueError, "x overlaps the layers' buffers in memory; give a copy");
     }
     stack.x = std::move(rows);
+    stack.x_data = begin;
     stack.x_stride = x_stride;
     stack.typenum == NPY_FLOAT32 ? RunForward<float>(stack) : RunForward<double>(stack);
     return Ref::Borrow(stack.buffers.back().get());
@@ -289,6 +297,20 @@ void RunBackward(Stack& stack, const Ref& dy, bool accumulate, bool want_dx) {
   DenseBackward(layers.data(), layers.size(), Data<T>(stack.x), stack.x_stride, rows, Data<T>(dy), accumulate, want_dx);
 }
 
+// The x of the forward pass may be the caller's own array, which was resized since.
+void CheckX(const Stack& stack) {
+  PyArrayObject* x = stack.x.array();
+  const npy_intp shape[2] = {stack.rows, stack.in};
+  if (PyArray_DATA(x) == stack.x_data && PyArray_TYPE(x) == stack.typenum && PyArray_NDIM(x) == 2 &&
+      PyArray_CompareLists(PyArray_DIMS(x), shape, 2)) {
+    return;
+  }
+  Raise(PyExc_ValueError,
+        "x of the forward pass has been changed in place: it has shape %s and dtype %s; expected shape %s and the "
+        "memory of then",
+        ShapeText(x).c_str(), DtypeName(x).c_str(), ShapeText(2, shape).c_str());
+}
+
 // backward(dy, accumulate, want_dx, /) -> dx of the first layer, the array that was bound, or None. dy is overwritten.
 PyObject* Backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
@@ -296,15 +318,22 @@ PyObject* Backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     Stack& stack = Self(self);
     const Running running(stack);
     if (!stack.x) Raise(PyExc_RuntimeError, "backward needs a forward pass before it");
+    const bool accumulate = AsBool(args[1], "accumulate");
+    const bool want_dx = AsBool(args[2], "want_dx");
+    const npy_intp x_shape[2] = {stack.rows, stack.in};
+    PyArrayObject* x = stack.x.array();
+    if (PyArray_BYTES(x) != stack.x_data || PyArray_TYPE(x) != stack.typenum || PyArray_NDIM(x) != 2 ||
+        !PyArray_CompareLists(PyArray_DIMS(x), x_shape, 2)) {
+      Raise(PyExc_RuntimeError, "the x of the forward pass was resized or retyped since; backward needs it as it was");
+    }
     Ref dy = Ref::Borrow(args[0]);
     const npy_intp shape[2] = {stack.rows, stack.out};
     if (PyArray_Check(dy.get()) && !PyArray_ISCARRAY(dy.array())) {
-      dy = Ref::Check(PyArray_NewCopy(dy.array(), NPY_CORDER));
+      dy = Ref::Check(PyArray_NewCopy(Plain(dy).array(), NPY_CORDER));
     }
     CheckArray(dy.get(), "dy", stack.typenum, 2, shape, true);
-    const bool accumulate = AsBool(args[1], "accumulate");
-    const bool want_dx = AsBool(args[2], "want_dx");
     if (want_dx && !stack.HasFirstDx()) Raise(PyExc_RuntimeError, "no dx is bound for the first layer");
+    CheckX(stack);
     stack.typenum == NPY_FLOAT32 ? RunBackward<float>(stack, dy, accumulate, want_dx)
                                  : RunBackward<double>(stack, dy, accumulate, want_dx);
     return Ref::Borrow(want_dx ? stack.buffers.front().get() : Py_None);

@@ -12,12 +12,13 @@ namespace {
 PyObject* PyDropout(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("dropout", nargs, 4, 4);
-    const Ref given = FloatArray(args[0], "x");
-    const Ref x = COrdered(given);
+    const Ref argument = AnyArray(args[0], "x");
     const double p = AsDouble(args[1], "p");
     if (!(p >= 0.0 && p < 1.0)) Raise(PyExc_ValueError, "p is %R; expected 0 <= p < 1", args[1]);
     const uint64_t key = PyLong_AsUnsignedLongLong(args[2]);
     if (PyErr_Occurred() != nullptr) throw PythonError();
+    const Ref given = FloatArray(argument, "x");
+    const Ref x = COrdered(given);
     Output y(args[3], "out", PyArray_NDIM(x.array()), PyArray_DIMS(x.array()), PyArray_TYPE(x.array()));
     y.CheckOverlap(given, "x");
     const size_t n = Size(x);

@@ -17,7 +17,8 @@ PyObject* Apply(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     const ElementaryRow& row = ElementaryFunctions().rows[kFunction];
     CheckNumArgs(row.name, nargs, 2, 2);
-    Ref x = FloatArray(args[0], "x");
+    const Ref argument = AnyArray(args[0], "x");
+    Ref x = FloatArray(argument, "x");
     const Ref given = Ref::Borrow(x.get());
     const bool fortran = ToCommonOrder(&x, 1, args[1]);
     Output y(args[1], "out", PyArray_NDIM(x.array()), PyArray_DIMS(x.array()), PyArray_TYPE(x.array()), fortran);

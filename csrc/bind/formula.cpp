@@ -32,28 +32,35 @@ Ref Bind(PyObject* self, PyObject* const* args, Py_ssize_t nargs, FindRow find) 
   for (size_t i = 0; i < num_parameters; ++i) {
     parameters[i] = AsDouble(PyTuple_GET_ITEM(args[1], static_cast<Py_ssize_t>(i)), "parameters");
   }
-  // After the parameters: their __float__ may be Python code.
+  CheckUnbound(self);
   auto* formula = reinterpret_cast<Formula*>(self);
-  if (formula->row != kUnbound) Raise(PyExc_RuntimeError, "%s is immutable: make a new one", Py_TYPE(self)->tp_name);
   std::copy(parameters, parameters + num_parameters, formula->parameters);
   formula->row = row;
   return Ref::Borrow(Py_None);
 }
 
-PyObject* NewFormula(PyTypeObject* type, vectorcallfunc call) noexcept {
+PyObject* NewFormula(PyTypeObject* type, vectorcallfunc vectorcall, ternaryfunc call) noexcept {
+  if (PyObject_HasAttrString(reinterpret_cast<PyObject*>(type), "spec") == 0) {
+    PyErr_Format(PyExc_TypeError, "%s has no formula of its own: make one of those that have, such as %s",
+                 type->tp_name,
+                 vectorcall == nullptr ? "losses.Huber() or losses.get(\"huber\")"
+                                       : "activations.ReLU() or activations.get(\"relu\")");
+    return nullptr;
+  }
   // Before Python 3.12 a class made in Python does not inherit the flag, and a call with a keyword builds a
   // dictionary (100 ns). Setting it is right while the class has not replaced __call__.
-  if (type->tp_call == PyVectorcall_Call) type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
+  if (vectorcall != nullptr && type->tp_call == call) type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
   PyObject* self = type->tp_alloc(type, 0);
   if (self != nullptr) {
-    reinterpret_cast<Formula*>(self)->call = call;
+    reinterpret_cast<Formula*>(self)->call = vectorcall;
     reinterpret_cast<Formula*>(self)->row = kUnbound;
   }
   return self;
 }
 
 PyTypeObject* AddFormulaType(PyObject* module, const char* name, PyTypeObject* base, newfunc create,
-                             PyMethodDef* methods, bool callable) {
+                             PyMethodDef* methods, ternaryfunc call) {
+  const bool callable = call != nullptr;
   static PyMemberDef members[] = {
       {"__vectorcalloffset__", T_PYSSIZET, offsetof(Formula, call), READONLY, nullptr},
       {nullptr, 0, 0, 0, nullptr},
@@ -62,7 +69,7 @@ PyTypeObject* AddFormulaType(PyObject* module, const char* name, PyTypeObject* b
       {Py_tp_new, reinterpret_cast<void*>(create)},
       {Py_tp_dealloc, reinterpret_cast<void*>(&Dealloc)},
       {Py_tp_methods, methods},
-      {callable ? Py_tp_call : 0, callable ? reinterpret_cast<void*>(&PyVectorcall_Call) : nullptr},
+      {callable ? Py_tp_call : 0, callable ? reinterpret_cast<void*>(call) : nullptr},
       {callable ? Py_tp_members : 0, callable ? members : nullptr},
       {0, nullptr},
   };

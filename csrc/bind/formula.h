@@ -33,17 +33,24 @@ inline const Formula& Self(PyObject* self) {
   return *formula;
 }
 
+// RuntimeError if the constructor has bound it: for the methods _bind, after Python code in their arguments has run.
+inline void CheckUnbound(PyObject* self) {
+  if (reinterpret_cast<Formula*>(self)->row == kUnbound) return;
+  Raise(PyExc_RuntimeError, "%s is immutable: make a new one", Py_TYPE(self)->tp_name);
+}
+
 // Finds the row and number of parameters for a name, or returns false.
 using FindRow = bool (*)(const char* name, size_t* row, size_t* num_parameters);
 
 // The method _bind(name, parameters): which formula the object is, once and for all.
 Ref Bind(PyObject* self, PyObject* const* args, Py_ssize_t nargs, FindRow find);
 
-// Adds a heap type of Formula objects, to be subclassed in Python. A call of a callable type's object reaches its
-// `call` without a Python frame. `base` may be null.
+// Adds a heap type of Formula objects, to be subclassed in Python. `base` may be null, and so may `call`, its __call__.
 PyTypeObject* AddFormulaType(PyObject* module, const char* name, PyTypeObject* base, newfunc create,
-                             PyMethodDef* methods, bool callable);
-PyObject* NewFormula(PyTypeObject* type, vectorcallfunc call) noexcept;
+                             PyMethodDef* methods, ternaryfunc call);
+// A new object. `vectorcall` is how a call reaches it without a Python frame, if its class has the __call__ `call`;
+// before Python 3.12 it is called as well where the class has been given another one since.
+PyObject* NewFormula(PyTypeObject* type, vectorcallfunc vectorcall = nullptr, ternaryfunc call = nullptr) noexcept;
 
 template <class Table>
 bool FindByName(const Table& table, const char* name, size_t* row, size_t* num_parameters) {

@@ -20,10 +20,10 @@ enum Kind : size_t { kLikelihood, kFocal };
 
 struct Inputs {
   const Formula& formula;
-  Ref given_pred;
+  LossArrays given;
   Ref pred;
-  Ref given_labels, given_weight;
-  Ref labels;  // int64
+  // A copy, since they are checked here and read by the kernel, and the caller may write to the array meanwhile.
+  std::vector<int64_t> labels;
   Ref weight;
   size_t rows = 1;
   size_t classes = 0;
@@ -38,8 +38,8 @@ struct Inputs {
   double divisor() const { return weight_sum; }
 
   Inputs(PyObject* self, PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
-      : formula(Self(self)), given_pred(AnyArray(pred_object, "pred")) {
-    const Ref float_pred = FloatArray(given_pred.get(), "pred");
+      : formula(Self(self)), given(pred_object, target_object, weight_object) {
+    const Ref float_pred = FloatArray(given.pred, "pred");
     PyArrayObject* array = float_pred.array();
     if (PyArray_NDIM(array) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
     pred = COrdered(float_pred);
@@ -49,42 +49,43 @@ struct Inputs {
       Raise(PyExc_ValueError, "class_weight has %zu weights, but pred has C = %zu classes (shape %s)",
             formula.num_columns, classes, ShapeText(array).c_str());
     }
-    ReadLabels(target_object);
-    if (weight_object != Py_None) {
-      given_weight = AnyArray(weight_object, "sample_weight");
-      weight = FloatArrayAs(given_weight.get(), "sample_weight", typenum());
+    ReadLabels();
+    if (given.weight) {
+      weight = FloatArrayAs(given.weight, "sample_weight", typenum());
       CheckRowShape(weight, "sample_weight", "one weight per row of pred");
       weight = COrdered(weight);
     }
     if (mean) SumWeights();
   }
 
-  void CheckRowShape(const Ref& given, const char* name, const char* what) const {
-    if (PyArray_NDIM(given.array()) == row_ndim() &&
-        PyArray_CompareLists(PyArray_DIMS(given.array()), shape(), row_ndim())) {
+  void CheckRowShape(const Ref& array, const char* name, const char* what) const {
+    if (PyArray_NDIM(array.array()) == row_ndim() &&
+        PyArray_CompareLists(PyArray_DIMS(array.array()), shape(), row_ndim())) {
       return;
     }
-    Raise(PyExc_ValueError, "%s has shape %s; expected %s, %s", name, ShapeText(given.array()).c_str(),
+    Raise(PyExc_ValueError, "%s has shape %s; expected %s, %s", name, ShapeText(array.array()).c_str(),
           ShapeText(row_ndim(), shape()).c_str(), what);
   }
 
-  void ReadLabels(PyObject* object) {
-    given_labels = AnyArray(object, "target");
-    PyArrayObject* array = given_labels.array();
-    CheckRowShape(given_labels, "target", "one label per row of pred");
+  void ReadLabels() {
+    const Ref plain = Plain(given.target);
+    PyArrayObject* array = plain.array();
+    CheckRowShape(plain, "target", "one label per row of pred");
     // An array of nothing is of float64 as a list.
     const bool is_empty = PyArray_SIZE(array) == 0;
     if (!is_empty && !PyTypeNum_ISINTEGER(PyArray_TYPE(array)) && !PyTypeNum_ISBOOL(PyArray_TYPE(array))) {
-      Raise(PyExc_TypeError, "target has dtype %s; expected integer labels", DtypeName(array).c_str());
+      Raise(PyExc_TypeError, "target has dtype %s; expected integer labels%s", DtypeName(array).c_str(),
+            LabelAdvice(plain, "target").c_str());
     }
     // What does not fit into 64 bits with a sign becomes negative, and is refused.
-    labels = Ref::Check(PyArray_FromArray(array, PyArray_DescrFromType(NPY_INT64),
-                                          NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST));
-    const size_t row = FirstInvalidLabel(Data<void>(labels), LabelKind::kInt64, rows, classes);
+    const Ref wide = Ref::Check(PyArray_FromArray(array, PyArray_DescrFromType(NPY_INT64),
+                                                  NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_FORCECAST));
+    labels.assign(Data<int64_t>(wide), Data<int64_t>(wide) + rows);
+    const size_t row = FirstInvalidLabel(labels.data(), LabelKind::kInt64, rows, classes);
     if (row == rows) return;
-    const Ref label = Ref::Check(PyObject_CallMethod(given_labels.get(), "item", "n", static_cast<Py_ssize_t>(row)));
+    const Ref label = Ref::Check(PyObject_CallMethod(plain.get(), "item", "n", static_cast<Py_ssize_t>(row)));
     Raise(PyExc_ValueError, "target%s is label %S; expected 0 to %zd (pred has C = %zu classes)",
-          IndexText(labels.array(), row, false).c_str(), label.get(), static_cast<Py_ssize_t>(classes) - 1, classes);
+          IndexText(array, row, false).c_str(), label.get(), static_cast<Py_ssize_t>(classes) - 1, classes);
   }
 
   void SumWeights() {
@@ -95,16 +96,16 @@ struct Inputs {
     std::vector<double> weights(rows);
     for (size_t row = 0; row < rows; ++row) {
       const double own = !weight ? 1.0 : IsFloat32(weight) ? Data<float>(weight)[row] : Data<double>(weight)[row];
-      weights[row] = formula.columns[Data<int64_t>(labels)[row]] * own;
+      weights[row] = formula.columns[labels[row]] * own;
     }
     weight_sum = Sum(weights.data(), rows);
   }
 
   Output NewOutput(PyObject* out, const char* name) const {
     Output output(out, name, row_ndim() + 1, shape(), typenum());
-    output.CheckOverlap(given_pred, "pred");
-    output.CheckOverlap(given_labels, "target", false);
-    output.CheckOverlap(given_weight, "sample_weight", false);
+    output.CheckOverlap(given.pred, "pred");
+    output.CheckOverlap(given.target, "target", false);
+    output.CheckOverlap(given.weight, "sample_weight", false);
     return output;
   }
 
@@ -113,7 +114,7 @@ struct Inputs {
     std::vector<T> class_weight(formula.columns == nullptr ? 0 : formula.num_columns);
     std::transform(formula.columns, formula.columns + class_weight.size(), class_weight.begin(), Parameter<T>);
     args.pred = Data<T>(pred);
-    args.labels = Data<int64_t>(labels);
+    args.labels = labels.data();
     args.rows = rows;
     args.classes = classes;
     args.weight = weight ? Data<T>(weight) : nullptr;
@@ -128,18 +129,20 @@ PyObject* PyGradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs)
   return Guard([&] {
     CheckNumArgs("_grad_and_hess", nargs, 5, 5);
     const OutPair out(args[4]);
+    const HessFloor floor(args[3]);
     Inputs inputs(self, args[0], args[1], args[2], false);
-    return inputs.typenum() == NPY_FLOAT32 ? ClassGradAndHess<float>(inputs, {}, args[3], out)
-                                           : ClassGradAndHess<double>(inputs, {}, args[3], out);
+    return inputs.typenum() == NPY_FLOAT32 ? ClassGradAndHess<float>(inputs, {}, floor, out)
+                                           : ClassGradAndHess<double>(inputs, {}, floor, out);
   });
 }
 
-PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
+PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type); }
 
 // _bind(name, (), /)
 PyObject* BindLikelihood(PyObject* self, PyObject* const* /*args*/, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_bind", nargs, 2, 2);
+    CheckUnbound(self);
     reinterpret_cast<Formula*>(self)->row = kLikelihood;
     return Ref::Borrow(Py_None);
   });
@@ -152,25 +155,26 @@ PyObject* BindFocal(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     if (!PyTuple_Check(args[1]) || PyTuple_GET_SIZE(args[1]) != 2) {
       Raise(PyExc_ValueError, "parameters must be a tuple of gamma and class_weight");
     }
-    auto* formula = reinterpret_cast<Formula*>(self);
-    formula->parameters[0] = AsDouble(PyTuple_GET_ITEM(args[1], 0), "gamma");
+    const double gamma = AsDouble(PyTuple_GET_ITEM(args[1], 0), "gamma");
     PyObject* weights = PyTuple_GET_ITEM(args[1], 1);
-    PyMem_Free(std::exchange(formula->columns, nullptr));
-    formula->num_columns = 0;
+    std::vector<double> values;
     if (weights != Py_None) {
       if (!PyTuple_Check(weights) || PyTuple_GET_SIZE(weights) == 0) {
         Raise(PyExc_ValueError, "class_weight must be None or a tuple of numbers");
       }
-      const auto count = static_cast<size_t>(PyTuple_GET_SIZE(weights));
-      std::vector<double> values(count);
-      for (size_t i = 0; i < count; ++i) {
-        values[i] = AsDouble(PyTuple_GET_ITEM(weights, static_cast<Py_ssize_t>(i)), "class_weight");
+      for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(weights); ++i) {
+        values.push_back(AsDouble(PyTuple_GET_ITEM(weights, i), "class_weight"));
       }
-      formula->columns = static_cast<double*>(PyMem_Malloc(count * sizeof(double)));
+    }
+    CheckUnbound(self);
+    auto* formula = reinterpret_cast<Formula*>(self);
+    if (!values.empty()) {
+      formula->columns = static_cast<double*>(PyMem_Malloc(values.size() * sizeof(double)));
       if (formula->columns == nullptr) throw std::bad_alloc();
       std::copy(values.begin(), values.end(), formula->columns);
-      formula->num_columns = count;
+      formula->num_columns = values.size();
     }
+    formula->parameters[0] = gamma;
     formula->row = kFocal;
     return Ref::Borrow(Py_None);
   });
@@ -189,8 +193,8 @@ PyMethodDef methods[] = {
 }  // namespace
 
 void RegisterLabelLosses(PyObject* module) {
-  AddFormulaType(module, "fuseprop._core.NegativeLogLikelihood", loss_type, New, methods<BindLikelihood>, false);
-  AddFormulaType(module, "fuseprop._core.SoftmaxFocal", loss_type, New, methods<BindFocal>, false);
+  AddFormulaType(module, "fuseprop._core.NegativeLogLikelihood", loss_type, New, methods<BindLikelihood>, nullptr);
+  AddFormulaType(module, "fuseprop._core.SoftmaxFocal", loss_type, New, methods<BindFocal>, nullptr);
 }
 
 }  // namespace bind

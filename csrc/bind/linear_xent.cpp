@@ -13,6 +13,7 @@ namespace {
 constexpr ClassNames kNames = {"labels", "x", "weight"};
 
 struct Inputs {
+  Ref given_x, given_weight, given_labels, given_bias, given_sample_weight;
   Matrix x;
   Matrix weight;
   Ref bias;
@@ -21,21 +22,26 @@ struct Inputs {
 
   // args: x, weight, labels, bias, sample_weight
   Inputs(PyObject* self, PyObject* const* args, bool mean)
-      : x(args[0], "x"),
-        weight(args[1], "weight"),
-        bias(Checked(x, weight, args[3])),
+      : given_x(AnyArray(args[0], "x")),
+        given_weight(AnyArray(args[1], "weight")),
+        given_labels(AnyArray(args[2], "labels")),
+        given_bias(OptionalArray(args[3], "bias")),
+        given_sample_weight(OptionalArray(args[4], "sample_weight")),
+        x(given_x, "x"),
+        weight(given_weight, "weight"),
+        bias(Checked(x, weight, given_bias)),
         shape{x.rows, weight.cols},
-        target(Self(self), 2, shape, x.typenum(), args[2], args[4], mean, kNames) {}
+        target(Self(self), 2, shape, x.typenum(), given_labels, given_sample_weight, mean, kNames) {}
 
   // The bias, after x and weight have been found to fit.
-  static Ref Checked(const Matrix& x, const Matrix& weight, PyObject* bias_object) {
+  static Ref Checked(const Matrix& x, const Matrix& weight, const Ref& given_bias) {
     CheckSameDtype(x.given, "x", weight.given, "weight");
     if (x.cols != weight.rows) {
       Raise(PyExc_ValueError, "x has shape %s but weight has shape %s; expected (N, D) and (D, C)", x.Shape().c_str(),
             weight.Shape().c_str());
     }
-    if (bias_object == Py_None) return Ref();
-    Ref bias = Vector(bias_object, "bias", weight.cols, "weight's second dimension");
+    if (!given_bias) return Ref();
+    Ref bias = Vector(given_bias, "bias", weight.cols, "weight's second dimension");
     CheckSameDtype(x.given, "x", bias, "bias");
     return bias;
   }
@@ -113,7 +119,7 @@ PyObject* Call(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   });
 }
 
-PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
+PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type); }
 
 PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] { return BindClassOptions(self, args, nargs); });
@@ -130,7 +136,7 @@ PyMethodDef methods[] = {
 }  // namespace
 
 void RegisterLinearCrossEntropy(PyObject* module) {
-  AddFormulaType(module, "fuseprop._core.LinearCrossEntropy", loss_type, New, methods, false);
+  AddFormulaType(module, "fuseprop._core.LinearCrossEntropy", loss_type, New, methods, nullptr);
 }
 
 }  // namespace bind

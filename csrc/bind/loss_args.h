@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <string>
 
 #include "bind/args.h"
 #include "kernels/losses.h"
@@ -53,12 +54,40 @@ struct Scale {
 };
 
 // None, or a number to raise the Hessian to.
-inline bool AsFloor(PyObject* object, double* floor) {
-  if (object == Py_None) return false;
-  *floor = AsDouble(object, "hess_floor");
-  if (!std::isfinite(*floor)) Raise(PyExc_ValueError, "hess_floor is %R; expected a finite number or None", object);
-  return true;
-}
+struct HessFloor {
+  explicit HessFloor(PyObject* object) : given(object != Py_None) {
+    if (!given) return;
+    value = AsDouble(object, "hess_floor");
+    if (!std::isfinite(value)) Raise(PyExc_ValueError, "hess_floor is %R; expected a finite number or None", object);
+  }
+  bool given;
+  double value = 0.0;
+};
+
+// What a loss is called with, as the caller gave it: an output must not overlap these.
+struct LossArrays {
+  LossArrays(PyObject* pred_object, PyObject* target_object, PyObject* weight_object)
+      : pred(AnyArray(pred_object, "pred")),
+        target(AnyArray(target_object, "target")),
+        weight(OptionalArray(weight_object, "sample_weight")) {}
+  Ref pred;
+  Ref target;
+  Ref weight;  // may be null
+};
+
+// What the arguments are called in messages: the target, that with a row for each of its, that with a class for each.
+struct ClassNames {
+  const char* target;
+  const char* rows;
+  const char* classes;
+};
+
+// What a message says of a target that has no integers: how to make them, if all are whole numbers.
+std::string LabelAdvice(const Ref& target, const char* name);
+
+// Raises a ValueError if integers, cast to `distributions`, are none: labels that have the shape of distributions, as
+// for one row of predictions or for one class, would be taken for unnormalised ones and give a senseless loss.
+void CheckAreDistributions(const Ref& distributions, int ndim, const ClassNames& names, bool takes_labels);
 
 }  // namespace bind
 }  // namespace fuseprop

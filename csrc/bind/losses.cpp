@@ -19,8 +19,8 @@ namespace {
 
 // pred, target and sample_weight, checked and brought to one order.
 struct Inputs {
+  LossArrays given;
   Ref arrays[3];
-  Ref given[3];       // before they were cast and copied: an output must not overlap these
   Ref uncast_target;  // in the dtype that it was given in, but for integers
   size_t weight_run = 1;
   double weight_sum = 0.0;  // of the broadcast weights; pred's size without weights. Over classes: of the rows'
@@ -40,18 +40,16 @@ struct Inputs {
 
   // num_columns: how many columns pred must have, for a parameter per column; 0 if that is all one.
   Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, PyObject* out, bool mean,
-         size_t num_columns = 0) {
-    given[0] = AnyArray(pred_object, "pred");
-    arrays[0] = FloatArray(given[0].get(), "pred");
-    given[1] = AnyArray(target_object, "target");
-    uncast_target = FloatArray(given[1].get(), "target");
-    arrays[1] = FloatArrayAs(uncast_target.get(), "target", typenum());
+         size_t num_columns = 0)
+      : given(pred_object, target_object, weight_object) {
+    arrays[0] = FloatArray(given.pred, "pred");
+    uncast_target = FloatArray(given.target, "target");
+    arrays[1] = FloatArrayAs(uncast_target, "target", typenum());
     if (num_columns != 0) SpreadTarget(num_columns);
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
     bool per_row = false;
-    if (weight_object != Py_None) {
-      given[2] = AnyArray(weight_object, "sample_weight");
-      arrays[2] = FloatArrayAs(given[2].get(), "sample_weight", typenum());
+    if (given.weight) {
+      arrays[2] = FloatArrayAs(given.weight, "sample_weight", typenum());
       per_row = !SameShape(arrays[2].array(), shape());
       if (per_row && (PyArray_NDIM(arrays[2].array()) != 1 || PyArray_NDIM(shape()) < 1 ||
                       PyArray_DIM(arrays[2].array(), 0) != PyArray_DIM(shape(), 0))) {
@@ -68,17 +66,15 @@ struct Inputs {
 
   // Rows along the last axis, each a sample: in C order.
   struct OverClasses {};
-  Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean, OverClasses /*tag*/) {
+  Inputs(PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean, OverClasses /*tag*/)
+      : given(pred_object, target_object, weight_object) {
     over_classes = true;
-    given[0] = AnyArray(pred_object, "pred");
-    arrays[0] = FloatArray(given[0].get(), "pred");
-    given[1] = AnyArray(target_object, "target");
-    arrays[1] = FloatArrayAs(given[1].get(), "target", typenum());
+    arrays[0] = FloatArray(given.pred, "pred");
+    arrays[1] = FloatArrayAs(given.target, "target", typenum());
     if (PyArray_NDIM(shape()) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
-    if (weight_object != Py_None) {
-      given[2] = AnyArray(weight_object, "sample_weight");
-      arrays[2] = FloatArrayAs(given[2].get(), "sample_weight", typenum());
+    if (given.weight) {
+      arrays[2] = FloatArrayAs(given.weight, "sample_weight", typenum());
       if (PyArray_NDIM(arrays[2].array()) != row_ndim() ||
           !PyArray_CompareLists(PyArray_DIMS(arrays[2].array()), PyArray_DIMS(shape()), row_ndim())) {
         Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of pred",
@@ -123,9 +119,9 @@ struct Inputs {
   Output NewOutput() const { return Output(PyArray_NDIM(shape()), PyArray_DIMS(shape()), typenum(), fortran); }
   Output NewOutput(PyObject* out, const char* name = "out") const {
     Output output(out, name, PyArray_NDIM(shape()), PyArray_DIMS(shape()), typenum(), fortran);
-    output.CheckOverlap(given[0], "pred");
-    output.CheckOverlap(given[1], "target");
-    output.CheckOverlap(given[2], "sample_weight", weight_run == 1 && !over_classes);
+    output.CheckOverlap(given.pred, "pred");
+    output.CheckOverlap(given.target, "target");
+    output.CheckOverlap(given.weight, "sample_weight", weight_run == 1 && !over_classes);
     return output;
   }
 };
@@ -228,9 +224,15 @@ const char* ElementAt(PyArrayObject* array, size_t flat) {
     if (given != value && !(given != given && value != value)) note = " as float32";
   }
   const Ref number = Ref::Check(PyFloat_FromDouble(value));
-  Raise(PyExc_ValueError, "%s%s is %R%s; %s expects %s", is_target ? inputs.target_name : inputs.pred_name,
+  const char* hint = "";
+  if (!is_target && inputs.function == nullptr) {
+    hint =
+        row.over_classes ? "; softmax_cross_entropy takes logits" : "; binary_cross_entropy_with_logits takes logits";
+  }
+  Raise(PyExc_ValueError, "%s%s is %R%s; %s expects %s%s", is_target ? inputs.target_name : inputs.pred_name,
         IndexText(shape, c_index, false, inputs.axis).c_str(), number.get(), note,
-        inputs.function == nullptr ? row.name : inputs.function, Expected(is_target ? target_domain : row.pred_domain));
+        inputs.function == nullptr ? row.name : inputs.function, Expected(is_target ? target_domain : row.pred_domain),
+        hint);
 }
 
 template <class T>
@@ -367,9 +369,10 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
 }
 
 template <class T>
-Ref GradAndHess(const Formula& formula, const Inputs& inputs, PyObject* floor, const OutPair& out) {
+Ref GradAndHess(const Formula& formula, const Inputs& inputs, const HessFloor& floor, const OutPair& out) {
   LossArgs<T> args = ArgsOf<T>(inputs);
-  args.floor_hess = AsFloor(floor, &args.hess_floor);
+  args.floor_hess = floor.given;
+  args.hess_floor = floor.value;
   Output grad = inputs.NewOutput(out.first, "out[0]");
   Output hess = inputs.NewOutput(out.second, "out[1]");
   if (grad.is_callers()) hess.CheckOverlap(grad.result(), "out[0]", false);
@@ -385,7 +388,15 @@ Ref GradAndHess(const Formula& formula, const Inputs& inputs, PyObject* floor, c
 Inputs InputsOf(const Formula& formula, PyObject* const* args, PyObject* out, bool mean) {
   // The same in every target's table.
   static const LossRow* const rows = Losses().rows;
-  if (rows[formula.row].over_classes) return {args[0], args[1], args[2], mean, Inputs::OverClasses()};
+  const LossRow& row = rows[formula.row];
+  if (row.over_classes) {
+    Inputs inputs(args[0], args[1], args[2], mean, Inputs::OverClasses());
+    const bool of_probabilities = row.target_domain(formula.parameters) != Domain::kNonPositive;
+    if (of_probabilities && !PyArray_ISFLOAT(inputs.given.target.array())) {
+      CheckAreDistributions(COrdered(inputs.target()), PyArray_NDIM(inputs.shape()), {"target", "pred", "pred"}, false);
+    }
+    return inputs;
+  }
   return {args[0], args[1], args[2], out, mean, formula.num_columns};
 }
 
@@ -427,13 +438,14 @@ PyObject* GradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("_grad_and_hess", nargs, 5, 5);
     const OutPair out(args[4]);
+    const HessFloor floor(args[3]);
     const Inputs inputs = InputsOf(Self(self), args, out.first, false);
-    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(Self(self), inputs, args[3], out)
-                                           : GradAndHess<double>(Self(self), inputs, args[3], out);
+    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(Self(self), inputs, floor, out)
+                                           : GradAndHess<double>(Self(self), inputs, floor, out);
   });
 }
 
-PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
+PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type); }
 
 // _bind(name, parameters, /). A tuple as the first parameter: one number for each column.
 PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
@@ -643,17 +655,15 @@ PyObject* PySumOverAxis(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     FindByName(Losses(), Text(args[0]), &formula.row, &num_parameters);
     const char* target_name = Text(args[6]);
     const char* pred_name = Text(args[7]);
-    const Ref target = FloatArray(args[1], target_name);
-    const Ref pred = FloatArray(args[2], pred_name);
+    const Ref given_target = AnyArray(args[1], target_name);
+    const Ref given_pred = AnyArray(args[2], pred_name);
+    const Py_ssize_t found = AsAxis(args[3]);
+    const Ref target = FloatArray(given_target, target_name);
+    const Ref pred = FloatArray(given_pred, pred_name);
     CheckSameDtype(target, target_name, pred, pred_name);
     CheckSameShape(target, target_name, pred, pred_name);
     const int ndim = PyArray_NDIM(pred.array());
     if (ndim == 0) Raise(PyExc_ValueError, "%s has shape (); expected at least one dimension", target_name);
-    const Py_ssize_t found = PyNumber_AsSsize_t(args[3], nullptr);  // clipped, not an overflow
-    if (found == -1 && PyErr_Occurred() != nullptr) {
-      PyErr_Clear();
-      Raise(PyExc_TypeError, "axis must be an integer, found %s", Py_TYPE(args[3])->tp_name);
-    }
     if (found < -ndim || found >= ndim) {
       Raise(PyExc_ValueError, "axis is %zd; expected %d to %d, as %s has shape %s", found, -ndim, ndim - 1, target_name,
             ShapeText(pred.array()).c_str());
@@ -682,7 +692,7 @@ Ref SelfInformation(const Inputs& inputs, PyObject* out) {
   LossArgs<T> args = ArgsOf<T>(inputs);
   Output value(out, "out", PyArray_NDIM(inputs.shape()), PyArray_DIMS(inputs.shape()), inputs.typenum(),
                inputs.fortran);
-  value.CheckOverlap(inputs.given[0], "p");
+  value.CheckOverlap(inputs.given.pred, "p");
   args.value = value.data<T>();
   Run<T>(formula, LossPass::kValue, inputs, args, value.is_callers());
   return value.FinishAsScalarIfZeroDim();
@@ -692,7 +702,8 @@ Ref SelfInformation(const Inputs& inputs, PyObject* out) {
 PyObject* PySelfInformation(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("self_information", nargs, 2, 2);
-    const Ref p = FloatArray(args[0], "p");
+    const Ref given = AnyArray(args[0], "p");
+    const Ref p = FloatArray(given, "p");
     PyArrayObject* array = p.array();
     const bool fortran = PyArray_IS_F_CONTIGUOUS(array) && !PyArray_IS_C_CONTIGUOUS(array);
     const Ref ones = Ones(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array), fortran);
@@ -734,8 +745,8 @@ PyMethodDef functions[] = {
 PyTypeObject* loss_type = nullptr;
 
 void RegisterLosses(PyObject* module) {
-  loss_type = AddFormulaType(module, "fuseprop._core.Loss", nullptr, New, methods, false);
-  AddFormulaType(module, "fuseprop._core.RootMeanSquaredError", loss_type, New, root_methods, false);
+  loss_type = AddFormulaType(module, "fuseprop._core.Loss", nullptr, New, methods, nullptr);
+  AddFormulaType(module, "fuseprop._core.RootMeanSquaredError", loss_type, New, root_methods, nullptr);
   AddFunctions(module, functions);
 }
 

@@ -24,7 +24,8 @@ double FmaPeak(double seconds, int threads, const std::string& dtype) {
 PyObject* NtCopy(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("nt_copy", nargs, 2, 2);
-    const Ref src = FloatArray(args[1], "src");
+    const Ref given = AnyArray(args[1], "src");
+    const Ref src = FloatArray(given, "src");
     PyArrayObject* array = src.array();
     if (!PyArray_IS_C_CONTIGUOUS(array)) Raise(PyExc_ValueError, "src is not C-contiguous");
     Output dst(args[0], "dst", PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array));

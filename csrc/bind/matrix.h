@@ -16,7 +16,7 @@ struct Matrix {
   size_t stride = 0;  // of the rows in memory, in elements
   bool transposed = false;
 
-  Matrix(PyObject* object, const char* name) : given(FloatArray(object, name)) {
+  Matrix(const Ref& argument, const char* name) : given(FloatArray(argument, name)) {
     PyArrayObject* x = given.array();
     if (PyArray_NDIM(x) != 2) {
       Raise(PyExc_ValueError, "%s has shape %s; expected two dimensions", name, ShapeText(x).c_str());
@@ -50,8 +50,8 @@ struct Matrix {
 };
 
 // Arrays that are added to or read whole: one row stride does not serve them.
-inline Ref Vector(PyObject* object, const char* name, npy_intp length, const char* meaning) {
-  const Ref array = FloatArray(object, name);
+inline Ref Vector(const Ref& argument, const char* name, npy_intp length, const char* meaning) {
+  const Ref array = FloatArray(argument, name);
   if (PyArray_NDIM(array.array()) != 1 || PyArray_DIM(array.array(), 0) != length) {
     Raise(PyExc_ValueError, "%s has shape %s; expected (%zd,), %s", name, ShapeText(array.array()).c_str(), length,
           meaning);

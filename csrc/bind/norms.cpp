@@ -16,8 +16,8 @@ struct Rows {
   npy_intp rows, n;
   int typenum;
 
-  Rows(PyObject* object, const char* name) {
-    const Ref given = FloatArray(object, name);
+  Rows(const Ref& argument, const char* name) {
+    const Ref given = FloatArray(argument, name);
     PyArrayObject* array = given.array();
     if (PyArray_NDIM(array) != 2) {
       Raise(PyExc_ValueError, "%s has shape %s; expected two dimensions", name, ShapeText(array).c_str());
@@ -39,17 +39,17 @@ Ref CheckedVector(Ref array, const char* name, npy_intp length) {
   return COrdered(array);
 }
 
-// An array (n,) of x's dtype, or nothing for None.
-Ref ColumnVector(PyObject* object, const char* name, const Rows& x) {
-  if (object == Py_None) return Ref();
-  Ref array = FloatArray(object, name);
+// An array (n,) of x's dtype, or nothing for nothing.
+Ref ColumnVector(const Ref& given, const char* name, const Rows& x) {
+  if (!given) return Ref();
+  Ref array = FloatArray(given, name);
   CheckSameDtype(x.x, "x", array, name);
   return CheckedVector(std::move(array), name, x.n);
 }
 
 // Statistics, whatever their dtype, as float64.
-Ref Statistics(PyObject* object, const char* name, npy_intp length) {
-  return CheckedVector(FloatArrayAs(object, name, NPY_FLOAT64), name, length);
+Ref Statistics(const Ref& given, const char* name, npy_intp length) {
+  return CheckedVector(FloatArrayAs(given, name, NPY_FLOAT64), name, length);
 }
 
 template <class T>
@@ -71,6 +71,8 @@ void Forward(const Rows& x, const Ref& weight, const Ref& bias, double eps, doub
   args.mean = mean;
   args.var = var;
   args.y = y;
+  // There may be more empty rows than a loop ever gets through. The statistics of a layer's are as many as they are.
+  if (x.n == 0 && (training || (mean == nullptr && var == nullptr))) return;
   const ReleaseGil release(x.size());
   if (training) {
     BatchNorm(args, *training);
@@ -83,24 +85,28 @@ void Forward(const Rows& x, const Ref& weight, const Ref& bias, double eps, doub
 PyObject* PyBatchNorm(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("batch_norm", nargs, 8, 8);
-    const Rows x(args[0], "x");
-    const Ref weight = ColumnVector(args[1], "weight", x);
-    const Ref bias = ColumnVector(args[2], "bias", x);
+    const Ref given_x = AnyArray(args[0], "x");
+    const Ref given_weight = OptionalArray(args[1], "weight");
+    const Ref given_bias = OptionalArray(args[2], "bias");
     const double eps = AsDouble(args[3], "eps");
     const bool training = AsBool(args[6], "training");
+    static const char* const names[2] = {"mean", "var"};
+    Ref given[2];
+    for (int i = 0; i < 2 && !training; ++i) given[i] = AnyArray(args[4 + i], names[i]);
+    const Rows x(given_x, "x");
+    const Ref weight = ColumnVector(given_weight, "weight", x);
+    const Ref bias = ColumnVector(given_bias, "bias", x);
     const npy_intp shape[2] = {x.rows, x.n};
     Output y(args[7], "out", 2, shape, x.typenum);
     y.CheckOverlap(x.x, "x");
     std::optional<Output> outputs[2];
-    Ref given[2];
     double* statistics[2];
-    static const char* const names[2] = {"mean", "var"};
     for (int i = 0; i < 2; ++i) {
       if (training) {
         outputs[i].emplace(args[4 + i], names[i], 1, shape + 1, NPY_FLOAT64);
         statistics[i] = outputs[i]->data<double>();
       } else {
-        given[i] = Statistics(args[4 + i], names[i], x.n);
+        given[i] = Statistics(given[i], names[i], x.n);
         statistics[i] = Data<double>(given[i]);
       }
     }
@@ -120,10 +126,13 @@ PyObject* PyBatchNorm(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* PyLayerNorm(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("layer_norm", nargs, 7, 7);
-    const Rows x(args[0], "x");
-    const Ref weight = ColumnVector(args[1], "weight", x);
-    const Ref bias = ColumnVector(args[2], "bias", x);
+    const Ref given_x = AnyArray(args[0], "x");
+    const Ref given_weight = OptionalArray(args[1], "weight");
+    const Ref given_bias = OptionalArray(args[2], "bias");
     const double eps = AsDouble(args[3], "eps");
+    const Rows x(given_x, "x");
+    const Ref weight = ColumnVector(given_weight, "weight", x);
+    const Ref bias = ColumnVector(given_bias, "bias", x);
     const npy_intp shape[2] = {x.rows, x.n};
     Output y(args[6], "out", 2, shape, x.typenum);
     y.CheckOverlap(x.x, "x");
@@ -169,6 +178,7 @@ void RunBackward(const Kernel& kernel, const Rows& x, const Rows& dy, const Ref&
   args.dweight = DataOrNull<T>(outputs[1]);
   args.dbias = DataOrNull<T>(outputs[2]);
   args.accumulate = accumulate;
+  if (x.n == 0) return;  // as in Forward; all outputs are empty
   const ReleaseGil release(x.size());
   kernel(args);
 }
@@ -178,15 +188,20 @@ template <bool kBatch>
 PyObject* Backward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs(kBatch ? "batch_norm_backward" : "layer_norm_backward", nargs, 10, 10);
-    const Rows x(args[0], "x");
-    const Rows dy(args[1], "dy");
+    const Ref given_x = AnyArray(args[0], "x");
+    const Ref given_dy = AnyArray(args[1], "dy");
+    const Ref given_weight = OptionalArray(args[2], "weight");
+    const double eps = AsDouble(args[3], "eps");
+    const Ref given_mean = AnyArray(args[4], "mean");
+    const Ref given_var = AnyArray(args[5], "var");
+    const bool accumulate = AsBool(args[9], "accumulate");
+    const Rows x(given_x, "x");
+    const Rows dy(given_dy, "dy");
     CheckSameDtype(x.x, "x", dy.x, "dy");
     CheckSameShape(x.x, "x", dy.x, "dy");
-    const Ref weight = ColumnVector(args[2], "weight", x);
-    const double eps = AsDouble(args[3], "eps");
-    const Ref mean = Statistics(args[4], "mean", kBatch ? x.n : x.rows);
-    const Ref var = Statistics(args[5], "var", kBatch ? x.n : x.rows);
-    const bool accumulate = AsBool(args[9], "accumulate");
+    const Ref weight = ColumnVector(given_weight, "weight", x);
+    const Ref mean = Statistics(given_mean, "mean", kBatch ? x.n : x.rows);
+    const Ref var = Statistics(given_var, "var", kBatch ? x.n : x.rows);
     const npy_intp shape[2] = {x.rows, x.n};
     static const char* const names[3] = {"dx", "dweight", "dbias"};
     // An array to write, None for a new one, or False if it is not wanted.
@@ -221,13 +236,16 @@ PyObject* Backward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* PyUpdate(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("batch_norm_update", nargs, 6, 6);
-    const Ref running = FloatArray(args[4], "running_mean");
-    const int typenum = PyArray_TYPE(running.array());
-    const npy_intp n = PyArray_SIZE(running.array());
-    const Ref mean = Statistics(args[0], "mean", n);
-    const Ref var = Statistics(args[1], "var", n);
+    const Ref given_mean = AnyArray(args[0], "mean");
+    const Ref given_var = AnyArray(args[1], "var");
     const double rows = AsDouble(args[2], "rows");
     const double momentum = AsDouble(args[3], "momentum");
+    const Ref given_running = AnyArray(args[4], "running_mean");
+    const Ref running = FloatArray(given_running, "running_mean");
+    const int typenum = PyArray_TYPE(running.array());
+    const npy_intp n = PyArray_SIZE(running.array());
+    const Ref mean = Statistics(given_mean, "mean", n);
+    const Ref var = Statistics(given_var, "var", n);
     Output running_mean(args[4], "running_mean", 1, &n, typenum);
     Output running_var(args[5], "running_var", 1, &n, typenum);
     running_mean.Load();

@@ -6,6 +6,7 @@
 #include "bind/matrix.h"
 #include "bind/register.h"
 #include "kernels/dense.h"
+#include "kernels/dense_gradient.h"
 #include "kernels/matmul.h"
 
 namespace fuseprop {
@@ -41,8 +42,10 @@ PyObject* PyMatmul(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     CheckNumArgs("matmul", nargs, 5, 5);
     const bool transpose_a = AsBool(args[2], "transpose_a");
     const bool transpose_b = AsBool(args[3], "transpose_b");
-    const Matrix a(args[0], "a");
-    const Matrix b(args[1], "b");
+    const Ref given_a = AnyArray(args[0], "a");
+    const Ref given_b = AnyArray(args[1], "b");
+    const Matrix a(given_a, "a");
+    const Matrix b(given_b, "b");
     CheckSameDtype(a.given, "a", b.given, "b");
     const npy_intp inner_a = transpose_a ? a.rows : a.cols;
     const npy_intp inner_b = transpose_b ? b.cols : b.rows;
@@ -81,16 +84,19 @@ void RunLinear(const Matrix& x, const Matrix& weight, const Ref& bias, const For
 PyObject* Linear(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("linear", nargs, 6, 6);
-    const Matrix x(args[0], "x");
-    const Matrix weight(args[1], "weight");
+    const Ref given_x = AnyArray(args[0], "x");
+    const Ref given_weight = AnyArray(args[1], "weight");
+    const Ref given_bias = OptionalArray(args[2], "bias");
+    const Matrix x(given_x, "x");
+    const Matrix weight(given_weight, "weight");
     CheckSameDtype(x.given, "x", weight.given, "weight");
     if (x.cols != weight.rows) {
       Raise(PyExc_ValueError, "x has shape %s but weight has shape %s; expected (N, in) and (in, out)",
             x.Shape().c_str(), weight.Shape().c_str());
     }
     Ref bias;
-    if (args[2] != Py_None) {
-      bias = Vector(args[2], "bias", weight.cols, "weight's second dimension");
+    if (given_bias) {
+      bias = Vector(given_bias, "bias", weight.cols, "weight's second dimension");
       CheckSameDtype(x.given, "x", bias, "bias");
     }
     const Formula* formula = AsActivation(args[3], "activation");
@@ -166,9 +172,14 @@ void RunLinearBackward(const Matrix& x, const Matrix& weight, const GradientSour
 PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("linear_backward", nargs, 7, 9);
-    const Matrix x(args[0], "x");
-    const Matrix weight(args[1], "weight");
-    const Matrix dy(args[2], "du");
+    const Ref given_x = AnyArray(args[0], "x");
+    const Ref given_weight = AnyArray(args[1], "weight");
+    const Ref given_dy = AnyArray(args[2], "du");
+    const bool accumulate = AsBool(args[6], "accumulate");
+    const Ref given_u = OptionalArray(nargs > 8 ? args[8] : Py_None, "preactivation");
+    const Matrix x(given_x, "x");
+    const Matrix weight(given_weight, "weight");
+    const Matrix dy(given_dy, "du");
     CheckSameDtype(x.given, "x", weight.given, "weight");
     CheckSameDtype(x.given, "x", dy.given, "du");
     if (x.cols != weight.rows || dy.rows != x.rows || dy.cols != weight.cols) {
@@ -176,18 +187,16 @@ PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
             "x has shape %s, weight has shape %s and du has shape %s; expected (N, in), (in, out) and (N, out)",
             x.Shape().c_str(), weight.Shape().c_str(), dy.Shape().c_str());
     }
-    const bool accumulate = AsBool(args[6], "accumulate");
     GradientSource source;
     source.formula = nargs > 7 ? AsActivation(args[7], "activation") : nullptr;
-    PyObject* const preactivation = nargs > 8 ? args[8] : Py_None;
-    if ((source.formula == nullptr) != (preactivation == Py_None)) {
+    if ((source.formula == nullptr) != !given_u) {
       Raise(PyExc_ValueError, "%s; expected both or neither",
             source.formula == nullptr ? "preactivation is given without an activation"
                                       : "activation is given without its preactivation");
     }
     std::optional<Output> new_du;
     if (source.formula != nullptr) {
-      const Ref u = FloatArray(preactivation, "preactivation");
+      const Ref u = FloatArray(given_u, "preactivation");
       CheckSameDtype(x.given, "x", u, "preactivation");
       CheckSameShape(dy.given, "du", u, "preactivation");
       source.u = COrdered(u);
@@ -216,7 +225,7 @@ PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     source.dy = in_rows ? COrdered(dy.array) : Ref::Borrow(dy.array.get());
     source.stride = in_rows ? static_cast<size_t>(dy.cols) : dy.stride;
     std::optional<Matrix> fresh;
-    if (new_du) fresh.emplace(new_du->result().get(), "du");
+    if (new_du) fresh.emplace(new_du->result(), "du");
     const Matrix& du = fresh ? *fresh : dy;
     if (x.typenum() == NPY_FLOAT32) {
       RunLinearBackward<float>(x, weight, source, du, outputs, accumulate);

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "bind/formula.h"
 #include "bind/register.h"
+#include "threads/fork.h"
 
 namespace fuseprop {
 namespace bind {
@@ -21,9 +23,13 @@ struct Group {
   SharedTerms shared;
 };
 
-// A parameter with its states, kept alive, and what messages call it and its gradient.
+// A parameter with its states, kept alive, and what messages call it and its gradient. The array is the caller's, who
+// may resize it or set its dtype or shape between two steps: what it was when it was bound is compared at each.
 struct Entry {
   Ref parameter;
+  const void* data;
+  int typenum;
+  std::vector<npy_intp> shape;
   std::vector<Ref> states;
   std::string name;
   std::string grad_name;
@@ -37,17 +43,26 @@ struct Span {
   size_t entry;
 };
 
+// An array that owns the memory of parameters that are views of it.
+struct Owner {
+  Ref array;
+  const void* data;
+  npy_intp bytes;
+  size_t entry;  // the first such parameter
+};
+
 struct Update {
   size_t row = 0;
   std::vector<Group> groups;
   std::vector<size_t> group_ends;  // each group's last entry + 1
   std::vector<Entry> entries;      // of all groups, one behind the other
   std::vector<Span> spans;         // by address
-  size_t work = 0;                 // for ReleaseGil
+  std::vector<Owner> owners;
+  size_t work = 0;  // for ReleaseGil
   int64_t steps = 0;
-  // A step is running, or the state is being read or set. Without the GIL another thread may come here, and so may
-  // Python code that is called in the middle.
-  bool running = false;
+  // Set while a step is running, or the state is being read or set. Without the GIL another thread may come here, and
+  // so may Python code that is called in the middle.
+  BusyFlag running;
 };
 
 struct Updater {
@@ -59,29 +74,18 @@ Update& Self(PyObject* self) { return *reinterpret_cast<Updater*>(self)->update;
 class Running {
  public:
   explicit Running(Update& update) : update_(update) {
-    if (update.running) {
-      Raise(PyExc_RuntimeError,
-            "a step of this optimizer is running, or its state is being read or set, in another thread or around "
-            "this call");
-    }
-    update.running = true;
+    if (update.running.Set()) return;
+    Raise(PyExc_RuntimeError,
+          "a step of this optimizer is running, or its state is being read or set, in another thread or around "
+          "this call");
   }
-  ~Running() { update_.running = false; }
+  ~Running() { update_.running.Clear(); }
   Running(const Running&) = delete;
   Running& operator=(const Running&) = delete;
 
  private:
   Update& update_;
 };
-
-Ref Tuple(PyObject* object, const char* expected) {
-  PyObject* tuple = PySequence_Tuple(object);
-  if (tuple == nullptr && PyErr_ExceptionMatches(PyExc_TypeError)) {
-    PyErr_Clear();
-    Raise(PyExc_TypeError, "%s, found %s", expected, Py_TYPE(object)->tp_name);
-  }
-  return Ref::Check(tuple);
-}
 
 const char* TextAt(const Ref& tuple, Py_ssize_t i) {
   const char* text = PyUnicode_AsUTF8(PyTuple_GET_ITEM(tuple.get(), i));
@@ -94,6 +98,7 @@ void CheckUpdatable(PyObject* object, const std::string& name) {
   if (!PyArray_Check(object)) {
     Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name.c_str(), Py_TYPE(object)->tp_name);
   }
+  RefuseMasked(object, name.c_str());
   auto* array = reinterpret_cast<PyArrayObject*>(object);
   const int typenum = PyArray_TYPE(array);
   if ((typenum != NPY_FLOAT32 && typenum != NPY_FLOAT64) || !PyArray_ISNOTSWAPPED(array)) {
@@ -126,7 +131,7 @@ size_t FindRule(const char* name) {
 
 // A parameter as Python gives it: (array, (state, ...), its name, its gradient's name).
 Entry MakeEntry(PyObject* object, const UpdateRow& row) {
-  const Ref given = Tuple(object, "a parameter must be a tuple");
+  const Ref given = AsTuple(object, "a parameter must be a tuple");
   if (PyTuple_GET_SIZE(given.get()) != 4) {
     Raise(PyExc_ValueError, "a parameter is a tuple of %zd; expected (array, states, name, gradient's name)",
           PyTuple_GET_SIZE(given.get()));
@@ -137,7 +142,11 @@ Entry MakeEntry(PyObject* object, const UpdateRow& row) {
   PyObject* parameter = PyTuple_GET_ITEM(given.get(), 0);
   CheckUpdatable(parameter, entry.name);
   entry.parameter = Ref::Borrow(parameter);
-  const Ref states = Tuple(PyTuple_GET_ITEM(given.get(), 1), "the states of a parameter must be a tuple");
+  PyArrayObject* array = entry.parameter.array();
+  entry.data = PyArray_DATA(array);
+  entry.typenum = PyArray_TYPE(array);
+  entry.shape.assign(PyArray_DIMS(array), PyArray_DIMS(array) + PyArray_NDIM(array));
+  const Ref states = AsTuple(PyTuple_GET_ITEM(given.get(), 1), "the states of a parameter must be a tuple");
   const auto count = static_cast<size_t>(PyTuple_GET_SIZE(states.get()));
   if (count != row.num_states) {
     Raise(PyExc_ValueError, "rule %s takes %zu states per parameter, found %zu", row.name, row.num_states, count);
@@ -153,6 +162,20 @@ Entry MakeEntry(PyObject* object, const UpdateRow& row) {
   return entry;
 }
 
+// Notes whose memory the parameter lies in, if it is not its own.
+void AddOwner(Update& update, size_t i) {
+  PyArrayObject* owner = update.entries[i].parameter.array();
+  while (PyArray_BASE(owner) != nullptr && PyArray_Check(PyArray_BASE(owner))) {
+    owner = reinterpret_cast<PyArrayObject*>(PyArray_BASE(owner));
+  }
+  auto* object = reinterpret_cast<PyObject*>(owner);
+  const auto known = [&](const Owner& other) { return other.array.get() == object; };
+  if (object == update.entries[i].parameter.get() || std::any_of(update.owners.begin(), update.owners.end(), known)) {
+    return;
+  }
+  update.owners.push_back({Ref::Borrow(object), PyArray_DATA(owner), PyArray_NBYTES(owner), i});
+}
+
 // Updater(rule, groups): each group a sequence of parameters, see MakeEntry
 PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
   return Guard([&] {
@@ -162,13 +185,13 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
       Raise(PyExc_TypeError, "Updater takes no keyword arguments");
     }
     if (!PyArg_ParseTuple(args, "sO", &rule, &groups_object)) throw PythonError();
-    const Ref groups = Tuple(groups_object, "groups must be a sequence");
+    const Ref groups = AsTuple(groups_object, "groups must be a sequence");
     Ref self = Ref::Check(type->tp_alloc(type, 0));
     reinterpret_cast<Updater*>(self.get())->update = new Update;
     Update& update = Self(self.get());
     update.row = FindRule(rule);
     for (Py_ssize_t g = 0; g < PyTuple_GET_SIZE(groups.get()); ++g) {
-      const Ref parameters = Tuple(PyTuple_GET_ITEM(groups.get(), g), "a group must be a sequence");
+      const Ref parameters = AsTuple(PyTuple_GET_ITEM(groups.get(), g), "a group must be a sequence");
       Group group;
       for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(parameters.get()); ++i) {
         Entry entry = MakeEntry(PyTuple_GET_ITEM(parameters.get(), i), Updates().rows[update.row]);
@@ -178,6 +201,7 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
           update.spans.push_back({begin, begin + PyArray_NBYTES(entry.parameter.array()), update.entries.size()});
         }
         update.entries.push_back(std::move(entry));
+        AddOwner(update, update.entries.size() - 1);
       }
       group.f32.CutIntoBlocks();
       group.f64.CutIntoBlocks();
@@ -198,6 +222,55 @@ void Dealloc(PyObject* self) {
   Py_DECREF(type);
 }
 
+bool HasShape(PyArrayObject* array, const std::vector<npy_intp>& shape) {
+  const size_t ndim = shape.size();
+  bool same = static_cast<size_t>(PyArray_NDIM(array)) == ndim;
+  for (size_t i = 0; same && i < ndim; ++i) same = PyArray_DIM(array, static_cast<int>(i)) == shape[i];
+  return same;
+}
+
+// Says how a parameter is not what it was when it was bound.
+[[noreturn]] void RaiseChanged(const Entry& entry) {
+  constexpr const char* kRemedy =
+      "a parameter keeps its memory, dtype and shape for the optimizer's life: make a new optimizer for the array as "
+      "it is now";
+  PyArrayObject* array = entry.parameter.array();
+  const char* name = entry.name.c_str();
+  if (PyArray_TYPE(array) != entry.typenum || !PyArray_ISNOTSWAPPED(array)) {
+    Raise(PyExc_ValueError, "%s has got dtype %s; expected %s, as it was bound: %s", name, DtypeName(array).c_str(),
+          entry.typenum == NPY_FLOAT32 ? "float32" : "float64", kRemedy);
+  }
+  if (!HasShape(array, entry.shape)) {
+    Raise(PyExc_ValueError, "%s has got shape %s; expected %s, as it was bound: %s", name, ShapeText(array).c_str(),
+          ShapeText(static_cast<int>(entry.shape.size()), entry.shape.data()).c_str(), kRemedy);
+  }
+  if (PyArray_DATA(array) != entry.data) {
+    Raise(PyExc_ValueError, "%s lies at %p in memory; expected %p, as it was bound: %s", name, PyArray_DATA(array),
+          entry.data, kRemedy);
+  }
+  if (!PyArray_ISWRITEABLE(array)) Raise(PyExc_ValueError, "%s is read-only; it is updated in place", name);
+  Raise(PyExc_ValueError, "%s is not C-contiguous any more; expected the strides that it was bound with: %s", name,
+        kRemedy);
+}
+
+void CheckBound(const Entry& entry) {
+  PyArrayObject* array = entry.parameter.array();
+  const bool same = PyArray_DATA(array) == entry.data && PyArray_TYPE(array) == entry.typenum &&
+                    PyArray_CHKFLAGS(array, NPY_ARRAY_CARRAY) && HasShape(array, entry.shape);
+  if (!same || !PyArray_ISNOTSWAPPED(array)) RaiseChanged(entry);
+}
+
+void CheckOwners(const Update& update) {
+  for (const Owner& owner : update.owners) {
+    PyArrayObject* array = owner.array.array();
+    if (PyArray_DATA(array) == owner.data && PyArray_NBYTES(array) == owner.bytes) continue;
+    Raise(PyExc_ValueError,
+          "%s is a view of an array that has been resized: %zd bytes, expected %zd where they were: make a new "
+          "optimizer for arrays that exist",
+          update.entries[owner.entry].name.c_str(), PyArray_NBYTES(array), owner.bytes);
+  }
+}
+
 // An array that a kernel can read: itself, or a copy. The copy is no subclass, whose making would run Python code.
 Ref Readable(PyObject* object) {
   constexpr int kWanted = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED;
@@ -211,6 +284,7 @@ class Grads {
  public:
   // `object` holds one sequence of arrays for each group. A list is copied: Python code may change it meanwhile.
   Grads(Update& update, PyObject* object) : update_(update), arrays_(Tuples(object)) {
+    CheckOwners(update);
     CheckCount(arrays_.get(), update.groups.size(), "groups");
     size_t i = 0;
     for (size_t g = 0; g < update.groups.size(); ++g) {
@@ -225,17 +299,39 @@ class Grads {
   // A tuple of them for each group.
   PyObject* arrays() const { return arrays_.get(); }
 
+  // Once more, after other code has run: that what was checked, parameters and gradients, is where it was.
+  void CheckUnmoved() const {
+    CheckOwners(update_);
+    size_t i = 0;
+    for (size_t g = 0; g < update_.groups.size(); ++g) {
+      PyObject* grads = PyTuple_GET_ITEM(arrays_.get(), static_cast<Py_ssize_t>(g));
+      for (Py_ssize_t k = 0; i < update_.group_ends[g]; ++i, ++k) {
+        const Entry& entry = update_.entries[i];
+        CheckBound(entry);
+        const auto copied = [&](const Copy& copy) { return copy.entry == i; };
+        if (std::any_of(copies_.begin(), copies_.end(), copied)) continue;
+        PyArrayObject* grad = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(grads, k));
+        const Group& group = update_.groups[g];
+        const void* data = entry.typenum == NPY_FLOAT32 ? static_cast<const void*>(group.f32.tensors[entry.tensor].grad)
+                                                        : group.f64.tensors[entry.tensor].grad;
+        if (PyArray_DATA(grad) == data && PyArray_TYPE(grad) == entry.typenum && HasShape(grad, entry.shape)) continue;
+        Raise(PyExc_ValueError, "%s was resized during the step; expected an array that stays as it is",
+              entry.grad_name.c_str());
+      }
+    }
+  }
+
  private:
   // `object` and what it holds as tuples; itself if it is that already.
   static Ref Tuples(PyObject* object) {
-    Ref outer = Tuple(object, "grads must be a sequence");
+    Ref outer = AsTuple(object, "grads must be a sequence");
     const Py_ssize_t count = PyTuple_GET_SIZE(outer.get());
     bool nested = true;
     for (Py_ssize_t g = 0; g < count; ++g) nested = nested && PyTuple_CheckExact(PyTuple_GET_ITEM(outer.get(), g));
     if (nested) return outer;
     Ref tuples = Ref::Check(PyTuple_New(count));
     for (Py_ssize_t g = 0; g < count; ++g) {
-      Ref inner = Tuple(PyTuple_GET_ITEM(outer.get(), g), "grads must be sequences of arrays");
+      Ref inner = AsTuple(PyTuple_GET_ITEM(outer.get(), g), "grads must be sequences of arrays");
       PyTuple_SET_ITEM(tuples.get(), g, inner.release());
     }
     return tuples;
@@ -248,14 +344,15 @@ class Grads {
 
   void Set(Group& group, size_t i, PyObject* object) {
     const Entry& entry = update_.entries[i];
+    CheckBound(entry);
     Check(i, object);
     Ref grad = Readable(object);
-    if (IsFloat32(entry.parameter)) {
+    if (entry.typenum == NPY_FLOAT32) {
       group.f32.tensors[entry.tensor].grad = Data<float>(grad);
     } else {
       group.f64.tensors[entry.tensor].grad = Data<double>(grad);
     }
-    if (grad.get() != object) copies_.push_back(std::move(grad));
+    if (grad.get() != object) copies_.push_back({std::move(grad), i});
   }
 
   void Check(size_t i, PyObject* object) const {
@@ -265,18 +362,16 @@ class Grads {
     if (!PyArray_Check(object)) {
       Raise(PyExc_TypeError, "%s must be a NumPy array, found %s", name, Py_TYPE(object)->tp_name);
     }
+    RefuseMasked(object, name);
     auto* grad = reinterpret_cast<PyArrayObject*>(object);
     if (PyArray_TYPE(grad) != PyArray_TYPE(parameter) || !PyArray_ISNOTSWAPPED(grad)) {
       const std::string expected = DtypeName(parameter);
       Raise(PyExc_TypeError, "%s has dtype %s; expected its parameter's, %s: cast it with .astype(np.%s)", name,
             DtypeName(grad).c_str(), expected.c_str(), expected.c_str());
     }
-    if (!SameShape(grad, parameter)) {
+    if (!HasShape(grad, entry.shape)) {
       Raise(PyExc_ValueError, "%s has shape %s; expected its parameter's, %s", name, ShapeText(grad).c_str(),
             ShapeText(parameter).c_str());
-    }
-    if (!PyArray_ISWRITEABLE(parameter)) {
-      Raise(PyExc_ValueError, "%s is read-only; it is updated in place", entry.name.c_str());
     }
     CheckApart(i, grad);
   }
@@ -299,13 +394,18 @@ class Grads {
     }
   }
 
+  struct Copy {
+    Ref array;
+    size_t entry;
+  };
+
   Update& update_;
   Ref arrays_;
-  std::vector<Ref> copies_;
+  std::vector<Copy> copies_;
 };
 
 // Reads what the step does to each group: (lr, weight_decay, l1, decay).
-void SetTerms(Update& update, PyObject* object, double scale) {
+void SetTerms(Update& update, PyObject* object) {
   if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != static_cast<Py_ssize_t>(update.groups.size())) {
     Raise(PyExc_ValueError, "terms must be a tuple of %zu, one entry for each group", update.groups.size());
   }
@@ -316,7 +416,6 @@ void SetTerms(Update& update, PyObject* object, double scale) {
     }
     Group& group = update.groups[g];
     group.lr = AsDouble(PyTuple_GET_ITEM(terms, 0), "lr");
-    group.shared.scale = scale;
     group.shared.weight_decay = AsDouble(PyTuple_GET_ITEM(terms, 1), "weight_decay");
     group.shared.l1 = AsDouble(PyTuple_GET_ITEM(terms, 2), "l1");
     group.shared.decay = AsDouble(PyTuple_GET_ITEM(terms, 3), "decay");
@@ -342,8 +441,9 @@ PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
     for (size_t i = 0; i < row.num_numbers; ++i) {
       numbers[i] = AsDouble(PyTuple_GET_ITEM(args[3], static_cast<Py_ssize_t>(i)), "numbers");
     }
-    const Grads grads(update, args[0]);
     double scale = AsDouble(args[2], "scale");
+    SetTerms(update, args[1]);
+    const Grads grads(update, args[0]);
     if (args[5] != Py_None) {
       double norm = 0.0;
       {
@@ -357,8 +457,9 @@ PyObject* Step(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
       const Ref factor = Ref::Check(PyObject_Vectorcall(args[5], given, 2, nullptr));
       if (factor.get() == Py_None) return Ref::Borrow(Py_None);
       scale *= AsDouble(factor.get(), "clip");
+      grads.CheckUnmoved();
     }
-    SetTerms(update, args[1], scale);
+    for (Group& group : update.groups) group.shared.scale = scale;
     {
       const ReleaseGil release(update.work);
       for (const Group& group : update.groups) {
@@ -399,10 +500,46 @@ void AddGrad(TensorList<T>& list, const Ref& grad) {
   list.tensors.push_back(tensor);
 }
 
-// global_norm(arrays, /)
+// Whether the elements of two arrays cannot meet because they lie at other places of one period, as columns of a matrix
+// do. For many of those NumPy's answer would take long.
+bool Interleaved(PyArrayObject* a, PyArrayObject* b) {
+  npy_intp period = 0;
+  for (PyArrayObject* array : {a, b}) {
+    for (int i = 0; i < PyArray_NDIM(array); ++i) period = std::gcd(period, PyArray_STRIDE(array, i));
+  }
+  if (period == 0) return false;
+  const npy_intp distance = (PyArray_BYTES(b) - PyArray_BYTES(a)) % period;
+  const npy_intp behind = distance < 0 ? distance + period : distance;
+  return behind >= PyArray_ITEMSIZE(a) && behind + PyArray_ITEMSIZE(b) <= period;
+}
+
+// An array that is given twice would count twice, and be scaled twice.
+void CheckGivenOnce(PyObject* arrays) {
+  struct Piece {
+    std::pair<const char*, const char*> extent;
+    Py_ssize_t index;
+  };
+  std::vector<Piece> pieces;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arrays); ++i) {
+    auto* array = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(arrays, i));
+    if (PyArray_SIZE(array) != 0) pieces.push_back({Extent(array), i});
+  }
+  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.extent < b.extent; });
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    for (size_t j = i + 1; j < pieces.size() && pieces[j].extent.first < pieces[i].extent.second; ++j) {
+      const auto [first, second] = std::minmax(pieces[i].index, pieces[j].index);
+      auto* a = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(arrays, first));
+      auto* b = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(arrays, second));
+      if (Interleaved(a, b) || !Overlap(a, b)) continue;
+      Raise(PyExc_ValueError, "grads[%zd] and grads[%zd] share memory; expected each gradient once", first, second);
+    }
+  }
+}
+
+// global_norm(grads, /)
 PyObject* Norm(PyObject*, PyObject* object) {
   return Guard([&] {
-    const Ref arrays = Tuple(object, "arrays must be a sequence");
+    const Ref arrays = AsTuple(object, "grads must be a sequence");
     TensorList<float> f32;
     TensorList<double> f64;
     std::vector<Ref> readable;
@@ -411,7 +548,7 @@ PyObject* Norm(PyObject*, PyObject* object) {
       auto* array = reinterpret_cast<PyArrayObject*>(item);
       if (!PyArray_Check(item) || !PyArray_ISNOTSWAPPED(array) ||
           (PyArray_TYPE(array) != NPY_FLOAT32 && PyArray_TYPE(array) != NPY_FLOAT64)) {
-        Raise(PyExc_TypeError, "arrays[%zd] must be a NumPy array of float32 or float64, found %s", i,
+        Raise(PyExc_TypeError, "grads[%zd] must be a NumPy array of float32 or float64, found %s", i,
               Py_TYPE(item)->tp_name);
       }
       readable.push_back(Readable(item));
@@ -421,6 +558,7 @@ PyObject* Norm(PyObject*, PyObject* object) {
         AddGrad(f64, readable.back());
       }
     }
+    CheckGivenOnce(arrays.get());
     f32.CutIntoBlocks();
     f64.CutIntoBlocks();
     double norm = 0.0;

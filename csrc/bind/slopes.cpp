@@ -88,7 +88,8 @@ class Slopes final : public ActivationFamily {
   // The slopes of x's elements: those of its channels, or one for each element.
   template <class T>
   struct SlopesOf {
-    Ref parameter;        // the caller's learned parameter
+    Ref parameter;  // the caller's learned parameter, may be null
+    int parameter_typenum = TypeNum<T>();
     Ref elements;         // the caller's slopes of every element
     std::vector<T> cast;  // otherwise
     const T* data = nullptr;
@@ -97,12 +98,13 @@ class Slopes final : public ActivationFamily {
 
     SlopesOf(const Formula& formula, const ActivationArgs& args, const Ref& x) {
       CheckChannels(formula, PyArray_NDIM(x.array()), PyArray_DIMS(x.array()));
-      parameter = LearnedParameter(formula, args.params, Channels(formula));
+      parameter = LearnedParameter(formula, args.learned, Channels(formula));
+      if (parameter) parameter_typenum = PyArray_TYPE(parameter.array());
       channels = static_cast<size_t>(Channels(formula));
       c_order = channels != 1;
       if (formula.row == kPReLU) {
         RefuseSlopes(formula, args);
-      } else if (Given(args.slopes)) {
+      } else if (args.slopes) {
         elements = FloatArray(args.slopes, "slopes");
         CheckSameDtype(x, "x", elements, "slopes");
         CheckSameShape(x, "x", elements, "slopes");
@@ -152,7 +154,7 @@ class Slopes final : public ActivationFamily {
     SlopesOf<T> slopes(formula, args, x);
     PyArrayObject* like = x.array();
     Ref dy;
-    if (Given(args.dy)) {
+    if (args.dy) {
       dy = FloatArray(args.dy, "dy");
       CheckSameDtype(x, "x", dy, "dy");
       CheckSameShape(x, "x", dy, "dy");
@@ -176,8 +178,8 @@ class Slopes final : public ActivationFamily {
                      with_gradient ? gradient.data() : nullptr);
     }
     Ref result = dx.FinishAsScalarIfZeroDim();
-    return with_gradient ? WithParameterGradient(formula, result, slopes.parameter, gradient.data())
-                         : std::move(result);
+    if (!with_gradient) return result;
+    return WithParameterGradient(formula, result, slopes.parameter_typenum, gradient.data(), gradient.size());
   }
 };
 

@@ -19,14 +19,9 @@ struct Line {
   size_t num_rows = 1;
   size_t length;
 
-  Line(PyObject* object, PyObject* axis_object) : given(FloatArray(object, "x")) {
+  Line(const Ref& x, Py_ssize_t found) : given(FloatArray(x, "x")) {
     ndim = PyArray_NDIM(given.array());
     if (ndim == 0) Raise(PyExc_ValueError, "x has shape (); expected at least one dimension");
-    const Py_ssize_t found = PyNumber_AsSsize_t(axis_object, nullptr);  // clipped, not an overflow
-    if (found == -1 && PyErr_Occurred() != nullptr) {
-      PyErr_Clear();
-      Raise(PyExc_TypeError, "axis must be an integer, found %s", Py_TYPE(axis_object)->tp_name);
-    }
     if (found < -ndim || found >= ndim) {
       Raise(PyExc_ValueError, "axis is %zd; expected %d to %d, as x has shape %s", found, -ndim, ndim - 1,
             ShapeText(given.array()).c_str());
@@ -57,7 +52,9 @@ PyObject* Normalise(PyObject* const* args, Py_ssize_t nargs, const char* name) {
     size_t row = 0;
     size_t num_parameters = 0;
     FindByName(table, name, &row, &num_parameters);
-    return AxisForward(table.rows[row], nullptr, args[0], args[1], args[2]);
+    const Ref x = AnyArray(args[0], "x");
+    const Py_ssize_t axis = AsAxis(args[1]);
+    return AxisForward(table.rows[row], nullptr, x, axis, args[2]);
   });
 }
 
@@ -71,7 +68,9 @@ PyObject* PyLogSoftmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* PyLogSumExp(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] {
     CheckNumArgs("logsumexp", nargs, 3, 3);
-    const Line x(args[0], args[1]);
+    const Ref given = AnyArray(args[0], "x");
+    const Py_ssize_t axis = AsAxis(args[1]);
+    const Line x(given, axis);
     Output y(args[2], "out", x.ndim - 1, PyArray_DIMS(x.rows.array()), PyArray_TYPE(x.rows.array()));
     y.CheckOverlap(x.given, "x", false);
     {

@@ -13,7 +13,7 @@ namespace {
 constexpr ClassNames kNames = {"target", "pred", "pred"};
 
 struct Inputs {
-  Ref given_pred;
+  LossArrays given;
   Ref pred;
   ClassTarget target;
   bool writes_callers = false;
@@ -27,21 +27,21 @@ struct Inputs {
   double divisor() const { return target.weight_sum; }
 
   Inputs(PyObject* self, PyObject* pred_object, PyObject* target_object, PyObject* weight_object, bool mean)
-      : given_pred(AnyArray(pred_object, "pred")),
-        pred(COrdered(Logits(given_pred))),
-        target(Self(self), row_ndim() + 1, shape(), typenum(), target_object, weight_object, mean, kNames) {}
+      : given(pred_object, target_object, weight_object),
+        pred(COrdered(Logits(given.pred))),
+        target(Self(self), row_ndim() + 1, shape(), typenum(), given.target, given.weight, mean, kNames) {}
 
   static Ref Logits(const Ref& given) {
-    Ref array = FloatArray(given.get(), "pred");
+    Ref array = FloatArray(given, "pred");
     if (PyArray_NDIM(array.array()) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
     return array;
   }
 
   Output NewOutput(PyObject* out, const char* name) {
     Output output(out, name, row_ndim() + 1, shape(), typenum());
-    output.CheckOverlap(given_pred, "pred");
-    output.CheckOverlap(target.given, "target", !target.labels);
-    output.CheckOverlap(target.given_weight, "sample_weight", false);
+    output.CheckOverlap(given.pred, "pred");
+    output.CheckOverlap(given.target, "target", !target.labels);
+    output.CheckOverlap(given.weight, "sample_weight", false);
     // The kernel reads a row's distribution while it writes the row's gradient.
     Ref& distribution = target.distribution;
     if (distribution && PyArray_DATA(distribution.array()) == PyArray_DATA(output.buffer().array())) {
@@ -69,7 +69,7 @@ struct Inputs {
 };
 
 template <class T>
-Ref GradAndHess(Inputs& inputs, PyObject* floor, double factor, const OutPair& out) {
+Ref GradAndHess(Inputs& inputs, const HessFloor& floor, double factor, const OutPair& out) {
   SoftmaxXentArgs<T> args;
   args.hessian_factor = factor;
   return ClassGradAndHess<T>(inputs, args, floor, out);
@@ -87,13 +87,14 @@ PyObject* PyGradAndHess(PyObject* self, PyObject* const* args, Py_ssize_t nargs)
       Raise(PyExc_ValueError, "hessian is %R; expected \"diagonal\" or \"upper\"", args[5]);
     }
     const OutPair out(args[4]);
+    const HessFloor floor(args[3]);
     Inputs inputs(self, args[0], args[1], args[2], false);
-    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(inputs, args[3], factor, out)
-                                           : GradAndHess<double>(inputs, args[3], factor, out);
+    return inputs.typenum() == NPY_FLOAT32 ? GradAndHess<float>(inputs, floor, factor, out)
+                                           : GradAndHess<double>(inputs, floor, factor, out);
   });
 }
 
-PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type, nullptr); }
+PyObject* New(PyTypeObject* type, PyObject*, PyObject*) { return NewFormula(type); }
 
 PyObject* PyBind(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return Guard([&] { return BindClassOptions(self, args, nargs); });
@@ -111,7 +112,7 @@ PyMethodDef methods[] = {
 }  // namespace
 
 void RegisterSoftmaxCrossEntropy(PyObject* module) {
-  AddFormulaType(module, "fuseprop._core.SoftmaxCrossEntropy", loss_type, New, methods, false);
+  AddFormulaType(module, "fuseprop._core.SoftmaxCrossEntropy", loss_type, New, methods, nullptr);
 }
 
 }  // namespace bind

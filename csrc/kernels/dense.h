@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "kernels/activations.h"
+#include "kernels/dense_gradient.h"
 #include "kernels/matmul.h"
 
 namespace fuseprop {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/dense_gradient.h"
 #include "kernels/matmul.h"
 
 namespace fuseprop {
@@ -23,7 +24,8 @@ constexpr size_t kMostBytes = size_t{40} << 20;
 template <class T>
 size_t BlockRows(const LinearXentArgs<T>& args) {
   const size_t rows = args.loss.rows;
-  const size_t row_bytes = std::max(size_t{1}, (args.loss.classes + args.features) * sizeof(T));
+  const size_t row_bytes = (args.loss.classes + args.features) * sizeof(T);
+  if (row_bytes == 0) return rows;  // of which there may be more than a loop over blocks ever gets through
   const size_t bytes = std::clamp(kBlockRows * row_bytes, kLeastBytes, kMostBytes);
   const size_t most = std::max(size_t{1}, bytes / row_bytes);
   if (rows <= most) return rows;

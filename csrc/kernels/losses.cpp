@@ -109,7 +109,9 @@ HWY_NOINLINE size_t FirstOutside(const T* x, size_t n) {
     const auto outside = C::Outside(C::Key(hn::LoadU(d, x + i)));
     if (!hn::AllFalse(du, outside)) return i + static_cast<size_t>(hn::FindFirstTrue(du, outside));
   }
-  return i + static_cast<size_t>(hn::FindFirstTrue(du, is_rest_outside(i)));
+  const intptr_t lane = hn::FindFirstTrue(du, is_rest_outside(i));
+  // None any more: another thread has written to x meanwhile.
+  return lane < 0 ? n : i + static_cast<size_t>(lane);
 }
 
 template <class T>

@@ -78,6 +78,20 @@ HWY_INLINE auto WithLabels(const void* labels, LabelKind kind, const F& f) {
   }
 }
 
+// A label that is going to be an index. Another thread may write to the caller's labels while they are read, so that
+// what is checked must be the very value that is used: one load, which the compiler may not repeat.
+template <class L>
+HWY_INLINE L Once(const L* label) {
+  return *static_cast<const volatile L*>(label);
+}
+
+// The label as an index. One that has become invalid since all were checked counts as 0.
+template <class L>
+HWY_INLINE size_t Index(L label, size_t classes) {
+  const auto j = static_cast<uint64_t>(label);
+  return j < classes ? static_cast<size_t>(j) : 0;
+}
+
 size_t FindInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t classes) {
   return WithLabels(labels, kind, [&](const auto* label) {
     // A negative label becomes a huge number. No early exit: nearly always all are valid.
@@ -87,7 +101,7 @@ size_t FindInvalidLabel(const void* labels, LabelKind kind, size_t rows, size_t 
     for (size_t i = 0; i < rows; ++i) invalid |= static_cast<uint64_t>(label[i]) >= limit;
     if (!invalid) return rows;
     size_t row = 0;
-    while (static_cast<uint64_t>(label[row]) < limit) ++row;
+    while (row < rows && static_cast<uint64_t>(label[row]) < limit) ++row;
     return row;
   });
 }
@@ -115,8 +129,9 @@ SoftmaxXentResult CheckLabels(const SoftmaxXentArgs<T>& args) {
     constexpr size_t kSums = 8;  // so that an addition need not wait for the one before it
     double sums[kSums] = {};
     for (size_t i = 0; i < args.rows; ++i) {
-      if (ignores && label[i] == ignored) continue;
-      const auto j = static_cast<uint64_t>(label[i]);
+      const L found = Once(label + i);
+      if (ignores && found == ignored) continue;
+      const auto j = static_cast<uint64_t>(found);
       if (HWY_UNLIKELY(j >= limit)) return SoftmaxXentResult{0.0, 0.0, i};
       const double weight = args.weight != nullptr ? args.weight[i] : 1.0;
       sums[i % kSums] += class_weight != nullptr ? weight * class_weight[j] : weight;
@@ -133,9 +148,10 @@ size_t KeptRows(const void* labels, LabelKind kind, size_t rows, int64_t ignored
     const bool ignores = AsLabel(ignored_label, &ignored);
     size_t count = 0;
     for (size_t row = begin; row < rows && count < most; ++row) {
-      if (ignores && label[row] == ignored) continue;
+      const L found = Once(label + row);
+      if (ignores && found == ignored) continue;
       kept[count] = row;
-      kept_labels[count++] = static_cast<int64_t>(label[row]);
+      kept_labels[count++] = static_cast<int64_t>(found);
     }
     return count;
   });
@@ -248,9 +264,9 @@ HWY_INLINE void ReadLabelsToIgnore(const SoftmaxXentArgs<T>& args, Block<T>& blo
     L ignored = 0;
     const bool ignores = args.options->ignores && AsLabel(args.options->ignored_label, &ignored);
     for (size_t r = 0; r < rows; ++r) {
-      const L found = label[block.begin + r];
+      const L found = Once(label + block.begin + r);
       const bool counts = !ignores || found != ignored;
-      block.label[r] = counts ? static_cast<size_t>(found) : 0;
+      block.label[r] = counts ? Index(found, args.classes) : 0;
       block.counts[r] = T(counts);
     }
   });
@@ -263,7 +279,7 @@ HWY_INLINE void ReadLabels(const SoftmaxXentArgs<T>& args, Block<T>& block) {
   WithLabels(args.labels, args.label_kind, [&](const auto* label) {
     const T* x = args.logits + block.begin * args.classes;
     for (size_t r = 0; r < rows; ++r, x += args.classes) {
-      block.label[r] = static_cast<size_t>(label[block.begin + r]);
+      block.label[r] = Index(Once(label + block.begin + r), args.classes);
       block.lane[r] = static_cast<softmax::Lane<T>>(block.label[r]);
       block.base[r] = x[block.label[r]];
     }

@@ -5,6 +5,9 @@ float32 and float64, the same bits on any number of threads. Needs NumPy alone.
 
 `losses`, `activations`, `ops`, `optim`, `regularizers`, `rules`, `init` and `nn` are the parts; `reference` holds the
 formulas in plain NumPy. `boosting`, `plot` and `sklearn` are imported when they are first used.
+
+Ctrl-C is seen between two calls of the core: `fit`, `predict`, `optim.lbfgs` and the estimators end within a batch, or
+an evaluation. A call that runs is finished first; how long it takes is bounded by what its arrays hold.
 """
 
 from __future__ import annotations
@@ -12,7 +15,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fuseprop import _core, _settings, activations, init, losses, nn, ops, optim, regularizers, rules
+from fuseprop import (
+    _core,
+    _listing,
+    _settings,
+    activations,
+    init,
+    losses,
+    nn,
+    ops,
+    optim,
+    reference,
+    regularizers,
+    rules,
+)
 from fuseprop._settings import build_info, get_num_threads, num_threads, set_num_threads, simd_target
 
 if TYPE_CHECKING:
@@ -34,6 +50,7 @@ __all__ = [
     "ops",
     "optim",
     "plot",
+    "reference",
     "regularizers",
     "rules",
     "set_num_threads",
@@ -52,5 +69,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fuseprop' has no attribute {name!r}")
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+__dir__ = _listing.listing({*__all__, *_LAZY})

@@ -13,6 +13,7 @@ import numpy as np
 
 import fuseprop
 from fuseprop import _registry
+from fuseprop._bench.launch import file_to_write
 
 #: What the extras install, and the peers that the demo and the benchmarks compare with.
 _OPTIONAL = ("tqdm", "safetensors", "matplotlib", "scikit-learn", "torch", "jax")
@@ -59,6 +60,12 @@ def formulas() -> None:
             print("      get:", ", ".join(map(repr, (spec.name, *spec.aliases))), end="\n\n")
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fuseprop", description="Training kernels for NumPy.")
@@ -66,8 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("info", help="versions, SIMD targets, threads, optional packages")
     commands.add_parser("formulas", help="all activations and losses, with their formulas and names")
     demo = commands.add_parser("demo", help="train a network on scikit-learn's digits and compare the speed")
-    demo.add_argument("--output", metavar="PATH", help="where the picture goes (default: a temporary directory)")
-    demo.add_argument("--epochs", type=int, default=30, help="passes over the training data (default: 30)")
+    demo.add_argument(
+        "--output", metavar="PATH", type=file_to_write, help="where the picture goes (default: a temporary directory)"
+    )
+    demo.add_argument("--epochs", type=_positive, default=30, help="passes over the training data (default: 30)")
     demo.add_argument("--no-peers", action="store_true", help="leave out the comparison of speed")
     commands.add_parser("bench", add_help=False, help="measure; see python -m fuseprop bench --help")
     arguments, rest = parser.parse_known_args(argv)

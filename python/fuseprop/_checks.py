@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any, SupportsFloat, SupportsIndex, cast
@@ -12,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 # The core holds parameters as float64, which are exact up to here.
 _EXACT = 2**53
+# NumPy's arrays have no more.
+_MOST_AXES = 64
 
 
 def real(
@@ -68,11 +71,137 @@ def axis(value: SupportsIndex) -> int:
     return integer(value, "axis", least=-_EXACT, most=_EXACT)
 
 
+def real_array(value: ArrayLike, name: str) -> NDArray[Any]:
+    """`value` as an array of any real dtype (floats, integers, booleans); nothing is cast, an array is not copied.
+
+    Anything else is a TypeError that says what to do: a masked array too, as its mask would be lost.
+    """
+    if _is_masked(value):
+        raise refusal(value, name)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise refusal(value, name, error) from error
+    if array.dtype.kind not in "buif":
+        raise refusal(value, name, array)
+    return array
+
+
+def refuse_masked(array: object, name: str) -> None:
+    """Raise a TypeError for a masked array, where others are taken as they are."""
+    if _is_masked(array):
+        raise refusal(array, name)
+
+
+def float_array(value: ArrayLike, name: str) -> NDArray[Any]:
+    """`value` as an array of float32 or float64; integers and booleans become float64, other dtypes are a TypeError."""
+    array = real_array(value, name)
+    if array.dtype.kind != "f":
+        return array.astype(np.float64)
+    if array.dtype not in (np.float32, np.float64):
+        raise refusal(value, name, array)
+    return array
+
+
+def refusal(value: Any, name: str, found: NDArray[Any] | Exception | None = None) -> TypeError:
+    """Return the error for an argument that cannot be taken as an array of numbers, with what to do about it.
+
+    Parameters
+    ----------
+    value
+        What was given.
+    name
+        What messages call it.
+    found
+        The array of another dtype that it makes, or what went wrong in making one.
+    """
+    if value is None:
+        return TypeError(f"{name} is None; expected an array")
+    if isinstance(value, np.ndarray) and _is_masked(value):
+        return TypeError(
+            f"{name} is a masked array, whose mask would be lost: give {name}.filled(value), or leave masked rows out"
+        )
+    if _is_masked(value):
+        return TypeError(f"{name} holds masked arrays, whose masks would be lost: fill them, or leave masked rows out")
+    kind = type(value).__name__
+    if isinstance(value, (str, bytes)):
+        return TypeError(f"{name} is a {kind}; expected an array of numbers")
+    if type(value).__module__.partition(".")[0] == "torch" and (ways := _ways_to_numpy(value)):
+        return TypeError(
+            f"{name} is a tensor that NumPy cannot take ({', '.join(ways)}): give {name}{''.join(ways.values())}"
+        )
+    if hasattr(value, "toarray"):
+        return TypeError(f"{name} is sparse ({kind}); expected a dense array: give {name}.toarray()")
+    if isinstance(found, Exception):
+        if "inhomogeneous" in str(found):
+            return TypeError(f"{name} is a ragged {kind}: its items differ in length{_lengths(value)}")
+        return TypeError(f"{name} of type {kind} cannot be made an array of numbers: {found}")
+    if found is None or (found.ndim == 0 and found.dtype == object and not isinstance(value, np.ndarray)):
+        return TypeError(f"{name} of type {kind} cannot be made an array of numbers")
+    array = name if hasattr(value, "astype") else f"np.asarray({name})"
+    return TypeError(
+        f"{name} has dtype {found.dtype}; expected float32 or float64 (integers and booleans are converted): "
+        f"{_advice(found, array)}"
+    )
+
+
+def _is_masked(value: Any, depth: int = 0) -> bool:
+    """Whether it is a masked array, or a list with one somewhere."""
+    if isinstance(value, (list, tuple)) and depth < _MOST_AXES:
+        return any(_is_masked(item, depth + 1) for item in value)
+    return isinstance(value, np.ndarray) and type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray)
+
+
+def _ways_to_numpy(tensor: Any) -> dict[str, str]:
+    """Return what keeps PyTorch's tensor from being an array, and the method that ends it."""
+    ways = {
+        "it requires grad": (tensor.requires_grad, ".detach()"),
+        f"on the device {tensor.device}": (tensor.device.type != "cpu", ".cpu()"),
+        f"of layout {tensor.layout}": (str(tensor.layout) != "torch.strided", ".to_dense()"),
+        "a lazy conjugate": (tensor.is_conj(), ".resolve_conj()"),
+        "a lazy negative": (tensor.is_neg(), ".resolve_neg()"),
+        f"of dtype {tensor.dtype}": (tensor.is_floating_point() and tensor.dtype.itemsize < 4, ".float()"),
+    }
+    return {what: method for what, (is_so, method) in ways.items() if is_so}
+
+
+def _lengths(value: Any) -> str:
+    """Return where the items of a ragged list first differ, if it is on the first level."""
+    if not isinstance(value, (list, tuple)):
+        return ""
+    sizes = [len(item) if isinstance(item, (list, tuple, np.ndarray)) else None for item in value]
+    for i, size in enumerate(sizes):
+        if size != sizes[0] and size is not None and sizes[0] is not None:
+            return f", {sizes[0]} in [0] and {size} in [{i}]"
+    return ""
+
+
+def _advice(array: NDArray[Any], name: str) -> str:
+    """Return what makes an array of another dtype one of real numbers."""
+    dtype = array.dtype
+    if dtype.names:
+        return f"take its fields one by one, {name}[{dtype.names[0]!r}]"
+    if dtype.kind == "c":
+        return f"take {name}.real, or np.abs({name})"
+    if dtype.kind == "M":
+        return f"count from a date, ({name} - {name}.min()) / np.timedelta64(1, 'D')"
+    if dtype.kind == "m":
+        return f"divide it by a unit, {name} / np.timedelta64(1, 's')"
+    if dtype.kind in "UST":
+        return f"read numbers with {name}.astype(float), count classes with np.unique({name}, return_inverse=True)[1]"
+    if dtype.kind == "O":
+        for at, item in zip(np.ndindex(array.shape), array.flat, strict=True):
+            if not isinstance(item, (numbers.Real, np.number)):
+                return f"its element {list(at)} is of type {type(item).__name__}"
+        return f"its elements are numbers, so cast it with {name}.astype(float)"
+    if dtype.type is np.void:
+        return "these are bytes without a meaning as numbers"
+    return f"cast it with {name}.astype(np.float32)"
+
+
 def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
     """`value` as a read-only copy: one finite number >= 0 for each class, not all of them 0."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "buif":
-        raise TypeError(f"{name} must be an array of numbers, found {type(value).__name__} of dtype {array.dtype}")
+    array = real_array(value, name)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; expected (C,), one number for each class")
     weights = array.astype(np.float64)
@@ -85,6 +214,26 @@ def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
         raise ValueError(f"{name} {found}; expected at least one number > 0")
     weights.flags.writeable = False
     return weights
+
+
+def unmasked(value: Any, name: str) -> None:
+    """Refuse a masked array, or a list of some, whatever else may be given."""
+    if _is_masked(value):
+        raise refusal(value, name)
+
+
+def training_weights(weight: NDArray[Any], name: str) -> None:
+    """Refuse weights of samples that are negative or not finite, in scikit-learn's words, and say which one it is.
+
+    Losses take negative weights, for what they mean mathematically; a model that is trained with them runs away from
+    these samples without bound.
+    """
+    wrong = ~(np.isfinite(weight) & (weight >= 0))
+    if wrong.any():
+        first = tuple(map(int, np.argwhere(wrong)[0]))
+        found = weight[first].item()
+        words = f"Negative values in data passed to `{name}`: " if found < 0 else ""
+        raise ValueError(f"{words}{name}{list(first)} is {found:g}; expected finite numbers >= 0")
 
 
 def choice(value: str, name: str, choices: Sequence[str]) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuseprop import losses, nn, optim, plot
+from fuseprop import nn, optim, plot
+from fuseprop._bench import launch, machine, problem
+from fuseprop._bench.steps import make_model
 
 BATCH_SIZE = 64
 SIZES = (64, 128, 10)
@@ -49,14 +52,9 @@ def load_digits() -> Digits:
     return Digits(x_train, y_train, x_test, y_test)
 
 
-def make_model() -> nn.Sequential:
-    """Return a new 64-128-10 network."""
-    return nn.Sequential([nn.Dense(SIZES[0], SIZES[1], "relu"), nn.Dense(SIZES[1], SIZES[2])], rng=0)
-
-
 def train(digits: Digits, *, epochs: int = 30, progress: bool = True) -> Result:
     """Train the network; the test images serve for the curves alone, nothing is chosen by them."""
-    model = make_model()
+    model = make_model(SIZES)
     begin = time.perf_counter()
     history = model.fit(
         digits.x_train,
@@ -75,135 +73,40 @@ def train(digits: Digits, *, epochs: int = 30, progress: bool = True) -> Result:
 
 # --- one training step, in each library ---------------------------------------------------------------------
 
-Step = Callable[[], object]
+
+CASE = f"training/{'-'.join(map(str, SIZES))}/batch{BATCH_SIZE}"
 
 
-def fuseprop_step(x: NDArray[np.float32], y: NDArray[np.int64]) -> Step:
-    """Make the step of this library: forward pass, loss, backward pass and Adam on one batch."""
-    model = make_model()
-    loss, optimizer = losses.SoftmaxCrossEntropy(), optim.Adam(model)
-    return lambda: model.train_step(x, y, loss, optimizer)
+class Comparison(NamedTuple):
+    """What a training step of this network costs, as `python -m fuseprop bench` measures it."""
+
+    seconds: dict[str, float]  # medians, by library; without those that are not to be believed
+    warnings: list[str]  # why some are left out
+    absent: list[str]  # libraries that are not installed
 
 
-def numpy_step(x: NDArray[np.float32], y: NDArray[np.int64]) -> Step:
-    """Make the same step as one would write it in NumPy."""
-    params = list(make_model().state_dict().values())
-    w1, b1, w2, b2 = params
-    first, second = [np.zeros_like(p) for p in params], [np.zeros_like(p) for p in params]
-    t = 0
-
-    def step() -> object:
-        nonlocal t
-        t += 1
-        h = np.maximum(x @ w1 + b1, 0)
-        z = h @ w2 + b2
-        z -= z.max(axis=1, keepdims=True)
-        p = np.exp(z)
-        p /= p.sum(axis=1, keepdims=True)
-        rows = np.arange(len(y))
-        value = -np.log(p[rows, y]).mean()
-        p[rows, y] -= 1
-        p /= len(y)
-        dh = (p @ w2.T) * (h > 0)
-        for param, g, m, v in zip(
-            params, (x.T @ dh, dh.sum(axis=0), h.T @ p, p.sum(axis=0)), first, second, strict=True
-        ):
-            m[...] = 0.9 * m + 0.1 * g
-            v[...] = 0.999 * v + 0.001 * g * g
-            param[...] -= 1e-3 / (1 - 0.9**t) * m / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-        return value
-
-    return step
+def compare(*options: str) -> Comparison:
+    """Measure a training step beside the libraries that are installed; options as those of the benchmarks."""
+    return comparison(launch.figures("--only", CASE, *options))
 
 
-def sklearn_step(x: NDArray[np.float32], y: NDArray[np.int64]) -> Step:
-    """Make a `partial_fit` of MLPClassifier, which is one Adam step."""
-    from sklearn.neural_network import MLPClassifier  # noqa: PLC0415  # optional
-
-    model = MLPClassifier((SIZES[1],), batch_size=BATCH_SIZE, alpha=0.0, random_state=0)
-    model.partial_fit(x, y, classes=np.arange(SIZES[2]))
-    return lambda: model.partial_fit(x, y)
-
-
-def torch_step(x: NDArray[np.float32], y: NDArray[np.int64]) -> Step:
-    """Make the step of PyTorch, eager, with its fused Adam."""
-    import torch  # noqa: PLC0415  # optional
-
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(SIZES[0], SIZES[1]), torch.nn.ReLU(), torch.nn.Linear(SIZES[1], SIZES[2])
-    )
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    xb, yb = torch.from_numpy(x), torch.from_numpy(y)
-
-    def step() -> object:
-        optimizer.zero_grad(set_to_none=False)
-        value = torch.nn.functional.cross_entropy(model(xb), yb)
-        value.backward()
-        optimizer.step()
-        return value
-
-    return step
-
-
-def jax_step(x: NDArray[np.float32], y: NDArray[np.int64]) -> Step:
-    """Make the step of JAX, compiled as a whole, with its state donated."""
-    import jax  # noqa: PLC0415  # optional
-    import jax.numpy as jnp  # noqa: PLC0415  # optional
-
-    def loss(params: Any, xb: Any, yb: Any) -> Any:
-        w1, b1, w2, b2 = params
-        z = jnp.maximum(xb @ w1 + b1, 0) @ w2 + b2
-        return -jnp.mean(jax.nn.log_softmax(z)[jnp.arange(len(yb)), yb])
-
-    def update(state: Any, xb: Any, yb: Any) -> Any:
-        params, first, second, t = state
-        value, grads = jax.value_and_grad(loss)(params, xb, yb)
-        t += 1
-        first = [0.9 * m + 0.1 * g for m, g in zip(first, grads, strict=True)]
-        second = [0.999 * v + 0.001 * g * g for v, g in zip(second, grads, strict=True)]
-        params = [
-            p - 1e-3 * (m / (1 - 0.9**t)) / (jnp.sqrt(v / (1 - 0.999**t)) + 1e-8)
-            for p, m, v in zip(params, first, second, strict=True)
-        ]
-        return (params, first, second, t), value
-
-    compiled = jax.jit(update, donate_argnums=0)
-    params = [jnp.array(p) for p in make_model().state_dict().values()]
-    state = (params, [jnp.zeros_like(p) for p in params], [jnp.zeros_like(p) for p in params], jnp.float32(0))
-    xb, yb = jnp.array(x), jnp.array(y)
-
-    def step() -> object:
-        nonlocal state
-        state, value = compiled(state, xb, yb)
-        return value.block_until_ready()
-
-    return step
-
-
-#: Name, the module it needs, and what makes the step.
-CONTENDERS: tuple[tuple[str, str, Callable[..., Step]], ...] = (
-    ("fuseprop", "fuseprop", fuseprop_step),
-    ("NumPy", "numpy", numpy_step),
-    ("JAX (jit)", "jax", jax_step),
-    ("PyTorch (eager)", "torch", torch_step),
-    ("scikit-learn", "sklearn", sklearn_step),
-)
-
-
-def step_times(digits: Digits, *, rounds: int = 25, steps: int = 20) -> dict[str, float]:
-    """Return seconds per training step of each library that is installed: medians over interleaved rounds."""
-    x, y = digits.x_train[:BATCH_SIZE], digits.y_train[:BATCH_SIZE]
-    contenders = {name: make(x, y) for name, module, make in CONTENDERS if find_spec(module) is not None}
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for round_ in range(rounds + 2):
-        for name, step in contenders.items():
-            begin = time.perf_counter()
-            for _ in range(steps):
-                step()
-            if round_ >= 2:  # the first ones warm up
-                times[name].append((time.perf_counter() - begin) / steps)
-    return {name: float(np.median(values)) for name, values in times.items()}
+def comparison(figures: Mapping[str, Any]) -> Comparison:
+    """Return what the figures of the benchmark say: of each library its fastest variant."""
+    (case,) = figures["cases"]
+    best: dict[str, Mapping[str, Any]] = {}
+    for timed in sorted((c for c in case["candidates"] if "median_seconds" in c), key=itemgetter("median_seconds")):
+        best.setdefault(timed["library"], timed)
+    seconds = {
+        library: best[library]["median_seconds"] for library in (problem.OURS, *machine.PEERS) if library in best
+    }
+    warnings = []
+    if case["disturbed"]:
+        warnings.append(f"other processes took {case['others_share_of_cpus']:.0%} of the CPUs")
+        seconds.clear()
+    for library in [name for name in seconds if not best[name]["steady"]]:
+        warnings.append(f"{library}'s time varied by more than a factor of 2")
+        del seconds[library]
+    return Comparison(seconds, warnings, [name for name in machine.PEERS if name not in figures["machine"]["versions"]])
 
 
 # --- what the user sees -------------------------------------------------------------------------------------
@@ -222,7 +125,7 @@ def draw(result: Result, times: dict[str, float], path: Path) -> None:
     axes[1].axhline(0.97, color="gray", linestyle=":", linewidth=1)
     if times:
         names, values = list(times), [1e6 * seconds for seconds in times.values()]
-        bars = axes[2].barh(names, values, color=["tab:green"] + ["tab:gray"] * (len(names) - 1))
+        bars = axes[2].barh(names, values, color=["tab:green" if n == problem.OURS else "tab:gray" for n in names])
         axes[2].bar_label(bars, fmt="%.0f", padding=3)
         axes[2].set(xlabel="µs", title=f"one training step, batch of {BATCH_SIZE}", xlim=(0, 1.15 * max(values)))
         axes[2].invert_yaxis()
@@ -230,7 +133,21 @@ def draw(result: Result, times: dict[str, float], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(*, output: str | None = None, epochs: int = 30, peers: bool = True) -> int:
+def show(found: Comparison) -> dict[str, float]:
+    """Print a comparison; return the times in it."""
+    ours = found.seconds.get(problem.OURS)
+    for name, seconds in found.seconds.items():
+        ratio = "" if ours is None else f"  {seconds / ours:6.1f}x"
+        print(f"  {name:<16} {1e6 * seconds:8.1f} µs{ratio}")
+    if found.absent:
+        print(f"  not installed: {', '.join(found.absent)}")
+    if found.warnings:
+        print(f"  left out, as the machine was disturbed: {'; '.join(found.warnings)}")
+        print(f"  on a quiet machine: python -m fuseprop bench --only {CASE}")
+    return found.seconds
+
+
+def main(*, output: Path | None = None, epochs: int = 30, peers: bool = True) -> int:
     """Run the demo; return the exit code."""
     needed = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
     missing = [package for module, package in needed.items() if find_spec(module) is None]
@@ -249,13 +166,8 @@ def main(*, output: str | None = None, epochs: int = 30, peers: bool = True) -> 
     times: dict[str, float] = {}
     if peers:
         print(f"\nOne training step (forward, loss, backward, Adam), batch of {BATCH_SIZE}, float32:")
-        times = step_times(digits)
-        for name, seconds in times.items():
-            print(f"  {name:<16} {1e6 * seconds:8.1f} µs  {seconds / times['fuseprop']:6.1f}x")
-        absent = [name for name, module, _ in CONTENDERS if find_spec(module) is None]
-        if absent:
-            print(f"  not installed: {', '.join(absent)}")
-    path = Path(output) if output else Path(tempfile.mkdtemp(prefix="fuseprop-")) / "digits.png"
+        times = show(compare())
+    path = output or Path(tempfile.mkdtemp(prefix="fuseprop-")) / "digits.png"
     draw(result, times, path)
     print(f"\ntraining curves: {path.resolve()}")
     return 0

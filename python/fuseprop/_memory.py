@@ -1,9 +1,12 @@
-"""Arrays that start on a cache line, and parameters that know where their gradients are."""
+"""Arrays that start on a cache line, parameters that know where their gradients are, changes that are made at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, repeat, starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +16,41 @@ if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
 
 _CACHE_LINE = 64
+
+#: Goes through an iterator in one call of C. An interrupt, and a change of threads, come between two instructions of
+#: Python: what the iterator does is done as a whole, or not at all, if it is made of C functions alone.
+at_once: Callable[[Iterable[Any]], None] = deque(maxlen=0).extend
+
+
+def set_attributes(owner: object, **values: object) -> None:
+    """Set all of them at once."""
+    at_once(map(setattr, repeat(owner), values.keys(), values.values()))
+
+
+class Changes:
+    """What is to change together: all of it, or, if something does not fit or an interrupt comes before, nothing.
+
+    Who adds to it has checked that nothing can fail any more.
+    """
+
+    __slots__ = ("_arrays", "_attributes")
+
+    def __init__(self) -> None:
+        self._arrays: list[tuple[NDArray[Any], Any, NDArray[Any]]] = []
+        self._attributes: list[tuple[object, str, Any]] = []
+
+    def copy(self, target: NDArray[Any], source: NDArray[Any]) -> None:
+        """Plan to write an array's values, as they are now, into one of the same shape."""
+        # A copy, as it may be a view of a target; and plain arrays, as subclasses run Python code.
+        self._arrays.append((np.asarray(target), ..., np.array(source, target.dtype)))
+
+    def set(self, owner: object, name: str, value: object) -> None:
+        """Plan to set an attribute."""
+        self._attributes.append((owner, name, value))
+
+    def make(self) -> None:
+        """Change everything."""
+        at_once(chain(starmap(operator.setitem, self._arrays), starmap(setattr, self._attributes)))
 
 
 def aligned_zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -24,17 +24,19 @@ formula in reference.py. One along an axis likewise, with its row in csrc/kernel
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fuseprop import _checks, _core, _registry
+from fuseprop import _checks, _core, _elsewhere, _registry
 from fuseprop._checks import choice, flag, integer, real
 from fuseprop._formula import Formula
+from fuseprop._listing import listing
 from fuseprop._registry import properties, register
 from fuseprop._typing import FloatArray
 
@@ -72,6 +74,22 @@ __all__ = [
     "names",
 ]
 
+__dir__ = listing(__all__)
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)
+
+
+class _SignatureOfCall:
+    """`inspect.signature` of an object, which Python itself knows only where `__call__` is made in Python."""
+
+    def __get__(self, act: Any, owner: type[Any]) -> Any:
+        if act is None:  # the class has the signature of its constructor
+            raise AttributeError(f"type object {owner.__name__!r} has no attribute '__signature__'")
+        return inspect.signature(act.__call__)
+
 
 class Activation(Formula, _core.Activation):
     """What all activations share; see the module's description.
@@ -80,6 +98,8 @@ class Activation(Formula, _core.Activation):
     """
 
     __slots__ = ("_parameters",)
+
+    __signature__ = _SignatureOfCall()
 
     def backward(
         self,
@@ -119,6 +139,15 @@ class Activation(Formula, _core.Activation):
 
         They are summed in float64, in an order that depends on x's shape alone. An activation that learns nothing
         gives (dL/dx, {}).
+
+        Parameters
+        ----------
+        x, dy
+            The input, and the gradient by the result.
+        params
+            The learned parameters, as in the call.
+        out
+            Receives dL/dx; it may be x, or dy if that has x's shape.
         """
         if dy is None:
             raise TypeError("dy is None; expected an array")
@@ -127,11 +156,21 @@ class Activation(Formula, _core.Activation):
     def derivative(
         self, x: ArrayLike, *, params: Mapping[str, FloatArray] | None = None, out: FloatArray | None = None
     ) -> FloatArray:
-        """`backward` with ones for dy: f'(x), elementwise."""
+        """`backward` with ones for dy: f'(x), elementwise.
+
+        Parameters
+        ----------
+        x
+            The input.
+        params
+            The learned parameters, as in the call; None: their initial values.
+        out
+            Receives f'(x); it may be x.
+        """
         return self._backward(x, None, out, params)
 
     def init_params(self, dtype: DTypeLike = np.float32) -> dict[str, FloatArray]:
-        """Return the initial values of the learned parameters, one-dimensional arrays; {} if there are none."""
+        """Return the learned parameters' initial values, one-dimensional arrays of this dtype; {} if there are none."""
         del dtype
         return {}
 
@@ -714,6 +753,15 @@ class RReLU(Activation):
         """(f(x), slopes) with a slope drawn for each element: the forward pass of training.
 
         The draws are rng's next uniform numbers of x's dtype, in C order, whatever the number of threads.
+
+        Parameters
+        ----------
+        x
+            The input.
+        rng : numpy.random.Generator
+            What the slopes are drawn from.
+        out
+            Receives f(x); it may be x.
         """
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng must be a numpy.random.Generator, found {type(rng).__name__}")
@@ -965,7 +1013,7 @@ def names() -> list[str]:
 
 
 def get(name: str, **parameters: Any) -> Activation:
-    """Return the activation of this name, or alias, with these parameters.
+    """Return the activation called `name`, or of this alias, with these `parameters`: ``get("swish", beta=2.0)``.
 
     Raises
     ------

@@ -42,6 +42,7 @@ from numpy.typing import DTypeLike
 
 from fuseprop import activations
 from fuseprop._checks import choice, integer, real
+from fuseprop._listing import listing
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -68,6 +69,8 @@ __all__ = [
     "xavier_uniform",
     "zeros",
 ]
+
+__dir__ = listing(__all__)
 
 Initializer: TypeAlias = "Callable[..., FloatArray]"
 
@@ -321,7 +324,7 @@ def constant(shape: Sequence[int], *, value: float = 0.0, rng: Rng = None, dtype
 
 
 def zeros(shape: Sequence[int], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> FloatArray:
-    """Return zeros of any shape: `constant` with value 0, its warning for a matrix included."""
+    """Return zeros of any shape: `constant` with value 0, its warning for a matrix included; see `constant`."""
     return constant(shape, rng=rng, dtype=dtype)
 
 
@@ -358,7 +361,7 @@ def names() -> list[str]:
 
 
 def get(name: str, **options: Any) -> Initializer:
-    """Return the initialiser called `name`, with these options bound to it: ``get("normal", std=0.1)``.
+    """Return the initialiser called `name`, with these `options` bound to it: ``get("normal", std=0.1)``.
 
     Raises
     ------

@@ -13,7 +13,8 @@ With sample weights w, of shape (N,) or pred's, the value and the gradient are m
 the sum of the broadcast weights; without weights by pred's size (0 if that is 0). All weights zero: value and gradient
 are 0. A weight of 0 beside others does not hide a NaN or an infinite value: 0 times it is NaN. `grad_and_hess` is
 weighted, never divided; `hess_floor`, a finite number, replaces the second derivative by max(d2, floor) before the
-weight.
+weight. A negative weight is taken for what it means mathematically; to train with one makes no sense: `fit`, the
+estimators and the boosters' objectives refuse it.
 
 pred's dtype rules: float32 stays float32, float64 stays float64, integers and booleans become float64, any other dtype
 is a TypeError; target and weights are cast to it, before the target is checked. Any strides. Each element's term is
@@ -21,6 +22,10 @@ rounded to pred's dtype; their sum accumulates in float64 and is a Python float,
 ``out=`` receives the gradient; it may be pred, target or a sample_weight of pred's shape itself, any other overlap is a
 ValueError. `grad_and_hess` takes a tuple of two such arrays, apart from each other, or with None for a new one. Nothing
 is written if an argument is refused: targets are read once more before the caller's arrays are written.
+
+Masked arrays are refused, since their mask would be lost. Another thread may write to the arrays of a running call: the
+result is then made of old and new values, labels included, and nothing else is touched. It must not resize them or
+change their dtype or shape meanwhile, as with NumPy's own functions.
 
 Targets, and the predictions of BinaryCrossEntropy, outside of what a loss is defined for are a ValueError that names
 the first one: ``target[3] is 0.5; hinge expects -1 or 1``. A NaN target is outside of every domain but those that say
@@ -45,14 +50,15 @@ reference.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fuseprop import _core, _registry
-from fuseprop._checks import choice, class_weights, flag, integer, real
+from fuseprop import _core, _elsewhere, _registry
+from fuseprop._checks import choice, class_weights, flag, float_array, integer, real, real_array, refuse_masked
 from fuseprop._formula import Formula
+from fuseprop._listing import listing
 from fuseprop._registry import Domain, register
 from fuseprop._typing import FloatArray
 
@@ -90,6 +96,14 @@ __all__ = [
     "names",
 ]
 
+__dir__ = listing(__all__)
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)
+
+
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -105,7 +119,17 @@ class Loss(Formula, _core.Loss):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> float | FloatArray:
-        """Return the value: a float, or an array with reduction "none"."""
+        """Return the value: a float, or an array with reduction "none".
+
+        Parameters
+        ----------
+        pred, target
+            Predictions and targets, of one shape; over classes (N, C) and labels (N,) or what the loss takes.
+        sample_weight
+            Weights of pred's shape or (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self._value(pred, target, sample_weight, reduction)
 
     def gradient(
@@ -116,7 +140,19 @@ class Loss(Formula, _core.Loss):
         reduction: Reduction = "mean",
         out: FloatArray | None = None,
     ) -> FloatArray:
-        """Return the derivative of the value by pred, of pred's shape (of the sum of the values for "none")."""
+        """Return the derivative of the value by pred, of pred's shape (of the sum of the values for "none").
+
+        Parameters
+        ----------
+        pred, target
+            Predictions and targets, of one shape; over classes (N, C) and labels (N,) or what the loss takes.
+        sample_weight
+            Weights of pred's shape or (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        out
+            Receives the gradient, of pred's shape and dtype; it may be pred or target itself.
+        """
         return self._gradient(pred, target, sample_weight, reduction, out)
 
     def value_and_grad(
@@ -127,7 +163,19 @@ class Loss(Formula, _core.Loss):
         reduction: Reduction = "mean",
         out: FloatArray | None = None,
     ) -> tuple[float | FloatArray, FloatArray]:
-        """Return (value, gradient), from one pass over the data."""
+        """Return (value, gradient), from one pass over the data.
+
+        Parameters
+        ----------
+        pred, target
+            Predictions and targets, of one shape; over classes (N, C) and labels (N,) or what the loss takes.
+        sample_weight
+            Weights of pred's shape or (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        out
+            Receives the gradient, of pred's shape and dtype; it may be pred or target itself.
+        """
         return self._value_and_grad(pred, target, sample_weight, reduction, out)
 
     def grad_and_hess(
@@ -139,11 +187,31 @@ class Loss(Formula, _core.Loss):
         *,
         out: tuple[FloatArray | None, FloatArray | None] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
-        """Return (first, second derivative by pred), per sample and weighted; max(d2, hess_floor) if it is given."""
+        """Return (first, second derivative by pred), per sample and weighted.
+
+        Parameters
+        ----------
+        pred, target
+            Predictions and targets, of one shape; over classes (N, C) and labels (N,) or what the loss takes.
+        sample_weight
+            Weights of pred's shape or (N,), or None.
+        hess_floor : float or None
+            Takes the place of smaller second derivatives, before the weights.
+        out
+            A pair of arrays that receive the derivatives, apart from each other; None in it: a new one.
+        """
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, out)
 
 
-@register("loss", "zero_one", target_domain="sign", kind_of_value="metric", aliases=("zero_one_loss",))
+@register(
+    "loss",
+    "zero_one",
+    prediction="margin",
+    link=None,
+    target_domain="sign",
+    kind_of_value="metric",
+    aliases=("zero_one_loss",),
+)
 class ZeroOne(Loss):
     """1 if y p <= 0, else 0, for the score p = pred and y = target of -1 or 1: the share of wrong signs under "mean".
 
@@ -157,7 +225,16 @@ class ZeroOne(Loss):
         super().__init__()
 
 
-@register("loss", "hinge", ulp=(0.5, 0.0, 0.0), target_domain="sign", aliases=("hinge_loss",))
+@register(
+    "loss",
+    "hinge",
+    curvature="none",
+    prediction="margin",
+    link=None,
+    ulp=(0.5, 0.0, 0.0),
+    target_domain="sign",
+    aliases=("hinge_loss",),
+)
 class Hinge(Loss):
     """max(0, 1 - y p), for the score p = pred and y = target of -1 or 1.
 
@@ -175,7 +252,15 @@ class Hinge(Loss):
         super().__init__()
 
 
-@register("loss", "squared_hinge", ulp=(2.0, 0.5, 0.0), target_domain="sign", aliases=("l2_hinge",))
+@register(
+    "loss",
+    "squared_hinge",
+    prediction="margin",
+    link=None,
+    ulp=(2.0, 0.5, 0.0),
+    target_domain="sign",
+    aliases=("l2_hinge",),
+)
 class SquaredHinge(Loss):
     """max(0, 1 - y p)^2, for the score p = pred and y = target of -1 or 1.
 
@@ -189,7 +274,15 @@ class SquaredHinge(Loss):
         super().__init__()
 
 
-@register("loss", "exponential", ulp=(1.0, 1.0, 1.0), target_domain="sign", aliases=("exp", "adaboost"))
+@register(
+    "loss",
+    "exponential",
+    prediction="margin",
+    link="half_logit",
+    ulp=(1.0, 1.0, 1.0),
+    target_domain="sign",
+    aliases=("exp", "adaboost"),
+)
 class Exponential(Loss):
     """e^(-y p), for the score p = pred and y = target of -1 or 1; d1 = -y L, d2 = L.
 
@@ -207,7 +300,15 @@ class Exponential(Loss):
         super().__init__()
 
 
-@register("loss", "logistic", ulp=(2.0, 3.0, 5.0), target_domain="sign", aliases=("soft_margin",))
+@register(
+    "loss",
+    "logistic",
+    prediction="logit",
+    link="logit",
+    ulp=(2.0, 3.0, 5.0),
+    target_domain="sign",
+    aliases=("soft_margin", "soft_margin_loss"),
+)
 class Logistic(Loss):
     """log(1 + e^(-y p)), for the logit p = pred and y = target of -1 or 1.
 
@@ -222,7 +323,7 @@ class Logistic(Loss):
         super().__init__()
 
 
-@register("loss", "half_squared_error", ulp=(0.5, 0.0, 0.0), aliases=("half_mse",))
+@register("loss", "half_squared_error", curvature="constant", ulp=(0.5, 0.0, 0.0), aliases=("half_mse",))
 class HalfSquaredError(Loss):
     """r^2 / 2 with r = pred - target; d1 = r, d2 = 1.
 
@@ -235,7 +336,13 @@ class HalfSquaredError(Loss):
         super().__init__()
 
 
-@register("loss", "squared_error", ulp=(0.5, 0.0, 0.0), aliases=("mse", "l2", "mean_squared_error"))
+@register(
+    "loss",
+    "squared_error",
+    curvature="constant",
+    ulp=(0.5, 0.0, 0.0),
+    aliases=("mse", "l2", "mean_squared_error", "mse_loss"),
+)
 class SquaredError(Loss):
     """r^2 with r = pred - target; d1 = 2 r, d2 = 2. The mean squared error under "mean".
 
@@ -266,7 +373,13 @@ class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
         super().__init__()
 
 
-@register("loss", "absolute_error", ulp=(0.0, 0.0, 0.0), aliases=("mae", "l1", "mean_absolute_error"))
+@register(
+    "loss",
+    "absolute_error",
+    curvature="none",
+    ulp=(0.0, 0.0, 0.0),
+    aliases=("mae", "l1", "mean_absolute_error", "l1_loss"),
+)
 class AbsoluteError(Loss):
     """abs(r) with r = pred - target; d1 = sign(r), 0 at r = 0; d2 = 0. The mean absolute error under "mean".
 
@@ -290,6 +403,7 @@ def _percentage_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "absolute_percentage_error",
+    curvature="none",
     ulp=(2.5, 0.5, 0.0),
     parameters={"on_zero": "raise"},
     choices={"on_zero": _ON_ZERO},
@@ -319,7 +433,7 @@ class AbsolutePercentageError(Loss):
         super().__init__(on_zero=choice(on_zero, "on_zero", _ON_ZERO))
 
 
-@register("loss", "symmetric_absolute_percentage_error", ulp=(3.0, 4.0, 6.0), aliases=("smape",))
+@register("loss", "symmetric_absolute_percentage_error", curvature="none", ulp=(3.0, 4.0, 6.0), aliases=("smape",))
 class SymmetricAbsolutePercentageError(Loss):
     """200 abs(r) / S with r = pred - target and S = abs(pred) + abs(target): SMAPE, from 0 to 200.
 
@@ -334,12 +448,19 @@ class SymmetricAbsolutePercentageError(Loss):
         super().__init__()
 
 
-@register("loss", "huber", ulp=(1.5, 0.0, 0.0), parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 1.35}))
+@register(
+    "loss",
+    "huber",
+    ulp=(1.5, 0.0, 0.0),
+    parameters={"delta": 1.0},
+    examples=({"delta": 0.25}, {"delta": 1.35}),
+    aliases=("huber_loss", "smooth_l1", "smooth_l1_loss"),
+)
 class Huber(Loss):
     """r^2 / 2 if abs(r) <= delta, else delta (abs(r) - delta / 2), with r = pred - target.
 
-    d1 = clip(r, -delta, delta); d2 = 1 where abs(r) <= delta, else 0. Equal to PyTorch's HuberLoss. Any real target. At
-    most 1.5, 0, 0 ULP.
+    d1 = clip(r, -delta, delta); d2 = 1 where abs(r) <= delta, else 0. Equal to PyTorch's HuberLoss, and to delta times
+    its SmoothL1Loss with beta = delta. Any real target. At most 1.5, 0, 0 ULP.
 
     Parameters
     ----------
@@ -399,6 +520,7 @@ class LogCosh(Loss):
 @register(
     "loss",
     "quantile",
+    curvature="none",
     ulp=(1.0, 0.5, 0.0),
     parameters={"q": 0.5},
     examples=({"q": 0.1}, {"q": 0.9}),
@@ -444,13 +566,14 @@ def _quantiles(q: float | Sequence[float]) -> float | tuple[float, ...]:
 @register(
     "loss",
     "binary_cross_entropy",
+    prediction="probability",
     ulp=(2.5, 4.0, 4.0),
     cancels=("d1",),
     parameters={"eps": None},
     examples=({"eps": 1e-6}, {"eps": 0.05}),
     target_domain="unit",
     pred_domain="unit",
-    aliases=("bce",),
+    aliases=("bce", "bce_loss", "binary_crossentropy"),
 )
 class BinaryCrossEntropy(Loss):
     """-(y log p + (1 - y) log(1 - p)), for the probability p = pred and y = target, both in [0, 1].
@@ -479,6 +602,8 @@ class BinaryCrossEntropy(Loss):
 @register(
     "loss",
     "binary_cross_entropy_with_logits",
+    prediction="logit",
+    link="logit",
     ulp=(4.0, 4.0, 6.5),
     cancels=("d1",),
     parameters={"pos_weight": 1.0},
@@ -508,6 +633,8 @@ class BinaryCrossEntropyWithLogits(Loss):
 @register(
     "loss",
     "focal_with_logits",
+    prediction="logit",
+    link="logit",
     ulp=(10.0, 10.0, 12.0),
     cancels=("d1", "d2"),
     parameters={"gamma": 2.0, "alpha": 0.25},
@@ -545,10 +672,11 @@ class FocalWithLogits(Loss):
 @register(
     "loss",
     "poisson",
+    link="log",
     ulp=(2.0, 2.0, 1.0),
     cancels=("value", "d1"),
     target_domain="nonnegative",
-    aliases=("poisson_nll", "half_poisson"),
+    aliases=("poisson_nll", "half_poisson", "poisson_nll_loss"),
 )
 class Poisson(Loss):
     """e^z - y z, for the logarithm z = pred of the mean and a count y = target >= 0; d1 = e^z - y, d2 = e^z.
@@ -567,6 +695,7 @@ class Poisson(Loss):
 @register(
     "loss",
     "gamma",
+    link="log",
     ulp=(4.0, 4.0, 4.0),
     cancels=("value", "d1"),
     target_domain="positive",
@@ -594,6 +723,7 @@ def _tweedie_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "tweedie",
+    link="log",
     ulp=(7.0, 7.0, 8.0),
     cancels=("value", "d1", "d2"),
     parameters={"power": 1.5},
@@ -674,7 +804,15 @@ class _LogitsLoss(Loss):
         return () if self._values() == tuple(self.spec.parameters.values()) else values
 
 
-@register("loss", "softmax_cross_entropy", parameters=_OPTIONS, examples=_OPTION_EXAMPLES, target_domain="classes")
+@register(
+    "loss",
+    "softmax_cross_entropy",
+    prediction="logit",
+    link="multinomial_logit",
+    parameters=_OPTIONS,
+    examples=_OPTION_EXAMPLES,
+    target_domain="classes",
+)
 class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
     """-sum_j q_j log softmax(z)_j for logits z = pred of shape (N, C).
 
@@ -736,9 +874,19 @@ class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
     ) -> tuple[FloatArray, FloatArray]:
         """Return (gradient, Hessian), both (N, C), per sample and weighted.
 
-        hessian is "diagonal" or "upper", twice that: without options A p (1 - p) and 2 A p (1 - p). The latter is what
-        XGBoost uses, an upper bound of the full matrix (with z_loss, it need not be one). max(hess, hess_floor) is
-        taken before the weight.
+        Parameters
+        ----------
+        pred, target
+            Logits (N, C), and labels (N,) or distributions (N, C).
+        sample_weight
+            (N,), or None.
+        hess_floor : float or None
+            Takes the place of smaller second derivatives, before the weights.
+        hessian : {"diagonal", "upper"}
+            The diagonal, without options A p (1 - p), or twice that: what XGBoost uses, an upper bound of the full
+            matrix (with z_loss, it need not be one).
+        out
+            A pair of arrays that receive the derivatives, apart from each other; None in it: a new one.
         """
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, out, hessian)
 
@@ -746,6 +894,8 @@ class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
 @register(
     "loss",
     "linear_cross_entropy",
+    prediction="logit",
+    link="multinomial_logit",
     parameters=_OPTIONS,
     examples=_OPTION_EXAMPLES,
     target_domain="classes",
@@ -813,7 +963,19 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> float | FloatArray:
-        """Return the value: a float, or an array with reduction "none"."""
+        """Return the value: a float, or an array with reduction "none".
+
+        Parameters
+        ----------
+        x, weight, bias
+            A dense layer: its input (N, in), weight (in, C) and bias (C,) or None.
+        labels
+            (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self._value(x, weight, labels, bias, sample_weight, reduction)
 
     def gradient(  # type: ignore[override]  # as __call__
@@ -826,7 +988,19 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
-        """Return (dx, dweight, dbias), of the value (of the sum of the values for "none"); dbias None without bias."""
+        """Return (dx, dweight, dbias), of the value (of the sum of the values for "none"); dbias None without bias.
+
+        Parameters
+        ----------
+        x, weight, bias
+            A dense layer: its input (N, in), weight (in, C) and bias (C,) or None.
+        labels
+            (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self._gradient(x, weight, labels, bias, sample_weight, reduction)
 
     def value_and_grad(  # type: ignore[override]  # as __call__
@@ -839,18 +1013,37 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> tuple[float | FloatArray, tuple[FloatArray, FloatArray, FloatArray | None]]:
-        """Return (value, (dx, dweight, dbias))."""
+        """Return (value, (dx, dweight, dbias)).
+
+        Parameters
+        ----------
+        x, weight, bias
+            A dense layer: its input (N, in), weight (in, C) and bias (C,) or None.
+        labels
+            (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self._value_and_grad(x, weight, labels, bias, sample_weight, reduction)
 
-    def grad_and_hess(self, *arguments: Any, **options: Any) -> tuple[FloatArray, FloatArray]:
-        """Raise a TypeError: there are no derivatives per sample."""
+    def grad_and_hess(self, *arguments: object, **options: object) -> NoReturn:
+        """Raise a TypeError, whatever the arguments and options: there are no derivatives per sample."""
         raise TypeError(
             "linear_cross_entropy has no derivatives per sample: its gradients are by x, weight and bias; "
             "softmax_cross_entropy has those by logits"
         )
 
 
-@register("loss", "categorical_cross_entropy", target_domain="distribution", pred_domain="unit", aliases=("cce",))
+@register(
+    "loss",
+    "categorical_cross_entropy",
+    prediction="probability",
+    target_domain="distribution",
+    pred_domain="unit",
+    aliases=("cce", "categorical_crossentropy"),
+)
 class CategoricalCrossEntropy(Loss):
     """-sum_j y_j log p_j, for probabilities p = pred and distributions y = target, both (N, C) and in [0, 1].
 
@@ -867,7 +1060,15 @@ class CategoricalCrossEntropy(Loss):
         super().__init__()
 
 
-@register("loss", "negative_log_likelihood", target_domain="labels", aliases=("nll",))
+@register(
+    "loss",
+    "negative_log_likelihood",
+    curvature="none",
+    prediction="log_probability",
+    link="log",
+    target_domain="labels",
+    aliases=("nll", "nll_loss"),
+)
 class NegativeLogLikelihood(Loss, _core.NegativeLogLikelihood):
     """-l[label], for log-probabilities l = pred of shape (N, C) and labels = target, integers of any width, (N,).
 
@@ -890,6 +1091,7 @@ def _kl_targets(parameters: Mapping[str, Any]) -> Domain:
 @register(
     "loss",
     "kl_divergence",
+    prediction="probability",
     parameters={"log_target": False},
     examples=({"log_target": True},),
     target_domain="distribution",
@@ -929,6 +1131,7 @@ def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
     """Return a tuple of finite numbers >= 0, or None."""
     if class_weight is None:
         return None
+    refuse_masked(class_weight, "class_weight")
     if isinstance(class_weight, (str, bytes)) or np.ndim(class_weight) != 1:
         raise ValueError(f"class_weight is {class_weight!r}; expected None or one number for each class")
     values = enumerate(cast(Sequence[float], class_weight))
@@ -941,6 +1144,8 @@ def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
 @register(
     "loss",
     "softmax_focal",
+    prediction="logit",
+    link="multinomial_logit",
     parameters={"gamma": 2.0, "class_weight": None},
     examples=(
         {"gamma": 0.0, "class_weight": None},
@@ -983,6 +1188,8 @@ class SoftmaxFocal(Loss, _core.SoftmaxFocal):
 @register(
     "loss",
     "large_margin_softmax",
+    prediction="logit",
+    link="multinomial_logit",
     parameters={"margin": 2},
     examples=({"margin": 1}, {"margin": 3}, {"margin": 4}),
     target_domain="labels",
@@ -1032,9 +1239,21 @@ class LargeMarginSoftmax(Loss):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> float | FloatArray:
-        """Return the value: a float, or an array with reduction "none"."""
-        scores = _MarginScores(features, weight, target, self._parameters["margin"])
-        return _softmax_cross_entropy(scores.scores, scores.labels, sample_weight, reduction)
+        """Return the value: a float, or an array with reduction "none".
+
+        Parameters
+        ----------
+        features, weight
+            (N, features) and the class weights (features, C), of one dtype.
+        target
+            Labels (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
+        scores = _MarginScores(features, weight, target, sample_weight, self._parameters["margin"])
+        return _softmax_cross_entropy(scores.scores, scores.labels, scores.sample_weight, reduction)
 
     def gradient(  # type: ignore[override]  # as __call__
         self,
@@ -1044,7 +1263,19 @@ class LargeMarginSoftmax(Loss):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the derivatives of the value by features and by weight (of the sum of the values for "none")."""
+        """Return the derivatives of the value by features and by weight (of the sum of the values for "none").
+
+        Parameters
+        ----------
+        features, weight
+            (N, features) and the class weights (features, C), of one dtype.
+        target
+            Labels (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
         return self.value_and_grad(features, weight, target, sample_weight, reduction)[1]
 
     def value_and_grad(  # type: ignore[override]  # as __call__
@@ -1055,15 +1286,27 @@ class LargeMarginSoftmax(Loss):
         sample_weight: ArrayLike | None = None,
         reduction: Reduction = "mean",
     ) -> tuple[float | FloatArray, tuple[FloatArray, FloatArray]]:
-        """Return (value, gradients)."""
-        scores = _MarginScores(features, weight, target, self._parameters["margin"])
+        """Return (value, (dfeatures, dweight)).
+
+        Parameters
+        ----------
+        features, weight
+            (N, features) and the class weights (features, C), of one dtype.
+        target
+            Labels (N,), integers.
+        sample_weight
+            (N,), or None.
+        reduction : {"mean", "sum", "none"}
+            What is made of the values of the elements, or rows: their weighted mean, their sum, or nothing.
+        """
+        scores = _MarginScores(features, weight, target, sample_weight, self._parameters["margin"])
         value, d_scores = _softmax_cross_entropy.value_and_grad(
-            scores.scores, scores.labels, sample_weight, reduction, out=scores.scores
+            scores.scores, scores.labels, scores.sample_weight, reduction, out=scores.scores
         )
         return value, scores.backward(d_scores)
 
-    def grad_and_hess(self, *arguments: Any, **options: Any) -> tuple[FloatArray, FloatArray]:
-        """Raise a TypeError: there are no derivatives per sample."""
+    def grad_and_hess(self, *arguments: object, **options: object) -> NoReturn:
+        """Raise a TypeError, whatever the arguments and options: there are no derivatives per sample."""
         raise TypeError(
             "large_margin_softmax has no derivatives per sample: its gradients are by features and weight; "
             "softmax_cross_entropy has those by scores"
@@ -1078,7 +1321,16 @@ class _MarginScores:
     plain score has, times psi'.
     """
 
-    def __init__(self, features: ArrayLike, weight: ArrayLike, target: ArrayLike, margin: int) -> None:
+    def __init__(
+        self, features: ArrayLike, weight: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, margin: int
+    ) -> None:
+        # All are made arrays before any is looked at: that may run code which changes the others.
+        features, weight, target = (
+            real_array(features, "features"),
+            real_array(weight, "weight"),
+            real_array(target, "target"),
+        )
+        self.sample_weight = None if sample_weight is None else real_array(sample_weight, "sample_weight")
         self.features = _matrix(features, "features")
         self.weight = _matrix(weight, "weight")
         if self.features.dtype != self.weight.dtype:
@@ -1153,37 +1405,31 @@ def _norms(matrix: FloatArray, axis: int) -> NDArray[np.float64]:
     return norms
 
 
-def _matrix(array: ArrayLike, name: str) -> FloatArray:
+def _matrix(array: NDArray[Any], name: str) -> FloatArray:
     """Return a two-dimensional array of float32 or float64; integers and booleans become float64."""
-    found = np.asarray(array)
-    if found.dtype.kind in "iub":
-        found = found.astype(np.float64)
-    if found.dtype not in (np.float32, np.float64):
-        raise TypeError(
-            f"{name} has dtype {found.dtype}; expected float32 or float64 (integers and booleans are converted): cast "
-            f"it with {name}.astype(np.float32)"
-        )
+    found = float_array(array, name)
     if found.ndim != 2:
         raise ValueError(f"{name} has shape {found.shape}; expected two dimensions")
     return found
 
 
-def _label_array(target: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
+def _label_array(found: NDArray[Any], rows: int, classes: int) -> NDArray[np.int64]:
     """Return labels of shape (rows,) in [0, classes)."""
-    found = np.asarray(target)
     if found.shape != (rows,):
         raise ValueError(f"target has shape {found.shape}; expected ({rows},), one label per row of features")
     if found.dtype.kind not in "iub" and rows:
-        raise TypeError(f"target has dtype {found.dtype}; expected integer labels")
-    if found.dtype.kind == "b":
-        found = found.astype(np.uint8)
-    outside = (found < 0) | (found >= classes)
+        whole = found.dtype.kind == "f" and np.all(np.isfinite(found) & (found == np.trunc(found)))
+        advice = " (all are whole numbers: give target.astype(int))" if whole else ""
+        raise TypeError(f"target has dtype {found.dtype}; expected integer labels{advice}")
+    # What is checked is what is used; a label that does not fit becomes negative.
+    labels = found.astype(np.int64)
+    outside = (labels < 0) | (labels >= classes)
     if outside.any():
         row = int(outside.argmax())
         raise ValueError(
             f"target[{row}] is label {found[row]}; expected 0 to {classes - 1} (weight has C = {classes} classes)"
         )
-    return found.astype(np.int64)
+    return labels
 
 
 def names() -> list[str]:
@@ -1192,7 +1438,7 @@ def names() -> list[str]:
 
 
 def get(name: str, **parameters: Any) -> Loss:
-    """Return the loss of this name, or alias, with these parameters.
+    """Return the loss called `name`, or of this alias, with these `parameters`: ``get("huber", delta=2.0)``.
 
     Raises
     ------

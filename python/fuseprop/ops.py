@@ -11,6 +11,7 @@ from typing import Literal, overload
 from numpy.typing import ArrayLike
 
 from fuseprop import _core
+from fuseprop._listing import listing
 from fuseprop._typing import FloatArray
 from fuseprop.activations import Activation, get
 
@@ -32,6 +33,8 @@ __all__ = [
     "softmax",
 ]
 
+__dir__ = listing(__all__)
+
 
 def matmul(
     a: ArrayLike,
@@ -43,8 +46,20 @@ def matmul(
 ) -> FloatArray:
     """Matrix product op(a) op(b) of two-dimensional arrays, op(x) being x or its transpose.
 
-    Each element is one chain of fused multiply-adds over k in increasing order: its error is at most
-    k * eps * sum(abs(a) * abs(b)). `out` must be apart from a and b in memory.
+    Each element is one chain of fused multiply-adds over k in increasing order, so that a part of a product is the
+    product of the parts, bit for bit. One column (and one row, if b is given as its transpose) is the product of a
+    matrix with a vector: there an element is the sum of 16 such chains in float32 or 8 in float64, each over every 16th
+    or 8th k. So its rows are products of rows, but a column of a wider product differs in rounding. The error is at most
+    k * eps * sum(abs(a) * abs(b)).
+
+    Parameters
+    ----------
+    a, b
+        (M, K) and (K, N), of one dtype.
+    transpose_a, transpose_b : bool
+        Whether a is (K, M), or b is (N, K).
+    out
+        (M, N), receives the product; apart from a and b in memory.
 
     Raises
     ------
@@ -171,43 +186,81 @@ def linear_backward(
 def softmax(x: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
     """e^(x - m) / sum(e^(x - m)) along an axis, m the largest element.
 
-    A line with a NaN, a +inf, or nothing but -inf is NaN throughout, as in PyTorch. `out` may be x itself.
+    A line with a NaN, a +inf, or nothing but -inf is NaN throughout, as in PyTorch.
+
+    Parameters
+    ----------
+    x
+        Any shape and strides.
+    axis : int
+        Along which the elements of a line lie.
+    out
+        Receives the result; it may be x itself.
     """
     return _core.softmax(x, axis, out)
 
 
 def log_softmax(x: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
-    """X - logsumexp(x) along an axis, accurate where the probability is near 1. `out` may be x itself."""
+    """X - logsumexp(x) along an axis, accurate where the probability is near 1.
+
+    Parameters
+    ----------
+    x
+        Any shape and strides.
+    axis : int
+        Along which the elements of a line lie.
+    out
+        Receives the result; it may be x itself.
+    """
     return _core.log_softmax(x, axis, out)
 
 
 def logsumexp(x: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
-    """log(sum(e^x)) along an axis, which is removed; as scipy.special.logsumexp, without overflow."""
+    """log(sum(e^x)) along an axis, which is removed; as scipy.special.logsumexp, without overflow.
+
+    Parameters
+    ----------
+    x
+        Any shape and strides.
+    axis : int
+        Along which the elements of a line lie.
+    out
+        Receives the result.
+    """
     return _core.logsumexp(x, axis, out)
 
 
 def exp(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
-    """e^x. At most 1 ULP (float64: 2). 0 at -inf, inf at inf."""
+    """e^x. At most 1 ULP (float64: 2). 0 at -inf, inf at inf. `out` may be x itself."""
     return _core.exp(x, out)
 
 
 def expm1(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
-    """e^x - 1, accurate near 0. At most 1 ULP (float64: 2). -1 at -inf, inf at inf."""
+    """e^x - 1, accurate near 0. At most 1 ULP (float64: 2). -1 at -inf, inf at inf. `out` may be x itself."""
     return _core.expm1(x, out)
 
 
 def log(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
-    """Natural logarithm. At most 1 ULP (float64: 2). -inf at 0, NaN below; unlike NumPy, without a warning."""
+    """Natural logarithm of x. At most 1 ULP (float64: 2).
+
+    -inf at 0, NaN below; unlike NumPy, without a warning. `out` may be x itself.
+    """
     return _core.log(x, out)
 
 
 def log1p(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
-    """log(1 + x), accurate near 0. At most 1 ULP (float64: 2). -inf at -1, NaN below, without a warning."""
+    """log(1 + x), accurate near 0. At most 1 ULP (float64: 2).
+
+    -inf at -1, NaN below, without a warning. `out` may be x itself.
+    """
     return _core.log1p(x, out)
 
 
 def erf(x: ArrayLike, *, out: FloatArray | None = None) -> FloatArray:
-    """2/sqrt(pi) times the integral of e^(-t^2) from 0 to x. At most 1.5 ULP (float64: 2). -1 at -inf, 1 at inf."""
+    """2/sqrt(pi) times the integral of e^(-t^2) from 0 to x. At most 1.5 ULP (float64: 2).
+
+    -1 at -inf, 1 at inf. `out` may be x itself.
+    """
     return _core.erf(x, out)
 
 
@@ -225,6 +278,15 @@ def entropy(p: ArrayLike, axis: int = -1, *, out: FloatArray | None = None) -> F
 
     Nothing is normalised (scipy.stats.entropy does): the sum of p is taken as it is. A p outside of [0, 1], or NaN, is
     a ValueError that names the first one.
+
+    Parameters
+    ----------
+    p
+        Probabilities.
+    axis : int
+        Along which the classes lie.
+    out
+        Receives the result.
     """
     return _core.sum_over_axis("categorical_cross_entropy", p, p, axis, out, "entropy", "p", "p")
 
@@ -236,6 +298,15 @@ def cross_entropy(p: ArrayLike, q: ArrayLike, axis: int = -1, *, out: FloatArray
     ValueError names the first one (a NaN in q gives NaN). Of predictions q and targets p it is
     `losses.CategoricalCrossEntropy`, which has the gradient. PyTorch's function of this name takes logits:
     `losses.SoftmaxCrossEntropy`.
+
+    Parameters
+    ----------
+    p, q
+        Probabilities, of one shape and dtype.
+    axis : int
+        Along which the classes lie.
+    out
+        Receives the result.
     """
     return _core.sum_over_axis("categorical_cross_entropy", p, q, axis, out, "cross_entropy", "p", "q")
 
@@ -246,5 +317,14 @@ def kl_divergence(p: ArrayLike, q: ArrayLike, axis: int = -1, *, out: FloatArray
     It is cross_entropy(p, q) - entropy(p), without that difference's loss of digits where p is near q. 0 log 0 = 0; inf
     where q is 0 and p is not. p and q have one shape and dtype, with values in [0, 1], else a ValueError names the
     first one (a NaN in q gives NaN). `losses.KLDivergence` has the gradient; its prediction is q.
+
+    Parameters
+    ----------
+    p, q
+        Probabilities, of one shape and dtype.
+    axis : int
+        Along which the classes lie.
+    out
+        Receives the result.
     """
     return _core.sum_over_axis("kl_divergence", p, q, axis, out, "kl_divergence", "p", "q")

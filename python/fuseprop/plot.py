@@ -38,7 +38,10 @@ from numpy.typing import ArrayLike, NDArray
 from fuseprop import activations as _activations
 from fuseprop import losses as _losses
 from fuseprop._checks import choice, integer, real
+from fuseprop._listing import listing
 from fuseprop._registry import OVER_CLASSES, Spec
+from fuseprop.activations import Activation
+from fuseprop.losses import Loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,6 +57,8 @@ __all__ = [
     "quantile_bands",
     "training_history",
 ]
+
+__dir__ = listing(__all__)
 
 F64: TypeAlias = NDArray[np.float64]
 #: (low, high)
@@ -147,7 +152,7 @@ def _grid(limits: Limits, points: int, name: str) -> F64:
 
 def _many(value: Any, name: str) -> list[Any]:
     """Return one formula, or several, as a list."""
-    many = [value] if isinstance(value, str | _activations.Activation | _losses.Loss) else value
+    many = [value] if isinstance(value, str | Activation | Loss) else value
     if not isinstance(many, Iterable) or not (many := list(many)):
         raise TypeError(f"{name} must be a name, an object, or a sequence of them, found {value!r}")
     return many
@@ -159,7 +164,7 @@ def _names(value: Sequence[str], count: int, name: str) -> list[str]:
     return found
 
 
-def _label(formula: _activations.Activation | _losses.Loss) -> str:
+def _label(formula: Activation | Loss) -> str:
     """Return the class's name, with the parameters that are not the defaults."""
     defaults = formula.spec.parameters
     given = {k: getattr(formula, k) for k, v in defaults.items() if getattr(formula, k) != v}
@@ -186,7 +191,7 @@ def _plot_curves(ax: Axes, x: F64, curves: Sequence[tuple[str, Any, Any]]) -> bo
 
 
 def activation_curves(
-    activations: str | _activations.Activation | Sequence[str | _activations.Activation],
+    activations: str | Activation | Sequence[str | Activation],
     *,
     limits: Limits = (-5.0, 5.0),
     derivative: bool = True,
@@ -219,7 +224,7 @@ def activation_curves(
     curves = []
     for given in _many(activations, "activations"):
         act = _activations.get(given) if isinstance(given, str) else given
-        if not isinstance(act, _activations.Activation):
+        if not isinstance(act, Activation):
             raise TypeError(f"activations must be names or Activations, found {type(act).__name__}")
         if act.spec.structure == "axis":
             raise ValueError(f"{act.spec.name} works along an axis: it has no curve f(x) of one number x")
@@ -253,7 +258,7 @@ def _against(spec: Spec) -> str:
 
 
 def loss_curves(
-    losses: str | _losses.Loss | Sequence[str | _losses.Loss],
+    losses: str | Loss | Sequence[str | Loss],
     *,
     limits: Limits = (-3.0, 3.0),
     derivative: bool = False,
@@ -286,10 +291,10 @@ def loss_curves(
         has no curve, the losses have different abscissae, or `limits` is no interval.
     """
     points = integer(points, "points", least=2)
-    found: list[_losses.Loss] = []
+    found: list[Loss] = []
     for given in _many(losses, "losses"):
         loss = _losses.get(given) if isinstance(given, str) else given
-        if not isinstance(loss, _losses.Loss):
+        if not isinstance(loss, Loss):
             raise TypeError(f"losses must be names or Losses, found {type(loss).__name__}")
         if np.ndim(getattr(loss, "q", 0.0)):
             raise ValueError(f"{loss!r} has a quantile for each column; expected one q: draw several losses")
@@ -597,8 +602,11 @@ def _whole_numbers(ax: Axes) -> None:
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-#: Whether the best epoch is the lowest or the highest.
-_MODES: dict[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+def _better(metric: str) -> Literal["min", "max"] | None:
+    """Return whether less or more of a metric is better, as far as its name says so."""
+    if metric == "accuracy":
+        return "max"
+    return "min" if metric == "loss" or metric in _losses.names() else None
 
 
 def training_history(
@@ -617,10 +625,11 @@ def training_history(
     history
         What `fit` returned: lists with one number per epoch.
     metric : str
-        Which of them; "val_" + metric is drawn too if it is there, with its best epoch marked.
+        Which of them; "val_" + metric is drawn too if it is there, with its best epoch marked. One that begins with
+        "val_" itself is drawn alone, as validation.
     mode : "min", "max" or None
-        Whether the best epoch is the lowest or the highest; None: the lowest of "loss", the highest of "accuracy", and
-        no mark for another metric.
+        Whether the best epoch is the lowest or the highest; None: the lowest of "loss" and of what is called as one of
+        `fuseprop.losses`, the highest of "accuracy", and no mark for another metric.
     labels : (str, str)
         What the two curves are called.
     log : bool or None
@@ -641,13 +650,18 @@ def training_history(
     if metric not in history:
         known = f"expected one of {', '.join(map(repr, history))}" if history else "history is empty"
         raise ValueError(f"metric is {metric!r}; {known}")
-    called = dict(zip((metric, f"val_{metric}"), _names(labels, 2, "labels"), strict=True))
+    base = metric.removeprefix("val_")
+    called = dict(zip((base, f"val_{base}"), _names(labels, 2, "labels"), strict=True))
+    if metric != base:
+        del called[base]  # the validation alone
     values = {name: _numbers(history[name], f"history[{name!r}]") for name in called if name in history}
     ax = _axes(ax)
-    for i, (name, numbers) in enumerate(values.items()):
+    for i, name in enumerate((base, f"val_{base}")):
+        if (numbers := values.get(name)) is None:
+            continue
         ax.plot(np.arange(1, len(numbers) + 1), numbers, color=_COLOURS[i], linestyle=_LINES[i], label=called[name])
-    checked = values.get(f"val_{metric}")
-    mode = mode or _MODES.get(metric)
+    checked = values.get(f"val_{base}")
+    mode = mode or _better(base)
     if mode is not None and checked is not None and np.isfinite(checked).any():
         sign = 1.0 if mode == "min" else -1.0
         best = int(np.argmin(np.where(np.isfinite(checked), sign * checked, np.inf)))

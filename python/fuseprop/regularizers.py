@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fuseprop._checks import real
+from fuseprop._checks import real, refuse_masked
+from fuseprop._listing import listing
 from fuseprop._value import Value
 from fuseprop.optim.arrays import Arrays, Model, describe
 
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["L1", "L2", "ElasticNet", "Regularizer", "mix", "objective"]
 
+__dir__ = listing(__all__)
+
 
 def _checked(array: Any, name: str) -> FloatArray:
     if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} is {describe(array)}; expected an array of float32 or float64")
+    refuse_masked(array, name)
     return array
 
 
@@ -95,7 +99,7 @@ class Regularizer(Value):
         raise NotImplementedError
 
     def __call__(self, params: Arrays) -> float:
-        """Return the value."""
+        """Return the value for `params`: a model, an array, a list or a dict of arrays."""
         l1, l2 = self.penalties["l1"], self.penalties["weight_decay"]
         value = l2 / 2.0 * _sum_of_squares(params) if l2 else 0.0
         if l1:
@@ -108,7 +112,7 @@ class Regularizer(Value):
         return _arranged([self._gradient(w, l1, l2) for w in _arrays(params)], params)
 
     def value_and_grad(self, params: Arrays) -> tuple[float, Any]:
-        """Return the value and the gradient."""
+        """Return the value and the gradient, arranged as `params` is."""
         return self(params), self.gradient(params)
 
     @staticmethod

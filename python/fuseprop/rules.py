@@ -14,29 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fuseprop._checks import real
+from fuseprop._checks import float_array, real
+from fuseprop._listing import listing
 
 __all__ = ["delta", "hebb", "neuron", "perceptron", "with_threshold"]
 
-
-def _floats(value: ArrayLike, name: str) -> NDArray[Any]:
-    array = np.asarray(value)
-    if array.dtype.kind in "bui":
-        return array.astype(np.float64)
-    if array.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name} has dtype {array.dtype}; expected float32 or float64 (integers are converted)")
-    return array
+__dir__ = listing(__all__)
 
 
 def _inputs(x: ArrayLike, name: str) -> NDArray[Any]:
-    array = _floats(x, name)
+    array = float_array(x, name)
     if array.ndim not in (1, 2):
         raise ValueError(f"{name} has shape {array.shape}; expected (F,) for a sample or (N, F) for a batch")
     return array
 
 
 def _outputs(value: ArrayLike, name: str, x: NDArray[Any], x_name: str) -> NDArray[Any]:
-    array = _floats(value, name)
+    array = float_array(value, name)
     batch = x.shape[:-1]
     if array.ndim not in (len(batch), len(batch) + 1) or array.shape[: len(batch)] != batch:
         expected = "a number or (U,)" if not batch else f"({batch[0]},) or ({batch[0]}, U)"
@@ -161,7 +155,7 @@ def neuron(x: ArrayLike, weight: ArrayLike, threshold: ArrayLike = 0.0, *, at_ze
     -----
     Source: McCulloch and Pitts 1943.
     """
-    x, w, limit = _inputs(x, "x"), _floats(weight, "weight"), _floats(threshold, "threshold")
+    x, w, limit = _inputs(x, "x"), float_array(weight, "weight"), float_array(threshold, "threshold")
     at_zero = real(at_zero, "at_zero", least=0.0, most=1.0)
     if w.ndim not in (1, 2) or w.shape[0] != x.shape[-1]:
         raise ValueError(f"weight has shape {w.shape}; expected ({x.shape[-1]},) or ({x.shape[-1]}, U)")

@@ -1,7 +1,9 @@
 """scikit-learn's MLPClassifier and MLPRegressor on this library's kernels (``pip install "fuseprop[sklearn]"``).
 
 The same constructor, methods, fitted attributes, warnings and random draws as in `sklearn.neural_network`: with the
-other import in its place the same network comes out, sooner. What differs:
+other import in its place the same network comes out, sooner.
+
+Differences from scikit-learn:
 
 - `activation` may be any elementwise activation of `fuseprop.activations`, by name or as an object;
 - the regressor's `loss` may be any loss of a regression in `fuseprop.losses`: Huber, Quantile, LogCosh ...;
@@ -10,7 +12,14 @@ other import in its place the same network comes out, sooner. What differs:
   the uncorrected one; a changed learning rate ("adaptive", "invscaling") holds for the momentum that is there already;
 - the logarithm of a probability is computed as such, and finite where the probability is 0;
 - early stopping scores a regressor by its loss, unless that is the squared error or Poisson's: then by R^2;
-- negative weights are refused, and so is a training that goes on with targets of another kind;
+- a score or a loss that is not finite is no progress: a network that diverges stops after `n_iter_no_change` passes,
+  where scikit-learn goes on to `max_iter`;
+- of one class alone in y, `predict_proba` and `predict_log_proba` have one column, as `classes_` has one entry;
+- with several outputs, "lbfgs" has the gradient of the value that it minimizes and reports as `loss_`: of a mean over
+  the outputs (Poisson, Gamma, Tweedie: their sum). scikit-learn's is that of the sum in any case, and so is the one
+  along which SGD and Adam step here, too;
+- negative weights are refused (a loss would take them, a training runs away), and so are masked arrays, whose mask
+  scikit-learn drops, and a training that goes on with targets of another kind;
 - a call that is refused leaves the estimator as it was;
 - `partial_fit` begins with a new optimizer when the solver, its momentum, betas or epsilon have been changed;
 - `coefs_` and `intercepts_` are views into the network, `model_`: ``clf.coefs_[0] = w`` copies w into it.
@@ -30,8 +39,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import activations, losses, nn, ops, optim
-from fuseprop._checks import choice, flag, integer, real
-from fuseprop._registry import OVER_CLASSES
+from fuseprop._checks import choice, flag, integer, real, training_weights, unmasked
+from fuseprop._listing import listing
 
 try:
     import scipy.optimize
@@ -55,18 +64,22 @@ if TYPE_CHECKING:
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
+__dir__ = listing(__all__)
+
 _ROWS = 4096  # of a sparse matrix that are dense at once
 _LOSSES = {"squared_error": "half_squared_error"}  # scikit-learn's names where they mean something else here
 
 
-class _SumOverOutputs:
-    """A loss as scikit-learn has it: gradients are sums over the outputs, and means over the samples.
+class _OverOutputs:
+    """A loss of several outputs, as scikit-learn reports it: a mean over the samples, and a sum over the outputs.
 
-    Its value is a mean over the outputs too where `mean_value` says so. `constant` adds what the loss leaves out.
+    Where `mean_value` says so, the value is a mean over the outputs too: of everything but deviances and labels. Its
+    gradient is `mean_gradient`'s to choose: that of the value for a line search, which compares the two; that of the
+    sum, the number of outputs times as long, for the steps that scikit-learn takes in SGD and Adam.
     """
 
-    def __init__(self, loss: losses.Loss, mean_value: bool) -> None:
-        self.loss, self.mean_value = loss, mean_value
+    def __init__(self, loss: losses.Loss, *, mean_value: bool, mean_gradient: bool) -> None:
+        self.loss, self.mean_value, self.mean_gradient = loss, mean_value, mean_gradient
 
     def __call__(
         self, pred: FloatArray, target: NDArray[Any], weight: NDArray[Any] | None = None
@@ -75,12 +88,13 @@ class _SumOverOutputs:
         value, gradient = self.loss.value_and_grad(pred, target, weight, "sum")
         if rows == 0:
             return 0.0, gradient
-        gradient /= rows
+        over_outputs = rows * pred.shape[1]
+        gradient /= over_outputs if self.mean_gradient else rows
         total = float(value)
         if isinstance(self.loss, losses.Poisson):  # the half deviance, without its terms in y alone
             terms = xlogy(target, target) - target
             total += float(np.sum(terms if weight is None else terms * weight[:, np.newaxis]))
-        return total / (rows * pred.shape[1] if self.mean_value else rows), gradient
+        return total / (over_outputs if self.mean_value else rows), gradient
 
 
 class _Views(list["FloatArray"]):
@@ -207,6 +221,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
         """Return the outputs of the network, before the output's activation."""
         if check:
             check_is_fitted(self, "model_")
+            unmasked(X, "X")
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         if not scipy.sparse.issparse(X):
             return self.model_.predict(X)
@@ -269,6 +284,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
 
         Return X, targets, weights and the function to minimize; and X, targets and weights for early stopping, or None.
         """
+        for value, name in ((X, "X"), (y, "y"), (sample_weight, "sample_weight")):
+            unmasked(value, name)
         self._check_parameters()
         if self.early_stopping and incremental:
             raise ValueError("partial_fit cannot stop early: early_stopping is True; expected False")
@@ -286,16 +303,17 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
                 f"expected what the fitted one has, {self.n_outputs_} and {self.out_activation_!r}"
             )
         loss = self._loss()
-        if loss.spec.target_domain not in OVER_CLASSES:
+        if not loss.spec.over_classes:
             whole = target[:, 0] if outputs == 1 else target
             try:  # here rather than in some batch, which is shuffled
                 loss(np.zeros_like(whole), whole)
             except ValueError as error:
                 raise ValueError(f"y does not fit the loss: {error}") from None
-        one = outputs == 1 or loss.spec.target_domain in OVER_CLASSES
+        one = outputs == 1 or loss.spec.over_classes
         function: Any = loss
         if not one or isinstance(loss, losses.Poisson):
-            function = _SumOverOutputs(loss, mean_value=not is_classifier(self))
+            mean = out_activation == "identity"
+            function = _OverOutputs(loss, mean_value=mean, mean_gradient=mean and self.solver == "lbfgs")
         if self.solver == "lbfgs":
             return (_dense(X), target, weight, function), None
         self._begin_record()
@@ -310,10 +328,9 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
         weight: NDArray[Any] | None = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
-            negative = weight < 0
-            if negative.any():
-                first = int(np.argmax(negative))
-                raise ValueError(f"sample_weight[{first}] is {weight[first]:g}; expected a number >= 0")
+            training_weights(weight, "sample_weight")
+            if not weight.any():
+                raise ValueError("sample_weight has only zeros; expected at least one number > 0")
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
             for of_output in class_weight if isinstance(class_weight, list) else [class_weight]:
@@ -321,6 +338,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
                     real(value, f"class_weight[{key!r}]", least=0.0)
             by_class = compute_sample_weight(class_weight, y).astype(X.dtype)
             weight = by_class if weight is None else weight * by_class
+            if not weight.any():
+                raise ValueError(f"class_weight is {class_weight!r}, with which all samples weigh 0")
         return weight
 
     def _minimize(self, X: Any, target: NDArray[Any], weight: NDArray[Any] | None, function: Any) -> None:
@@ -474,8 +493,11 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
         """Count the epochs without improvement by `tol`; return whether the validation score is the best so far."""
         if validation is None:
             assert self.best_loss_ is not None
-            self._no_improvement = 0 if self.loss_ <= self.best_loss_ - self.tol else self._no_improvement + 1
-            self.best_loss_ = min(self.best_loss_, self.loss_)
+            finite = np.isfinite(self.loss_)
+            better = finite and self.loss_ <= self.best_loss_ - self.tol
+            self._no_improvement = 0 if better else self._no_improvement + 1
+            if finite:
+                self.best_loss_ = min(self.best_loss_, self.loss_)
             return False
         X, target, weight = validation
         scores = self._scores(X, check=False)
@@ -485,9 +507,10 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
         self.validation_scores_.append(score)
         if self.verbose:
             print(f"Validation score: {score:.6f}")
-        worse = score < self.best_validation_score_ + self.tol
-        self._no_improvement = self._no_improvement + 1 if worse else 0
-        if not score > self.best_validation_score_:
+        finite = np.isfinite(score)
+        better = finite and score >= self.best_validation_score_ + self.tol
+        self._no_improvement = 0 if better else self._no_improvement + 1
+        if not (finite and score > self.best_validation_score_):
             return False
         self.best_validation_score_ = score
         return True
@@ -553,8 +576,9 @@ _PARAMETERS = """
     Raises
     ------
     ValueError, TypeError
-        When fitted, if a parameter is not one of the above, if X and y do not fit, or if a weight is negative. Nothing
-        has changed then. And if the training ends with parameters that are not finite.
+        When fitted, if a parameter is not one of the above, if X and y do not fit, if a weight is negative or all are
+        0, or if an array is masked. Nothing has changed then. And if the training ends with parameters that are not
+        finite.
 """
 
 
@@ -642,9 +666,18 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-lear
     def partial_fit(
         self, X: Any, y: Any, sample_weight: ArrayLike | None = None, classes: ArrayLike | None = None
     ) -> Any:
-        """Go through the data once; `classes`, all there will be, are needed in the first call. Return self."""
+        """Go through the data once; return self.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        classes
+            All classes that there will be; needed in the first call.
+        """
         if self.class_weight == "balanced":
             raise ValueError("class_weight is 'balanced', which needs all samples at once; give partial_fit a dict")
+        unmasked(classes, "classes")
         given = None if classes is None else np.unique(np.asarray(classes))
         if not hasattr(self, "classes_"):
             if given is None:
@@ -661,7 +694,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-lear
         return float(accuracy_score(target.astype(int), self._answer(scores), sample_weight=weight))
 
     def predict(self, X: Any) -> Any:
-        """Return the classes, (N,), or the labels, (N, outputs): a sparse matrix if y was one in the training."""
+        """Return the classes of X, (N,), or the labels, (N, outputs): a sparse matrix if y was one in the training."""
         answer = self._answer(self._scores(X))
         if self.out_activation_ == "logistic" and self.n_outputs_ > 1:
             return scipy.sparse.csr_matrix(answer) if self._sparse_labels else answer
@@ -669,20 +702,30 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-lear
         return classes
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
-        """Return the probabilities of the classes, or the labels, (N, C)."""
+        """Return the probabilities of the classes, or the labels, of X, (N, C): 1 of one class alone."""
         scores = self._scores(X)
+        if self.classes_.size == 1:
+            return np.ones_like(scores)
         if self.out_activation_ == "softmax":
             return ops.softmax(scores)
         sigmoid = activations.Sigmoid()
         return sigmoid(scores) if self.n_outputs_ > 1 else np.hstack([sigmoid(-scores), sigmoid(scores)])
 
     def predict_log_proba(self, X: Any) -> NDArray[Any]:
-        """Return the logarithms of `predict_proba`, which do not go through the probabilities."""
+        """Return the logarithms of `predict_proba` of X, which do not go through the probabilities."""
         scores = self._scores(X)
+        if self.classes_.size == 1:
+            return np.zeros_like(scores)
         if self.out_activation_ == "softmax":
             return ops.log_softmax(scores)
         log = activations.LogSigmoid()
         return log(scores) if self.n_outputs_ > 1 else np.hstack([log(-scores), log(scores)])
+
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """Return the share of samples of X whose prediction is y, all of its labels."""
+        unmasked(y, "y")
+        unmasked(sample_weight, "sample_weight")
+        return float(super().score(X, y, sample_weight))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -735,7 +778,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]  # scikit-learn 
         if not isinstance(loss, losses.Loss):
             raise TypeError(f"loss must be a Loss or a name, found {type(loss).__name__}")
         spec = loss.spec
-        if spec.target_domain in (*OVER_CLASSES, "sign", "unit"):
+        if spec.over_classes or spec.prediction != "value":
             raise ValueError(f"loss is {loss!r}, which is not of a regression")
         if spec.kind_of_value != "sum":
             raise ValueError(f"loss is {loss!r}, which is no sum over samples")
@@ -760,12 +803,17 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]  # scikit-learn 
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         target = y.reshape(len(y), -1).astype(X.dtype)
-        logarithm = isinstance(self._loss(), losses.Poisson | losses.Gamma | losses.Tweedie)
-        return X, target, target.shape[1], "exp" if logarithm else "identity"
+        return X, target, target.shape[1], "exp" if self._loss().spec.link == "log" else "identity"
 
     @available_if(_is_stochastic)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Any:
-        """Go through the data once; return self."""
+        """Go through the data once; return self.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        """
         return self._train(X, y, sample_weight, incremental=True)
 
     def _answer(self, scores: FloatArray) -> NDArray[Any]:
@@ -779,9 +827,15 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]  # scikit-learn 
         return float(r2_score(target, answer, sample_weight=weight)) if np.isfinite(answer).all() else np.nan
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the predictions, (N,) or (N, outputs)."""
+        """Return the predictions for X, (N,) or (N, outputs)."""
         answer = self._answer(self._scores(X))
         return answer[:, 0] if answer.shape[1] == 1 else answer
+
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """Return the R^2 of the predictions for X, whatever the loss."""
+        unmasked(y, "y")
+        unmasked(sample_weight, "sample_weight")
+        return float(super().score(X, y, sample_weight))
 
 
 def _store(estimator: Any, arguments: dict[str, Any]) -> None:

@@ -6,8 +6,6 @@ import fnmatch
 import gc
 import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import fuseprop as fp
 from fuseprop._bench import machine, report
@@ -53,37 +51,45 @@ def measure(case: Case, peers: Peers, limits: machine.Limits, *, repeats: int, s
     failed = statuses[0][0] in ("wrong", "error")
     timings = {}
     limit_timing = None
+    others = machine.Others()
     if not failed:
         samplers = [candidate.sampler() for candidate in right] + ([limit] if limit else [])
         found = interleaved(samplers, repeats=repeats, seconds=seconds)
         timings = {candidate.name: timing for candidate, timing in zip(right, found, strict=False)}
         limit_timing = found[-1] if limit else None
+    share = others.share()
     measured = [
         report.Measured(candidate.library, candidate.variant, *status, timings.get(candidate.name))
         for candidate, status in zip(problem.candidates, statuses, strict=True)
     ]
-    return report.Result(case.name, measured, limit_timing, kind, problem.elements, problem.flops, problem.num_bytes)
+    return report.Result(
+        case.name, measured, limit_timing, kind, problem.elements, problem.flops, problem.num_bytes, share
+    )
 
 
-def _selected(patterns: list[str]) -> Callable[[Case], bool]:
-    def selected(case: Case) -> bool:
-        return not patterns or any(
-            pattern in case.name or fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns
-        )
+def _matches(case: Case, pattern: str) -> bool:
+    return pattern in case.name or fnmatch.fnmatchcase(case.name, pattern)
 
-    return selected
+
+def select(cases: list[Case], patterns: list[str]) -> list[Case]:
+    """Return the cases that match one of the patterns, all without any; ValueError if a pattern matches none."""
+    idle = [pattern for pattern in patterns if not any(_matches(case, pattern) for case in cases)]
+    if idle:
+        raise ValueError(f"--only {', '.join(map(repr, idle))}: no case has such a name; --list shows all")
+    return [case for case in cases if not patterns or any(_matches(case, pattern) for pattern in patterns)]
 
 
 def run() -> int:
     """Do what the command line says; return 1 if an answer of ours is wrong or a case is missing."""
     arguments = parse()
-    everything = all_cases(arguments.sizes.split(",") if arguments.sizes else SIZES)
+    everything = all_cases(arguments.sizes or SIZES)
     if missing := without_case(everything):
         print(f"without a benchmark: {', '.join(missing)}", file=sys.stderr)
         return 1
-    cases = list(filter(_selected(arguments.only), everything))
-    if not cases:
-        print("no case has such a name; --list shows all", file=sys.stderr)
+    try:
+        cases = select(everything, arguments.only)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     if arguments.list:
         print("\n".join(case.name for case in cases))
@@ -91,7 +97,7 @@ def run() -> int:
     limits = machine.Limits()
     about, measured_limits = machine.describe(), limits.measure()
     print(report.preamble(about, measured_limits), "", report.heading(), sep="\n", flush=True)
-    peers = Peers(arguments.peers.split(","))
+    peers = Peers(arguments.peers)
     results: list[report.Result] = []
     try:
         for case in cases:
@@ -103,7 +109,7 @@ def run() -> int:
     print(report.summary(results))
     if arguments.json:
         content = {"machine": about, "limits": measured_limits, "cases": [r.as_json() for r in results]}
-        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 1 if any(result.failed for result in results) else 0
 
 

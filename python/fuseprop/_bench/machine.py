@@ -55,6 +55,53 @@ def describe() -> dict[str, Any]:
     }
 
 
+class Others:
+    """What other processes take of the CPUs that the benchmark runs on, from the moment this is made.
+
+    Where they are busy, a library that waits for all of its threads at every step (PyTorch, OpenBLAS) pays for it
+    many times over: the figures are then of the machine and not of the libraries.
+    """
+
+    def __init__(self) -> None:
+        self._begin = self._read()
+
+    def share(self) -> float | None:
+        """Return the share of these CPUs' time, or None if the system does not tell (Linux alone does)."""
+        if self._begin is None or (end := self._read()) is None:
+            return None
+        total, others = (after - before for before, after in zip(self._begin, end, strict=True))
+        # Some ticks go to processes that merely look after the system; in a short time they weigh nothing.
+        return max(0.0, others / total) if total > 0 else None
+
+    @staticmethod
+    def _read() -> tuple[float, float] | None:
+        """Return the CPUs' seconds, and those of them in which others ran."""
+        try:
+            lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+            awake = sum(map(_seconds_of, filter(None, os.environ.get("FUSEPROP_BENCH_AWAKE", "").split(","))))
+        except OSError:
+            return None
+        cpus = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)}
+        total = idle = 0
+        for name, *ticks in map(str.split, lines):
+            if name in cpus:
+                # user, nice, system, idle, iowait, irq, softirq, steal; then guests, which user has already.
+                total += sum(map(int, ticks[:8]))
+                idle += int(ticks[3]) + int(ticks[4])
+        if not total:
+            return None
+        own = sum(os.times()[:4])
+        return total / _TICKS, (total - idle) / _TICKS - own - awake
+
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _seconds_of(process: str) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS  # utime, stime
+
+
 class Limits:
     """Probes of the machine's limits, small enough to take their turn among the candidates."""
 

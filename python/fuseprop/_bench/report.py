@@ -9,6 +9,9 @@ from fuseprop._bench.machine import PEERS
 from fuseprop._bench.problem import OURS
 from fuseprop._bench.timing import Timing
 
+#: The share of the CPUs' time that other processes may take: a tenth leaves medians as they are.
+DISTURBING = 0.1
+
 
 class Measured(NamedTuple):
     """What became of a candidate."""
@@ -32,6 +35,13 @@ class Result(NamedTuple):
     elements: int
     flops: float
     num_bytes: float
+    #: The share of the CPUs' time that other processes took meanwhile, or None if it is not known.
+    others: float | None = None
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes took so much that the figures are not to be believed."""
+        return self.others is not None and self.others > DISTURBING
 
     @property
     def ours(self) -> Measured:
@@ -76,6 +86,8 @@ class Result(NamedTuple):
             "elements": self.elements,
             "flops": self.flops,
             "bytes": self.num_bytes,
+            "others_share_of_cpus": self.others,
+            "disturbed": self.disturbed,
             "candidates": [
                 {
                     "library": m.library,
@@ -98,6 +110,7 @@ def _timing_as_json(timing: Timing) -> dict[str, Any]:
         "median_seconds": timing.median,
         "min_seconds": timing.minimum,
         "samples": timing.samples,
+        "steady": timing.steady,
         "calls_per_sample": timing.calls_per_sample,
     }
 
@@ -154,6 +167,11 @@ def row(result: Result) -> str:
     for m in result.measured:
         if m.message:
             lines.append(f"    {m.library} {m.variant}".rstrip() + f": {m.status}: {m.message}")
+    unsteady = [f"{m.library} {m.variant}".rstrip() for m in result.measured if m.timing and not m.timing.steady]
+    if unsteady:
+        lines.append(f"    unsteady (the median is more than twice the minimum): {', '.join(unsteady)}")
+    if result.disturbed:
+        lines.append(f"    disturbed: other processes took {result.others:.0%} of the CPUs")
     return "\n".join(lines)
 
 
@@ -193,4 +211,6 @@ def summary(results: list[Result]) -> str:
     ahead = sum(1 for result in results if (result.speedup or 0) >= 1)
     compared = sum(1 for result in results if result.speedup is not None)
     text = f"{len(results)} cases, at least as fast as the best peer in {ahead} of {compared}"
+    if disturbed := sum(1 for result in results if result.disturbed):
+        text += f"; {disturbed} disturbed by other processes: repeat them on a quiet machine"
     return text + (f"; FAILED: {', '.join(failed)}" if failed else "")

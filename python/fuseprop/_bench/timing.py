@@ -40,6 +40,11 @@ class Timing:
     samples: int
     calls_per_sample: int
 
+    @property
+    def steady(self) -> bool:
+        """Whether the median says something of the call: at most twice the minimum."""
+        return self.median <= 2 * self.minimum
+
 
 Sampler = Callable[[int], float]
 """Makes n calls and returns the seconds they took together."""

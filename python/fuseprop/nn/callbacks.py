@@ -5,23 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from os import PathLike, fspath
+from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from fuseprop._checks import choice, flag, integer, real
-from fuseprop.nn.io import require_safetensors, save_checkpoint
+from fuseprop._memory import Changes, set_attributes
+from fuseprop.nn.io import check_writable, require_safetensors, save_checkpoint
+from fuseprop.nn.metrics import direction, monitored
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
     from fuseprop.nn.sequential import Sequential
     from fuseprop.optim import Optimizer
 
-#: Called after each epoch with (epoch counted from 0, the epoch's values, model); training stops if it returns True.
+#: Called after each epoch with (epoch, the epoch's values, model); training stops if it returns True.
 EpochFunction: TypeAlias = "Callable[[int, Mapping[str, float], Sequential], bool | None]"
 
 
 class PlateauSchedule(Protocol):
-    """A schedule that follows a metric."""
+    """A schedule that follows a metric.
+
+    It may have `monitor`, the metric's name (None: the validation loss, or else the loss), and `mode`, "min" or "max".
+    """
 
     def update(self, metric: float, /) -> float | None:
         """Take the metric of an epoch; return the learning rate, or None if it has been set or stays."""
@@ -33,13 +38,18 @@ Schedule: TypeAlias = "Callable[[int], float] | PlateauSchedule"
 
 @dataclass
 class Run:
-    """A training run, as callbacks see it."""
+    """A training run, as callbacks see it.
+
+    Epochs are counted from 0, as the entries of the history: `epoch` is the one that runs, in `after_epoch` the one
+    that has just ended, whose values are `history[name][epoch]`.
+    """
 
     model: Sequential
     optimizer: Optimizer
-    #: Passes over the data in all, and complete ones.
+    #: Passes over the data in all, the one that runs, and how many are complete.
     epochs: int
     epoch: int = 0
+    completed: int = 0
     #: Steps taken in this call of fit.
     step: int = 0
     #: The batch of the step: x, target, weights or None. Buffers that the next batch overwrites.
@@ -62,27 +72,34 @@ class Callback:
     """
 
     def begin(self, run: Run) -> None:
-        """Do something before the first step, and before the state of a checkpoint is loaded."""
+        """Do something before the first step of the run, and before the state of a checkpoint is loaded."""
 
     def before_step(self, run: Run) -> None:
         """Do something before each step, whose batch is in `run.batch`."""
 
     def after_step(self, run: Run) -> None:
-        """Do something after each step; the model's gradients are still those of the step."""
+        """Do something after each step of the run; the model's gradients are still those of the step."""
 
     def after_epoch(self, run: Run) -> bool | None:
-        """Do something after each epoch; training stops if one returns True."""
+        """Do something after each epoch of the run; training stops if one returns True."""
         return None
 
     def end(self, run: Run) -> None:
         """Do something at the end, but not if the run ended by an exception."""
+
+    def why_stopped(self) -> str | None:
+        """Say why a run that is resumed with this state must not go on; None if it may, also if it was stopped."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return arrays, numbers and strings from which `load_state_dict` brings it here again."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over a state that `state_dict` returned."""
+
+    def _check_state(self, state: Mapping[str, Any], model: Sequential) -> None:
+        """Refuse a state that is one of another model."""
 
 
 class EpochCallback(Callback):
@@ -93,7 +110,7 @@ class EpochCallback(Callback):
 
     def after_epoch(self, run: Run) -> bool | None:
         """Call the function."""
-        return self.function(run.epoch - 1, run.logs, run.model)
+        return self.function(run.epoch, run.logs, run.model)
 
 
 class EarlyStopping(Callback):
@@ -105,8 +122,9 @@ class EarlyStopping(Callback):
         Epochs without a better value after which the run ends.
     monitor : str or None
         The value: a name in the history. None: "val_loss" with validation data, "loss" without.
-    mode : {"min", "max"}
-        Whether less is better, or more.
+    mode : {"min", "max"} or None
+        Whether less is better, or more. None: less of a loss, more of "accuracy"; of another value it must be given. A
+        mode that is wrong for a loss or an accuracy is refused.
     min_delta : float
         What a value must be better by to count, >= 0.
     restore_best : bool
@@ -116,12 +134,12 @@ class EarlyStopping(Callback):
     Raises
     ------
     ValueError, TypeError
-        If an argument is out of its range; in `fit`, if there is no such value.
+        If an argument is out of its range; in `fit`, if there is no such value, or the mode does not fit it.
 
     Notes
     -----
-    `best` and `best_epoch` (counted from 0) say when that was. NaN is never better. Each call of `fit` starts anew, but
-    for one that resumes from a checkpoint.
+    `best` and `best_epoch` say when that was (epochs are counted from 0). NaN is never better. Each call of `fit`
+    starts anew, but for one that resumes from a checkpoint.
     """
 
     def __init__(
@@ -129,7 +147,7 @@ class EarlyStopping(Callback):
         patience: int = 10,
         *,
         monitor: str | None = None,
-        mode: str = "min",
+        mode: str | None = None,
         min_delta: float = 0.0,
         restore_best: bool = True,
     ) -> None:
@@ -137,30 +155,30 @@ class EarlyStopping(Callback):
         if monitor is not None and not isinstance(monitor, str):
             raise TypeError(f"monitor must be a name or None, found {type(monitor).__name__}")
         self.monitor = monitor
-        self.mode = choice(mode, "mode", ("min", "max"))
+        self.mode = None if mode is None else choice(mode, "mode", ("min", "max"))
         self.min_delta = real(min_delta, "min_delta", least=0.0)
         self.restore_best = flag(restore_best, "restore_best")
-        self._forget()
+        self._forget(self.monitor or "loss", self.mode)
 
-    def _forget(self) -> None:
-        self.best = math.inf if self.mode == "min" else -math.inf
+    def _forget(self, name: str, mode: str | None) -> None:
+        self._name, self._mode = name, mode
+        self.best = -math.inf if mode == "max" else math.inf
         self.best_epoch: int | None = None
         self._waited = 0
         self._best_state: dict[str, FloatArray] = {}
 
     def begin(self, run: Run) -> None:
         """Start anew; refuse what is not reported."""
-        monitored(dict.fromkeys(run.names, 0.0), self.monitor, "early_stopping")
-        self._forget()
+        name = monitored(run.names, self.monitor, "early_stopping")
+        self._forget(name, direction(name, self.mode, "early_stopping"))
 
     def after_epoch(self, run: Run) -> bool | None:
         """Compare the epoch's value with the best one."""
-        value = monitored(run.logs, self.monitor, "early_stopping")
-        better = self.best - value if self.mode == "min" else value - self.best
+        value = run.logs[self._name]
+        better = self.best - value if self._mode == "min" else value - self.best
         if better > self.min_delta:
-            self.best, self.best_epoch, self._waited = value, run.epoch - 1, 0
-            if self.restore_best:
-                self._best_state = run.model.state_dict()
+            state = run.model.state_dict() if self.restore_best else {}
+            set_attributes(self, best=value, best_epoch=run.epoch, _waited=0, _best_state=state)
             return False
         self._waited += 1
         return self._waited >= self.patience
@@ -175,23 +193,30 @@ class EarlyStopping(Callback):
         if self._best_state:
             model.load_state_dict(self._best_state)
 
+    def why_stopped(self) -> str | None:
+        """Say so if the patience is at its end."""
+        if self._waited < self.patience:
+            return None
+        return (
+            f"EarlyStopping found no better {self._name!r} for {self._waited} epochs, behind epoch {self.best_epoch}; "
+            f"more patience than {self.patience} lets it go on"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Return the best value, when it was, the epochs since, and the best parameters."""
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self._waited, "state": self._best_state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.best, self.best_epoch, self._waited = state["best"], state["best_epoch"], state["waited"]
-        self._best_state = dict(state["state"])
+        """Take over a state that `state_dict` returned."""
+        best, waited = float(state["best"]), integer(state["waited"], "state['waited']", least=0)
+        best_epoch = state["best_epoch"]
+        if best_epoch is not None:
+            best_epoch = integer(best_epoch, "state['best_epoch']", least=0)
+        set_attributes(self, best=best, best_epoch=best_epoch, _waited=waited, _best_state=dict(state["state"]))
 
-
-def monitored(logs: Mapping[str, float], name: str | None, who: str) -> float:
-    """Return the value of this name, by default the validation loss, else the loss."""
-    if name is None:
-        name = "val_loss" if "val_loss" in logs else "loss"
-    if name not in logs:
-        raise ValueError(f"{who} monitors {name!r}; reported are {', '.join(map(repr, logs))}")
-    return logs[name]
+    def _check_state(self, state: Mapping[str, Any], model: Sequential) -> None:
+        if state["state"]:
+            model._plan(state["state"], Changes())
 
 
 class Checkpoint(Callback):
@@ -210,6 +235,8 @@ class Checkpoint(Callback):
         If `every` is no integer >= 1.
     ImportError
         If safetensors is not installed, before the first step.
+    OSError
+        If no file can be written there (no such folder, a path that is a folder itself ...), before the first step.
 
     Notes
     -----
@@ -219,15 +246,16 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, path: str | PathLike[str], *, every: int = 1) -> None:
-        self.path = fspath(path)
+        self.path = fsdecode(path)
         self.every = integer(every, "every", least=1)
 
     def begin(self, run: Run) -> None:
         """Check that checkpoints can be written."""
         require_safetensors()
+        check_writable(self.path)
 
     def after_epoch(self, run: Run) -> bool | None:
         """Write the checkpoint."""
-        if run.epoch % self.every == 0 or run.epoch == run.epochs or run.stopped:
+        if run.completed % self.every == 0 or run.completed == run.epochs or run.stopped:
             save_checkpoint(self.path, run.model, run.optimizer, run.state())
         return None

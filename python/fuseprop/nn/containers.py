@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from fuseprop import activations
 from fuseprop._memory import BatchBuffer
-from fuseprop.nn.layers import Layer, Shape, Visitor, in_runs
+from fuseprop.nn.layers import Activation, DenseRun, Layer, Shape, Visitor, in_runs, no_forward
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
@@ -32,6 +33,8 @@ class Nestable(Protocol):
 
 #: What containers are made of: layers and models.
 Part: TypeAlias = "Layer | Nestable"
+#: What stands for a layer: an activation, or the class of one.
+Formula: TypeAlias = "activations.Activation | type[activations.Activation]"
 
 
 class MisfitError(ValueError):
@@ -46,12 +49,31 @@ class MisfitError(ValueError):
         return f"{name} has {self.text}" if self.at_input else f"{self.path}, {self.layer!r}, gets {self.text}"
 
 
-def as_layer(part: object, name: str, others: Iterable[object] = ()) -> Layer:
-    """Return what is to become a part of a model as a layer; refuse it if it is part of a model already."""
+def as_part(part: Part | Formula, name: str) -> Part:
+    """Return a part of a model as it is, and an activation, or the class of one, as a layer."""
+    if isinstance(part, activations.Activation):
+        return Activation(part)
+    if isinstance(part, type):
+        if issubclass(part, activations.Activation):
+            return Activation(part)
+        raise TypeError(f"{name} is the class {part.__name__}; expected an object of it")
     if not isinstance(part, Layer | Nestable):
-        raise TypeError(f"{name} must be a Layer, found {type(part).__name__}")
+        raise TypeError(f"{name} must be a Layer, found {_found(part)}")
+    return part
+
+
+def _found(part: object) -> str:
+    hint = f"; an activation of this name is Activation({part!r})" if isinstance(part, str) else ""
+    return type(part).__name__ + hint
+
+
+def as_layer(part: Part, name: str, others: Collection[int] = ()) -> Layer:
+    """Return what is to become a part of a model as a layer; refuse it if it is part of a model already.
+
+    `others` are the ids of what is in use besides.
+    """
     # A layer that a layer of the user's own has bound is in use, too.
-    if part._taken or "_own_names" in part.__dict__ or any(part is other for other in others):
+    if part._taken or "_own_names" in part.__dict__ or id(part) in others:
         raise ValueError(f"{name}, {part!r}, is part of a model already; make a new one")
     return part._nest(name) if isinstance(part, Nestable) else part
 
@@ -84,8 +106,9 @@ class Container(Layer):
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Hand the places on to the children."""
         super().bind(parameters, gradients)
+        of_child, gradients_of_child = _by_child(parameters), _by_child(gradients)
         for child, layer in self.children.items():
-            layer.bind(_of_child(parameters, child), _of_child(gradients, child))
+            layer.bind(of_child.get(child, {}), gradients_of_child.get(child, {}))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The children belong to the parts, which may be models.
@@ -119,21 +142,32 @@ class Container(Layer):
         return found
 
 
-def _of_child(arrays: Mapping[str, FloatArray], child: str) -> dict[str, FloatArray]:
-    prefix = child + "."
-    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+def _by_child(arrays: Mapping[str, FloatArray]) -> dict[str, dict[str, FloatArray]]:
+    """Return the arrays of each child, by their names in it."""
+    found: dict[str, dict[str, FloatArray]] = {}
+    for path, array in arrays.items():
+        child, _, name = path.partition(".")
+        found.setdefault(child, {})[name] = array
+    return found
 
 
 class Chain(Container):
     """Layers in a row: what `Sequential` is as a layer of another model."""
 
-    def __init__(self, parts: Iterable[Part]) -> None:
-        self.parts = tuple(parts)
+    #: What training goes through, from `bind` on.
+    runs: tuple[Layer | DenseRun, ...] = ()
+
+    def __init__(self, parts: Iterable[Part | Formula]) -> None:
+        self.parts = tuple(as_part(part, f"layers[{i}]") for i, part in enumerate(parts))
         if not self.parts:
             raise ValueError("layers is empty; expected at least one layer")
-        layers = tuple(as_layer(part, f"layers[{i}]", self.parts[:i]) for i, part in enumerate(self.parts))
+        before: set[int] = set()
+        layers: list[Layer] = []
+        for i, part in enumerate(self.parts):
+            layers.append(as_layer(part, f"layers[{i}]", before))
+            before.add(id(part))
         self.children = {str(i): layer for i, layer in enumerate(layers)}
-        self._layers = layers
+        self._layers = tuple(layers)
 
     def __repr__(self) -> str:
         lines = "".join(textwrap.indent(f"{part!r},\n", "    ") for part in self.parts)
@@ -166,9 +200,12 @@ class Chain(Container):
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Go back through the layers."""
         dx: Any = dy
-        for layer in self.runs[:0:-1]:
+        runs = self.runs
+        if not runs:
+            raise no_forward(self)
+        for layer in runs[:0:-1]:
             dx = layer.backward(dx, accumulate, True)
-        return self.runs[0].backward(dx, accumulate, need_dx)
+        return runs[0].backward(dx, accumulate, need_dx)
 
     def trace(self, x: FloatArray, training: bool, path: str, visit: Visitor) -> FloatArray:
         """`forward` that shows the output of each layer."""
@@ -203,16 +240,15 @@ class Residual(Container):
     Source: He et al. 2016 (arXiv:1512.03385). Its parameters are named "block.0.weight" and so on.
     """
 
-    def __init__(self, block: Part | Iterable[Part]) -> None:
-        if isinstance(block, list | tuple):
-            block = Chain(block)
-        self.block = block
-        self._layer = as_layer(block, "block")
+    def __init__(self, block: Part | Formula | Iterable[Part | Formula]) -> None:
+        self.block: Part = Chain(block) if isinstance(block, list | tuple) else as_part(block, "block")  # type: ignore[arg-type]  # no other iterable is a part
+        self._layer = as_layer(self.block, "block")
         self.children = {"block": self._layer}
         try:
             self.output_shape(self._layer.output_shape(None))
         except MisfitError as error:
             raise ValueError(error.describe("x")) from None
+        self._y_buffer, self._dx_buffer = BatchBuffer(), BatchBuffer()
         self.take()
 
     def __repr__(self) -> str:
@@ -228,11 +264,6 @@ class Residual(Container):
         if input_shape is not None and shape is not None and shape != input_shape:
             raise ValueError(f"samples of shape {input_shape}; expected {shape}, which the block gives")
         return shape if input_shape is None else input_shape
-
-    def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
-        """Hand the places on, and prepare the buffers."""
-        super().bind(parameters, gradients)
-        self._y_buffer, self._dx_buffer = BatchBuffer(), BatchBuffer()
 
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Return x + block(x)."""
@@ -275,6 +306,9 @@ class Residual(Container):
 class Flatten(Layer):
     """Samples of any shape as vectors: (N, a, b, ...) becomes (N, a b ...), in C order."""
 
+    #: That of the last input in training.
+    _shape: tuple[int, ...] | None = None
+
     def output_shape(self, input_shape: Shape) -> Shape:
         """One axis of all elements."""
         return None if input_shape is None else (int(np.prod(input_shape, dtype=np.intp)),)
@@ -288,7 +322,12 @@ class Flatten(Layer):
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Return dy in the shape of x."""
         del accumulate, need_dx
+        if self._shape is None:
+            raise no_forward(self)
         return dy.reshape(self._shape)
+
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {}
 
     @staticmethod
     def _features(shape: tuple[int, ...]) -> int:

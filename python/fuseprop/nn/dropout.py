@@ -10,7 +10,7 @@ import numpy as np
 from fuseprop import _core
 from fuseprop._checks import real
 from fuseprop._memory import BatchBuffer
-from fuseprop.nn.layers import Layer, Shape
+from fuseprop.nn.layers import Layer, Shape, no_forward
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -38,6 +38,9 @@ class Dropout(Layer):
     on the number of threads, and is computed again in the backward pass instead of being stored.
     """
 
+    #: What the mask of the last forward pass in training is made of.
+    _key: int | None = None
+
     def __init__(self, p: float = 0.5) -> None:
         self.p = real(p, "p", least=0.0, below=1.0)
 
@@ -54,6 +57,9 @@ class Dropout(Layer):
         self._rng = rng
         return {}
 
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {}
+
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Prepare the buffer of the output."""
         super().bind(parameters, gradients)
@@ -63,14 +69,16 @@ class Dropout(Layer):
         """Return x m in training, x otherwise."""
         if not training or self.p == 0.0:
             return x
-        self._key = int(self._rng.integers(1 << 63))
-        return _core.dropout(x, self.p, self._key, self._y_buffer.like(x))
+        self._key = key = int(self._rng.integers(1 << 63))
+        return _core.dropout(x, self.p, key, self._y_buffer.like(x))
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Multiply dy by m, in place."""
         del accumulate
         if not need_dx or self.p == 0.0:
             return dy
+        if self._key is None:
+            raise no_forward(self)
         return _core.dropout(dy, self.p, self._key, dy)
 
     def config(self) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,13 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses, optim
-from fuseprop._checks import class_weights, integer, real
-from fuseprop._memory import RowBuffer
-from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCallback, Run, monitored
+from fuseprop._checks import class_weights, integer, real, real_array
+from fuseprop._memory import Changes, RowBuffer, at_once
+from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCallback, Run
+from fuseprop.nn.data import check_samples, check_targets, check_weights, target_array
 from fuseprop.nn.health import explain_loss
-from fuseprop.nn.io import check_generator, open_checkpoint, restore_checkpoint
+from fuseprop.nn.io import open_checkpoint, plan_generator, refusing, restore_checkpoint
+from fuseprop.nn.metrics import Metric, direction, monitored, named_metrics
 from fuseprop.nn.norm import BatchNorm
-from fuseprop.nn.sequential import LossLike, NonFiniteLossError, Sequential, as_column
+from fuseprop.nn.sequential import LossLike, NonFiniteLossError, Sequential, as_column, as_loss, is_over_classes
+from fuseprop.optim.arrays import describe
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -26,8 +31,6 @@ if TYPE_CHECKING:
     from fuseprop.nn.callbacks import EpochFunction, Schedule
     from fuseprop.nn.layers import Layer
 
-#: A function of (pred, target) that returns a number to be reported.
-Metric: TypeAlias = "Callable[[FloatArray, NDArray[Any]], float]"
 #: (x, y) or (x, y, sample_weight).
 ValidationData: TypeAlias = "tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]"
 
@@ -38,7 +41,7 @@ def fit(
     y: ArrayLike,
     *,
     loss: LossLike,
-    optimizer: optim.Optimizer | str = "adam",
+    optimizer: optim.Optimizer | type[optim.Optimizer] | str = "adam",
     epochs: int = 10,
     batch_size: int = 32,
     sample_weight: ArrayLike | None = None,
@@ -61,17 +64,18 @@ def fit(
         What to train.
     x, y
         Samples along the first axis, and their targets: what the loss takes; (N,) will do for an output of
-        (N, 1). They are never copied as a whole: each batch is gathered into a buffer, and cast there.
-        Memory-mapped arrays may be larger than the memory.
+        (N, 1), but for a loss over classes. They are never copied as a whole: each batch is gathered into a buffer, and
+        cast there. Memory-mapped arrays may be larger than the memory. Both are looked through once before the first
+        step: x must be finite, and y what the loss is defined for (all of it, if the loss is a function).
     loss
-        A loss or its name, or a function of (pred, target) that returns (value, gradient).
+        A loss, its class or its name, or a function of (pred, target) that returns (value, gradient).
     optimizer
-        One made for this model, or a name of `fuseprop.optim` for a new one with its defaults.
+        One made for this model, or a class or name of `fuseprop.optim` for a new one with its defaults.
     epochs, batch_size : int
         Passes over the data, and samples per step. The last batch of an epoch is smaller if they do not
         divide.
     sample_weight
-        (N,), or None. A batch's loss is its weighted mean.
+        (N,), finite and >= 0, or None. A batch's loss is its weighted mean.
     class_weight
         Multiplies the weights of the samples of each class: a dict from labels to numbers, which must have all labels
         of y; an array with one number for each of the classes 0, 1, ...; or "balanced", N / (classes * count).
@@ -81,15 +85,19 @@ def fit(
         An `EarlyStopping`, or its patience in epochs: ends the run, and brings back the best parameters.
     schedule
         The learning rate: a function of the number of steps that the optimizer has taken, called before each step; or
-        an object with a method update(metric), called after each epoch with the validation loss (without validation
-        data the loss), which returns the new rate, or None; or both in one. See `fuseprop.optim`.
+        an object with a method update(metric), called after each epoch, which returns the new rate, or None; or both in
+        one. The metric is the one that its `monitor` names, or the validation loss (without validation data the loss);
+        a `mode` of "min" where more is better, or the other way round, is refused. See `fuseprop.optim`.
     metrics
-        Names ("accuracy") or functions of (pred, target), which get what the loss gets: targets (N, 1) for an output of
-        (N, 1). They are reported along with the loss by their names, which differ; a lambda, or what has no name, is
-        "metric_" and its place, "metric_0".
+        Names ("accuracy", see `fuseprop.nn.accuracy`, by what the loss says of its predictions), losses, or functions
+        of (pred, target), which get what the loss gets: targets (N, 1) for an output of (N, 1). They are reported along
+        with the loss by their names, which differ; a lambda, or what has no name, is "metric_" and its place,
+        "metric_0".
     callbacks
-        `Callback` objects, such as `Checkpoint` and `GradientHealth`, or functions called after each epoch with (epoch
-        counted from 0, dict of the epoch's values, model); training stops behind the epoch in which one returns True.
+        `Callback` objects, such as `Checkpoint` and `GradientHealth`, or functions called after each epoch with (epoch,
+        dict of the epoch's values, model); training stops behind the epoch in which one returns True. Epochs are
+        counted from 0 everywhere, as the values in the history: in functions, in `Run.epoch`, in `best_epoch` and in
+        messages.
     shuffle : bool
         Whether each epoch goes through the samples in an order of its own.
     progress : bool
@@ -97,9 +105,10 @@ def fit(
     rng : Generator, SeedSequence, int or None
         Draws these orders. None: the model's own generator.
     resume
-        A file that `Checkpoint` wrote in a run like this one: it goes on from there, until `epochs` in all. Model,
-        optimizer, schedule, callbacks, metrics and rng are made as they were made for that run; one that does not fit
-        is refused, and model and optimizer stay as they were.
+        A file that `Checkpoint` wrote in a run like this one: it goes on from there, until `epochs` in all, also if a
+        function or a callback had stopped it; one that early stopping had stopped goes on with more patience, else a
+        UserWarning says why it does not. Model, optimizer, schedule, callbacks, metrics and rng are made as they were
+        made for that run; one that does not fit is refused, and model and optimizer stay as they were.
 
     Returns
     -------
@@ -114,14 +123,13 @@ def fit(
     ------
     ValueError, TypeError
         If an argument does not fit, or the checkpoint the run; refused by the first batch at the latest, before any
-        parameter has changed, but for what only a later batch shows (a label out of range): then the steps before it
-        stand.
+        parameter has changed. What is wrong in x, y or the weights is named by its place in the array given.
     NonFiniteLossError
         A FloatingPointError: the loss of a batch is NaN or infinite. The message names the layer where that arose; the
         model and the optimizer are as they were before this step.
     KeyboardInterrupt
         On Ctrl-C. The model then has the parameters of the last complete step, and can be used or trained
-        further.
+        further; see the head of `fuseprop.nn`.
 
     Notes
     -----
@@ -130,18 +138,21 @@ def fit(
     """
     if isinstance(optimizer, str):
         optimizer = optim.get(optimizer, model)
+    elif isinstance(optimizer, type) and issubclass(optimizer, optim.Optimizer):
+        optimizer = optimizer(model)  # type: ignore[call-arg]  # those that there are take what they update alone
+    loss = as_loss(loss)
     epochs, batch_size = integer(epochs, "epochs", least=1), integer(batch_size, "batch_size", least=1)
-    model._set_loss(loss)
-    model._set_optimizer(optimizer)
-    named_metrics = _named_metrics(metrics)
+    model._alone(lambda: model._set_loss(loss))
+    model._alone(lambda: model._set_optimizer(optimizer))
+    by_name = named_metrics(metrics, loss)
     data = _Batches(model, x, y, loss, sample_weight, class_weight=class_weight)
     _check_last_batch(model, data, batch_size)
-    validation = None if validation_data is None else _Validation(model, validation_data, loss, named_metrics)
-    rate, plateau = _as_schedule(schedule)
+    validation = None if validation_data is None else _Validation(model, validation_data, loss, by_name)
     companions = _as_callbacks(early_stopping, callbacks)
     generator = model.rng if rng is None else np.random.default_rng(rng)
-    names = ["loss", *named_metrics]
+    names = ["loss", *by_name]
     names += [] if validation is None else [f"val_{name}" for name in names]
+    rate, plateau = _as_schedule(schedule, names)
     run = Run(model, optimizer, epochs, names=(*names, *(["lr"] if schedule is not None else [])))
     state = _RunState(run, generator, companions, schedule)
     run.state = state.save
@@ -150,15 +161,16 @@ def fit(
     if resume is not None:
         state.load(resume)
     model.history = run.history
-    steps = _Steps(run, data, loss, metrics=named_metrics, rate=rate, callbacks=companions)
+    steps = _Steps(run, data, loss, metrics=by_name, rate=rate, callbacks=companions)
     num_batches = -(-data.size // batch_size)
-    with _progress_bar(progress, epochs * num_batches, run.epoch * num_batches) as bar:
-        while run.epoch < epochs and not run.stopped:
+    with _progress_bar(progress, epochs * num_batches, run.completed * num_batches) as bar:
+        while run.completed < epochs and not run.stopped:
+            run.epoch = run.completed
             order = generator.permutation(data.size) if shuffle else np.arange(data.size)
             logs = steps.through(order, batch_size, bar)
             if validation is not None:
                 logs.update(validation())
-            if plateau is not None and (new_rate := plateau.update(monitored(logs, None, "schedule"))) is not None:
+            if plateau is not None and (new_rate := plateau(logs)) is not None:
                 optimizer.lr = new_rate
             if schedule is not None:
                 logs["lr"] = optimizer.lr
@@ -201,7 +213,7 @@ class _Steps:
             share = float(len(rows)) if weight is None else float(weight.sum(dtype=np.float64))
             sums["loss"] += share * self.value
             for name, metric in self.metrics.items():
-                sums[name] += share * metric(model._output, as_column(target) if model._one_output else target)
+                sums[name] += share * metric(model._output, as_column(target) if model._flat_targets else target)
             total += share
             if bar is not None:
                 bar.update()
@@ -232,9 +244,9 @@ class _Steps:
 
 
 def _end_epoch(run: Run, logs: dict[str, float], callbacks: Sequence[Callback]) -> None:
-    for name, value in logs.items():
-        run.history.setdefault(name, []).append(value)
-    run.epoch, run.logs = run.epoch + 1, logs
+    lists = [run.history.setdefault(name, []) for name in logs]
+    numbers = map(setattr, (run, run), ("completed", "logs"), (run.completed + 1, logs))
+    at_once(chain(map(list.append, lists, logs.values()), numbers))  # all lists are equally long after an interrupt
     for callback in callbacks:
         answer = callback.after_epoch(run)
         run.stopped |= isinstance(answer, bool | np.bool_) and bool(answer)
@@ -244,28 +256,47 @@ def _as_callbacks(early_stopping: object, callbacks: Sequence[Callback | EpochFu
     """Return all as objects: early stopping first, checkpoints, which keep the others' states, last."""
     if isinstance(early_stopping, bool):
         raise TypeError("early_stopping must be an EarlyStopping, its patience, or None, found bool")
+    if isinstance(early_stopping, type):
+        raise TypeError(
+            f"early_stopping is the class {early_stopping.__name__}; expected an object of it, or its patience"
+        )
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         early_stopping = EarlyStopping(integer(early_stopping, "early_stopping", least=1))  # type: ignore[arg-type]  # integer() checks it
     found: list[Callback] = [] if early_stopping is None else [early_stopping]
     for i, callback in enumerate(callbacks):
-        if isinstance(callback, Callback):
-            found.append(callback)
-        elif callable(callback):
-            found.append(EpochCallback(callback))
-        else:
+        if isinstance(callback, type):
+            raise TypeError(f"callbacks[{i}] is the class {callback.__name__}; expected an object of it, or a function")
+        if not isinstance(callback, Callback) and not callable(callback):
             raise TypeError(f"callbacks[{i}] must be a Callback or a function, found {type(callback).__name__}")
+        found.append(callback if isinstance(callback, Callback) else EpochCallback(callback))
     return sorted(found, key=lambda callback: isinstance(callback, Checkpoint))
 
 
-def _as_schedule(schedule: Any) -> tuple[Callable[[int], float] | None, Any]:
-    """Return the function of the step, if it is one, and the object that follows a metric, if it does."""
+def _as_schedule(
+    schedule: Any, names: Sequence[str]
+) -> tuple[Callable[[int], float] | None, Callable[[Mapping[str, float]], float | None] | None]:
+    """Return the function of the step, if it is one, and what follows the values of an epoch, if it does."""
+    if isinstance(schedule, type):
+        raise TypeError(f"schedule is the class {schedule.__name__}; expected an object of it")
     follows = hasattr(schedule, "update")
     if schedule is not None and not (follows or callable(schedule)):
         raise TypeError(
             "schedule must be a function of the step, or an object with a method update(metric), "
             f"found {type(schedule).__name__}"
         )
-    return schedule if callable(schedule) else None, schedule if follows else None
+    rate = schedule if callable(schedule) else None
+    if not follows:
+        return rate, None
+    name = monitored(names, getattr(schedule, "monitor", None), "schedule")
+    mode = getattr(schedule, "mode", None)  # an object of the user's own need not have one
+    if mode is not None:
+        direction(name, mode, "schedule")
+
+    def plateau(logs: Mapping[str, float]) -> float | None:
+        new_rate: float | None = schedule.update(logs[name])
+        return new_rate
+
+    return rate, plateau
 
 
 def _check_last_batch(model: Sequential, data: _Batches, batch_size: int) -> None:
@@ -288,12 +319,12 @@ class _RunState:
 
     def __init__(self, run: Run, generator: np.random.Generator, callbacks: Sequence[Callback], schedule: Any) -> None:
         self.run, self.generator, self.schedule = run, generator, schedule
+        self.loaded = False
         self.callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint | EpochCallback)]
 
     def save(self) -> dict[str, Any]:
         return {
-            "epoch": self.run.epoch,
-            "stopped": self.run.stopped,
+            "epoch": self.run.completed,
             "history": self.run.history,
             "order_rng": self.generator.bit_generator.state,
             "callbacks": [[type(callback).__name__, callback.state_dict()] for callback in self.callbacks],
@@ -301,58 +332,104 @@ class _RunState:
         }
 
     def load(self, path: str | PathLike[str]) -> None:
+        """Take over what `save` returned, along with model and optimizer; all or nothing."""
         parts = open_checkpoint(path)
         state = parts["state"]
         if "order_rng" not in state:
             raise ValueError(f"resume is {path!s}, a checkpoint of no run of fit; expected one that Checkpoint wrote")
-        names = [type(callback).__name__ for callback in self.callbacks]
-        if [name for name, _ in state["callbacks"]] != names:
-            raise ValueError(
-                f"resume is {path!s}, a run with the callbacks {[name for name, _ in state['callbacks']]}; expected "
-                f"those of this one, {names}"
+        changes = Changes()
+        with refusing(path, "does not fit"):
+            self._check(state)
+            plan_generator(state["order_rng"], self.generator, "rng", changes)
+            changes.set(self, "loaded", True)
+            epoch = integer(state["epoch"], "epoch", least=0)
+            changes.set(self.run, "epoch", epoch)
+            changes.set(self.run, "completed", epoch)
+            changes.set(self.run, "history", _as_history(state["history"], state["epoch"]))
+        # What objects of the user's own take over cannot be planned; it is given back.
+        objects = [*zip(self.callbacks, (saved for _, saved in state["callbacks"]), strict=True)]
+        if state["schedule"] is not None:
+            objects.append((self.schedule, state["schedule"]))
+        before = [(owner, owner.state_dict()) for owner, _ in objects]
+        try:
+            with refusing(path, "does not fit"):
+                for callback, (_, saved) in zip(self.callbacks, state["callbacks"], strict=True):
+                    callback._check_state(saved, self.run.model)
+                for owner, saved in objects:
+                    owner.load_state_dict(saved)
+            restore_checkpoint(path, parts, self.run.model, self.run.optimizer, changes)
+        except BaseException:
+            for owner, old in before if not self.loaded else ():
+                with suppress(Exception):  # the one that has failed may fail again, and has said why
+                    owner.load_state_dict(old)
+            raise
+        self._stay_stopped(path)
+
+    def _stay_stopped(self, path: str | PathLike[str]) -> None:
+        """Do not go on where a callback says so, and say why."""
+        reasons = [reason for callback in self.callbacks if (reason := callback.why_stopped()) is not None]
+        if reasons and self.run.completed < self.run.epochs:
+            self.run.stopped = True
+            warnings.warn(
+                f"resume is {path!s}, a run that has stopped behind {self.run.completed} epochs and does not go on to "
+                f"{self.run.epochs}: {'; '.join(reasons)}",
+                UserWarning,
+                stacklevel=5,  # where the model's fit was called
             )
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        """Refuse what another run has written."""
+        names = [type(callback).__name__ for callback in self.callbacks]
+        found = [name for name, _ in state["callbacks"]]
+        if found != names:
+            raise ValueError(f"it is a run with the callbacks {found}; expected those of this one, {names}")
         if state["history"].keys() != set(self.run.names):
             raise ValueError(
-                f"resume is {path!s}, a run that reports {list(state['history'])}; expected what this one reports, "
+                f"it is a run that reports {list(state['history'])}; expected what this one reports, "
                 f"{list(self.run.names)}"
             )
         if (state["schedule"] is not None) != hasattr(self.schedule, "state_dict"):
-            found, expected = ("without", "with") if state["schedule"] is None else ("with", "without")
+            has, wanted = ("without", "with") if state["schedule"] is None else ("with", "without")
+            raise ValueError(f"it is a run {has} a schedule that has a state; expected one {wanted}, as this is")
+
+
+def _as_history(value: Mapping[str, Any], epochs: int) -> dict[str, list[float]]:
+    """Return a copy of a history of so many epochs."""
+    for name, values in value.items():
+        if not isinstance(values, list) or len(values) != epochs:
             raise ValueError(
-                f"resume is {path!s}, a run {found} a schedule that has a state; expected one {expected}, as this is"
+                f"history[{name!r}] is {describe(values)}; expected a list of {epochs}, one for each epoch"
             )
-        check_generator(path, state["order_rng"], self.generator, "rng")
-        model, optimizer = self.run.model, self.run.optimizer
-        before = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "rng": model.rng.bit_generator.state,
-        }
-        restore_checkpoint(path, parts, model, optimizer)
-        try:
-            for callback, (_, saved) in zip(self.callbacks, state["callbacks"], strict=True):
-                callback.load_state_dict(saved)
-            if state["schedule"] is not None:
-                self.schedule.load_state_dict(state["schedule"])
-        except BaseException:
-            restore_checkpoint(path, before, model, optimizer)
-            raise
-        self.generator.bit_generator.state = state["order_rng"]
-        self.run.epoch, self.run.stopped = state["epoch"], state["stopped"]
-        self.run.history.update(state["history"])
+    return {name: [float(number) for number in values] for name, values in value.items()}
 
 
 def predict(model: Sequential, x: ArrayLike, batch_size: int | None = None) -> FloatArray:
     """Return the model's output for x in evaluation mode; see `Sequential.predict`."""
-    x = np.asarray(x)
-    if batch_size is None or x.ndim == 0 or len(x) <= integer(batch_size, "batch_size", least=1):
+    x = real_array(x, "x")
+    rows = _rows_at_once(model, x) if batch_size is None else integer(batch_size, "batch_size", least=1)
+    if x.ndim == 0 or len(x) <= rows:
         return model(x)
-    first = model(x[:batch_size])
+    first = model(x[:rows])
     result: FloatArray = np.empty((len(x), *first.shape[1:]), first.dtype)
-    result[:batch_size] = first
-    for begin in range(batch_size, len(x), batch_size):
-        result[begin : begin + batch_size] = model(x[begin : begin + batch_size])
+    result[:rows] = first
+    for begin in range(rows, len(x), rows):
+        result[begin : begin + rows] = model(x[begin : begin + rows])
     return result
+
+
+#: Of the largest activation that `predict` has by itself: more would take memory without being faster.
+_ACTIVATION_BYTES = 4 << 20
+_FEW_ROWS = 256
+
+
+def _rows_at_once(model: Sequential, x: NDArray[Any]) -> int:
+    """Return how many samples may go through the layers at once; few always may."""
+    if x.ndim == 0 or len(x) <= _FEW_ROWS:
+        return _FEW_ROWS
+    sizes = [x[0].size]
+    model._check_shape(x.shape)
+    model._chain.trace(model._as_input(x[:1]), False, "", lambda path, layer, y: sizes.append(y.size))
+    return max(_FEW_ROWS, int(_ACTIVATION_BYTES // (model.dtype.itemsize * max(*sizes, 1))))
 
 
 class _Source:
@@ -387,15 +464,15 @@ class _Batches:
         *,
         class_weight: Mapping[Any, float] | ArrayLike | None,
     ) -> None:
-        xs = np.asarray(x)
-        if not np.can_cast(xs.dtype, model.dtype, "same_kind"):
-            raise TypeError(f"x has dtype {xs.dtype}; expected real numbers, best {model.dtype}")
-        model._check_shape(xs.shape)
+        xs = real_array(x, "x")
+        output_shape = model._sample_output(xs.shape)
         self.size = len(xs)
         if self.size == 0:
             raise ValueError(f"x has shape {xs.shape}; expected at least one sample")
-        ys = np.asarray(y)
+        ys = target_array(y, "y", loss)
         self._check_length("y", ys)
+        check_samples(xs, model.dtype)
+        check_targets(ys, model.dtype, loss, output_shape)
         self.x = _Source(xs, model.dtype)
         self.y = _Source(ys, _target_dtype(ys, model.dtype, loss))
         self.weight: _Source | None = None
@@ -403,13 +480,11 @@ class _Batches:
         if sample_weight is None and of_classes is not None:
             self.weight = _Source(of_classes.astype(model.dtype), model.dtype)
         if sample_weight is not None:
-            weights = np.asarray(sample_weight)
+            weights = real_array(sample_weight, "sample_weight")
             self._check_length("sample_weight", weights)
-            if weights.ndim != 1 or not np.can_cast(weights.dtype, model.dtype, "same_kind"):
-                raise ValueError(
-                    f"sample_weight has shape {weights.shape} and dtype {weights.dtype}; expected numbers "
-                    f"of shape ({self.size},)"
-                )
+            if weights.ndim != 1:
+                raise ValueError(f"sample_weight has shape {weights.shape}; expected ({self.size},)")
+            check_weights(weights, model.dtype)
             weights = weights if of_classes is None else weights * of_classes
             self.weight = _Source(weights, model.dtype)
 
@@ -449,11 +524,14 @@ def _weights_of_classes(class_weight: Any, y: NDArray[Any]) -> NDArray[np.float6
 
 def _target_dtype(y: NDArray[Any], dtype: np.dtype[Any], loss: object) -> np.dtype[Any]:
     """Labels keep their dtype, and so does everything for a user's loss; other targets get the model's."""
-    ours = isinstance(loss, losses.Loss | str)
+    ours = isinstance(loss, losses.Loss)
     labels = y.ndim == 1 and y.dtype.kind in "biu"
     if not ours or labels or not np.can_cast(y.dtype, dtype, "same_kind"):
         return y.dtype
     return dtype
+
+
+_OF_VALIDATION = " of validation_data"
 
 
 class _Validation:
@@ -463,17 +541,22 @@ class _Validation:
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             raise TypeError(f"validation_data must be (x, y) or (x, y, sample_weight), found {type(data).__name__}")
         self.model, self.metrics = model, metrics
-        self.x, self.y = np.asarray(data[0]), np.asarray(data[1])
-        self.weight = np.asarray(data[2]) if len(data) == 3 else None
+        self.x = real_array(data[0], "x of validation_data")
+        self.y = target_array(data[1], "y of validation_data", loss)
+        self.weight = real_array(data[2], "sample_weight of validation_data") if len(data) == 3 else None
         for name, array in (("y", self.y), ("sample_weight", self.weight)):
             if array is not None and (array.ndim == 0 or len(array) != len(self.x)):
                 raise ValueError(
                     f"{name} of validation_data has shape {array.shape}; expected {len(self.x)} samples, as x has"
                 )
-        model._check_shape(self.x.shape, "x of validation_data")
+        output_shape = model._sample_output(self.x.shape, "x of validation_data")
         if len(self.x) == 0:
             raise ValueError("validation_data is empty; expected at least one sample, or None")
-        self.loss: Any = losses.get(loss) if isinstance(loss, str) else loss
+        check_samples(self.x, model.dtype, _OF_VALIDATION)
+        check_targets(self.y, model.dtype, loss, output_shape, _OF_VALIDATION)
+        if self.weight is not None:
+            check_weights(self.weight, model.dtype, _OF_VALIDATION)
+        self.loss: Any = loss
         # Better an error now than behind the first epoch. The metrics may not be defined for one sample.
         self._evaluate(slice(1), {})
 
@@ -481,9 +564,9 @@ class _Validation:
         return self._evaluate(slice(None), self.metrics)
 
     def _evaluate(self, rows: slice, metrics: Mapping[str, Metric]) -> dict[str, float]:
-        pred = self.model.predict(self.x[rows], _VALIDATION_ROWS)
+        pred = self.model.predict(self.x[rows])
         target = self.y[rows]
-        if pred.shape[1:] == (1,):
+        if pred.shape[1:] == (1,) and not is_over_classes(self.loss):
             target = as_column(target)
         weights = () if self.weight is None else (self.weight[rows],)
         value = self.loss(pred, target, *weights)
@@ -491,54 +574,6 @@ class _Validation:
         logs = {"val_loss": float(value[0] if isinstance(value, tuple) else value)}
         logs.update({f"val_{name}": float(metric(pred, target)) for name, metric in metrics.items()})
         return logs
-
-
-_VALIDATION_ROWS = 4096  # at once: the activations of all would take memory without being faster
-
-
-def accuracy(pred: FloatArray, target: NDArray[Any]) -> float:
-    """Share of samples whose class is right.
-
-    For (N, C): the largest score's class against labels, (N,) or (N, 1), or distributions (N, C). For (N, 1): pred > 0,
-    as for a logit, against target > 0.5, which serves targets in {0, 1} and {-1, 1}.
-    """
-    if pred.ndim != 2 or target.shape not in (pred.shape, (len(pred),), (len(pred), 1)):
-        raise ValueError(
-            "accuracy needs pred (N, C) and labels (N,) or (N, 1), or distributions (N, C); "
-            f"found {pred.shape} and {target.shape}"
-        )
-    if target.shape[1:] == (1,):
-        target = target[:, 0]
-    if pred.shape[1] == 1:
-        return float(np.mean((pred[:, 0] > 0) == (target > 0.5)))
-    labels = target if target.ndim == 1 else target.argmax(axis=1)
-    return float(np.mean(pred.argmax(axis=1) == labels))
-
-
-_METRICS: dict[str, Metric] = {"accuracy": accuracy}
-
-
-def _named_metrics(metrics: Sequence[str | Metric]) -> dict[str, Metric]:
-    named: dict[str, Metric] = {}
-    for i, metric in enumerate([metrics] if isinstance(metrics, str) else metrics):
-        if isinstance(metric, str):
-            if metric not in _METRICS:
-                raise ValueError(f"unknown metric {metric!r}; known: {', '.join(_METRICS)}")
-            name, function = metric, _METRICS[metric]
-        elif callable(metric):
-            name, function = getattr(metric, "__name__", "<lambda>"), metric
-            if name == "<lambda>":
-                name = f"metric_{i}"
-        else:
-            raise TypeError(f"metrics[{i}] must be a name or a function, found {type(metric).__name__}")
-        if name in named or name in ("loss", "lr") or name.startswith("val_"):
-            reported = ", ".join(map(repr, ["loss", "lr", *named]))
-            raise ValueError(
-                f"metrics[{i}] has the name {name!r}; expected one that is not reported already ({reported}) and does "
-                "not begin with 'val_'"
-            )
-        named[name] = function
-    return named
 
 
 @contextmanager

@@ -39,6 +39,7 @@ import numpy as np
 from fuseprop import _core, activations
 from fuseprop import init as initializers
 from fuseprop._checks import flag, integer
+from fuseprop._elsewhere import options
 from fuseprop._memory import BatchBuffer, RowBuffer
 
 if TYPE_CHECKING:
@@ -71,11 +72,21 @@ class Layer:
     _taken = False
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """Shape of one sample of the output; ValueError if the layer does not take such an input."""
+        """Shape of one sample of the output for one of `input_shape`; ValueError if the layer does not take such."""
         raise NotImplementedError
 
     def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
-        """Return the parameters' initial values by name; by default there are none."""
+        """Return the parameters' initial values by name; by default there are none.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            Of one sample.
+        rng : Generator
+            What random values are drawn from.
+        dtype
+            The model's.
+        """
         del input_shape, rng, dtype
         return {}
 
@@ -99,19 +110,40 @@ class Layer:
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Return dL/dx for the last forward pass in training and write, or add, the parameters' gradients.
 
-        `dy` is dL/dy and may be overwritten. Without `need_dx` the result is not used.
+        Parameters
+        ----------
+        dy
+            dL/dy; may be overwritten.
+        accumulate : bool
+            Whether the gradients are added to what is there.
+        need_dx : bool
+            Whether the result is used.
         """
         raise NotImplementedError
 
     def commit(self) -> None:
         """Bring the buffers up to date with the last forward pass in training, whose step is complete."""
 
+    def _shapes(self) -> Mapping[str, tuple[int, ...]] | None:
+        """Return the shapes of what `initialize` makes, parameters and buffers; None: not known before."""
+        return None
+
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON can hold them, for `save`."""
         raise NotImplementedError(f"{type(self).__name__} has no config, which saving needs")
 
     def trace(self, x: FloatArray, training: bool, path: str, visit: Visitor) -> FloatArray:
-        """`forward` that shows the output of each layer, inner ones first."""
+        """`forward` that shows the output of each layer, inner ones first.
+
+        Parameters
+        ----------
+        x, training
+            As in `forward`.
+        path : str
+            Where the layer is in its model: "2.block.1".
+        visit
+            Called with the path, the layer and its output.
+        """
         y = self.forward(x, training)
         visit(path, self, y)
         return y
@@ -125,7 +157,16 @@ class Layer:
         return f"{type(self).__name__}()"
 
 
-def _as_activation(activation: str | activations.Activation | dict[str, Any]) -> activations.Activation:
+def no_forward(layer: object) -> RuntimeError:
+    """Return what a backward pass raises that has no forward pass before it."""
+    return RuntimeError(f"backward of {layer!r} needs a forward pass in training before it")
+
+
+def _as_activation(
+    activation: str | activations.Activation | type[activations.Activation] | dict[str, Any],
+) -> activations.Activation:
+    if isinstance(activation, type) and issubclass(activation, activations.Activation):
+        return activation()
     if isinstance(activation, str):
         return activations.get(activation)
     if isinstance(activation, dict):  # from _activation_config
@@ -135,13 +176,22 @@ def _as_activation(activation: str | activations.Activation | dict[str, Any]) ->
     return activation
 
 
-def _as_elementwise(activation: str | activations.Activation | dict[str, Any]) -> activations.Activation:
+def _as_elementwise(
+    activation: str | activations.Activation | type[activations.Activation] | dict[str, Any],
+) -> activations.Activation:
     found = _as_activation(activation)
     if found.spec.structure != "elementwise" or found.init_params():
         raise TypeError(
             f"activation is {found!r}, which is not a plain elementwise one and cannot be fused with the product; "
             "put an Activation layer behind this one"
         )
+    base: Any = activations.Activation
+    for verb in ("__call__", "backward"):
+        if getattr(type(found), verb) is not getattr(base, verb):
+            raise TypeError(
+                f"activation of type {type(found).__name__} overrides {verb}, which a layer that computes it together "
+                "with the product would not see; put an Activation layer behind this one"
+            )
     return found
 
 
@@ -173,7 +223,7 @@ class Dense(Layer):
     ----------
     in_features, out_features : int
         The input is (N, in_features), the output (N, out_features).
-    activation : str, Activation or None
+    activation : str, Activation, class of one or None
         f, elementwise and without learned parameters; None is the identity. It is computed together with the matrix
         product.
     use_bias : bool
@@ -193,11 +243,15 @@ class Dense(Layer):
     Unlike PyTorch's `Linear`, W is (in, out), and both W and b have the initial values named above.
     """
 
+    #: None before the first forward pass in training.
+    _run: DenseRun | None = None
+
+    @options(bias="use_bias", units="out_features", kernel_initializer="init")
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        activation: str | activations.Activation | None = None,
+        activation: str | activations.Activation | type[activations.Activation] | None = None,
         *,
         use_bias: bool = True,
         init: str | Initializer | None = None,
@@ -226,13 +280,17 @@ class Dense(Layer):
 
     def initialize(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, FloatArray]:
         """Draw "weight" (in, out); "bias" (out,) is 0."""
-        shape = (self.in_features, self.out_features)
+        shape = self._shapes()["weight"]
         weight = self.init(shape, rng=rng, dtype=dtype)
         if np.shape(weight) != shape:
             raise ValueError(f"init returned an array of shape {np.shape(weight)}; expected {shape}")
         if not self.use_bias:
             return {"weight": weight}
         return {"weight": weight, "bias": initializers.zeros((self.out_features,), dtype=dtype)}
+
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        weight = (self.in_features, self.out_features)
+        return {"weight": weight, "bias": weight[1:]} if self.use_bias else {"weight": weight}
 
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters and gradients."""
@@ -241,7 +299,7 @@ class Dense(Layer):
         self.bias = parameters.get("bias")
         # The identity needs no kernel.
         self._f = None if isinstance(self.activation, activations.Identity) else self.activation
-        self._run: DenseRun | None = None
+        self._run = None
 
     def forward(self, x: FloatArray, training: bool) -> FloatArray:
         """Return f(x W + b)."""
@@ -254,7 +312,7 @@ class Dense(Layer):
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Turn dy into du = dy f'(u), write dW = x^T du and db = sum of du's rows, return dx = du W^T."""
         if self._run is None:
-            raise RuntimeError("backward needs a forward pass in training before it")
+            raise no_forward(self)
         return self._run.backward(dy, accumulate, need_dx)
 
     def config(self) -> dict[str, Any]:
@@ -307,6 +365,8 @@ class DenseRun:
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Write the gradients of all layers, and return the first one's dL/dx."""
+        if self._rows < 0:
+            raise no_forward(self)
         if need_dx and not self._has_dx:
             self._bind(self._rows, True)
         return self._stack.backward(dy, accumulate, need_dx)
@@ -329,7 +389,7 @@ class Activation(Layer):
 
     Parameters
     ----------
-    activation : str or Activation
+    activation : str, Activation or class of one
         f. Its axis, if it has one, counts the axis of the samples, 0, which it must not be.
 
     Raises
@@ -338,7 +398,10 @@ class Activation(Layer):
         If the axis is that of the samples.
     """
 
-    def __init__(self, activation: str | activations.Activation) -> None:
+    #: The input of the last forward pass in training.
+    _x: FloatArray | None = None
+
+    def __init__(self, activation: str | activations.Activation | type[activations.Activation]) -> None:
         self.activation = _as_activation(activation)
         if "axis" in self.activation.spec.parameters and self.activation.axis == 0:
             raise ValueError(f"activation is {self.activation!r}, along axis 0, which is that of the samples")
@@ -360,6 +423,12 @@ class Activation(Layer):
         self._rng = rng
         return self.activation.init_params(dtype)
 
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        spec, activation = self.activation.spec, self.activation
+        if not all(getattr(activation, name) for name in spec.switches):
+            return {}  # they are learned if the switch is set
+        return dict.fromkeys(spec.learned, (getattr(activation, "num_parameters", 1),))
+
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters, and prepare the buffer of the output."""
         super().bind(parameters, gradients)
@@ -371,7 +440,7 @@ class Activation(Layer):
         """Return f(x)."""
         if not training:
             return self.activation(x, params=self._params)
-        self._x: FloatArray = x
+        self._x = x
         out = self._y_buffer.of(self.activation.output_shape(x.shape), x.dtype)
         if isinstance(self.activation, activations.RReLU):
             self._slopes = self._slopes_buffer.like(x)
@@ -381,10 +450,13 @@ class Activation(Layer):
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Multiply dy by f'(x), in place where the shapes are the same."""
-        out = dy if dy.shape == self._x.shape else self._dx_buffer.like(self._x)
+        x = self._x
+        if x is None:
+            raise no_forward(self)
+        out = dy if dy.shape == x.shape else self._dx_buffer.like(x)
         if self._params is None:
-            return self.activation.backward(self._x, dy, slopes=self._slopes, out=out) if need_dx else None
-        dx, gradients = self.activation.backward_params(self._x, dy, params=self._params, out=out)
+            return self.activation.backward(x, dy, slopes=self._slopes, out=out) if need_dx else None
+        dx, gradients = self.activation.backward_params(x, dy, params=self._params, out=out)
         for name, gradient in gradients.items():
             into = self.gradients[name]
             np.add(into, gradient, out=into) if accumulate else np.copyto(into, gradient)

@@ -9,7 +9,8 @@ import numpy as np
 
 from fuseprop import activations
 from fuseprop._checks import integer
-from fuseprop.nn.layers import Activation, Dense, Layer, Shape
+from fuseprop._elsewhere import options
+from fuseprop.nn.layers import Activation, Dense, Layer, Shape, no_forward
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -41,6 +42,7 @@ class Maxout(Layer):
     unit side by side; the gradient goes to the first of equal ones. `activations.Maxout` is the maximum alone.
     """
 
+    @options(bias="use_bias", units="out_features", kernel_initializer="init")
     def __init__(
         self,
         in_features: int,
@@ -70,6 +72,9 @@ class Maxout(Layer):
         """Draw "weight" (in, out * pieces); "bias" (out * pieces,) is 0."""
         return self._linear.initialize(input_shape, rng, dtype)
 
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._linear._shapes()
+
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters and gradients."""
         super().bind(parameters, gradients)
@@ -82,6 +87,8 @@ class Maxout(Layer):
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Hand dy to the pieces that were the maxima, then as a dense layer."""
+        if self._maximum._x is None:
+            raise no_forward(self)
         du = self._maximum.backward(dy)
         assert du is not None
         return self._linear.backward(du, accumulate, need_dx)

@@ -11,14 +11,15 @@ import numpy as np
 from fuseprop import _core
 from fuseprop._checks import flag, integer, real
 from fuseprop._memory import BatchBuffer, RowBuffer, aligned_zeros
-from fuseprop.nn.layers import Layer, Shape
+from fuseprop.nn.layers import Layer, Shape, no_forward
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
 
 _batch_norm = _core.batch_norm
 _batch_norm_backward = _core.batch_norm_backward
-_batch_norm_update = _core.batch_norm_update
+#: Moves running statistics towards those of a batch; C alone, so that no interrupt comes between mean and variance.
+move_statistics = _core.batch_norm_update
 _layer_norm = _core.layer_norm
 _layer_norm_backward = _core.layer_norm_backward
 
@@ -55,6 +56,10 @@ class BatchNorm(Layer):
     `state_dict`; they change when the step is complete, so that a failed one leaves them. Sums are formed in float64.
     """
 
+    #: The input of the last forward pass in training, and the arguments of `move_statistics` for it.
+    _x: FloatArray | None = None
+    _movement: tuple[Any, ...] | None = None
+
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
         self.num_features = integer(num_features, "num_features", least=1)
         self.eps = real(eps, "eps", above=0.0)
@@ -80,6 +85,10 @@ class BatchNorm(Layer):
         self.buffers["running_var"].fill(1)
         return {"weight": np.ones(shape, dtype), "bias": np.zeros(shape, dtype)} if self.affine else {}
 
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        names = (*(("weight", "bias") if self.affine else ()), "running_mean", "running_var")
+        return dict.fromkeys(names, (self.num_features,))
+
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters and gradients."""
         super().bind(parameters, gradients)
@@ -99,28 +108,34 @@ class BatchNorm(Layer):
         if not training:
             mean, var = self._running_mean, self._running_var
             return _batch_norm(rows, self._weight, self._bias, self.eps, mean, var, False, None).reshape(x.shape)
-        if len(rows) < 2:
+        n = len(rows)
+        if n < 2:
             raise ValueError(
-                f"{self!r} gets a batch of {len(rows)} in training; expected 2 values of each feature or more, "
+                f"{self!r} gets a batch of {n} in training; expected 2 values of each feature or more, "
                 "which have a variance"
             )
         y = self._y_buffer.like(x)
         _batch_norm(rows, self._weight, self._bias, self.eps, self._mean, self._var, True, self._rows(y))
         self._x = rows
+        self._movement = self._mean, self._var, n, self.momentum, self._running_mean, self._running_var
         return y
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Turn dy into dx, in place; write the sums over the batch of dy xhat and of dy."""
+        x = self._x
+        if x is None:
+            raise no_forward(self)
         rows = self._rows(dy)
         dx = rows if need_dx else False
         _batch_norm_backward(
-            self._x, rows, self._weight, self.eps, self._mean, self._var, dx, self._dweight, self._dbias, accumulate
+            x, rows, self._weight, self.eps, self._mean, self._var, dx, self._dweight, self._dbias, accumulate
         )
         return rows.reshape(dy.shape)
 
     def commit(self) -> None:
         """Move the running statistics towards those of the batch."""
-        _batch_norm_update(self._mean, self._var, len(self._x), self.momentum, self._running_mean, self._running_var)
+        if self._movement is not None:
+            move_statistics(*self._movement)
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -153,6 +168,9 @@ class LayerNorm(Layer):
     elementwise_affine. Sums are formed in float64.
     """
 
+    #: The input of the last forward pass in training.
+    _x: FloatArray | None = None
+
     def __init__(self, normalized_shape: int | Sequence[int], *, eps: float = 1e-5, affine: bool = True) -> None:
         lengths = normalized_shape if isinstance(normalized_shape, tuple | list) else (normalized_shape,)
         if not lengths:
@@ -181,6 +199,9 @@ class LayerNorm(Layer):
         shape = self.normalized_shape
         return {"weight": np.ones(shape, dtype), "bias": np.zeros(shape, dtype)} if self.affine else {}
 
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return dict.fromkeys(("weight", "bias"), self.normalized_shape) if self.affine else {}
+
     def bind(self, parameters: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Take the places of the parameters and gradients."""
         super().bind(parameters, gradients)
@@ -207,10 +228,13 @@ class LayerNorm(Layer):
 
     def backward(self, dy: FloatArray, accumulate: bool = False, need_dx: bool = True) -> FloatArray | None:
         """Turn dy into dx, in place; write the sums over the batch of dy xhat and of dy."""
+        x = self._x
+        if x is None:
+            raise no_forward(self)
         rows = self._rows(dy)
         dx = rows if need_dx else False
         _layer_norm_backward(
-            self._x, rows, self._weight, self.eps, self._mean, self._var, dx, self._dweight, self._dbias, accumulate
+            x, rows, self._weight, self.eps, self._mean, self._var, dx, self._dweight, self._dbias, accumulate
         )
         return rows.reshape(dy.shape)
 

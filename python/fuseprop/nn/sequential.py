@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import starmap
+from operator import attrgetter
 from os import PathLike
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fuseprop import losses, optim
-from fuseprop._memory import BatchBuffer, gradient_of, linked_zeros
-from fuseprop.nn.containers import Chain, MisfitError, Part
+from fuseprop import activations, losses, optim
+from fuseprop._checks import real_array
+from fuseprop._memory import BatchBuffer, Changes, at_once, gradient_of, linked_zeros
+from fuseprop.nn.containers import Chain, Formula, MisfitError, Nestable, Part
 from fuseprop.nn.layers import Layer, Shape
+from fuseprop.nn.norm import BatchNorm, move_statistics
+from fuseprop.optim.arrays import describe
 
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Self  # Python 3.11
 
     from fuseprop._typing import FloatArray
     from fuseprop.init import Rng
     from fuseprop.nn.callbacks import Callback, EarlyStopping, EpochFunction, Schedule
-    from fuseprop.nn.fit import Metric, ValidationData
+    from fuseprop.nn.fit import ValidationData
+    from fuseprop.nn.metrics import Metric
 
-#: A loss of the library, its name, or a function of (pred, target) that returns (value, gradient).
-LossLike: TypeAlias = "losses.Loss | str | Callable[..., tuple[float, ArrayLike]]"
+#: A loss of the library, its class or name, or a function of (pred, target) that returns (value, gradient).
+LossLike: TypeAlias = "losses.Loss | type[losses.Loss] | str | Callable[..., tuple[float, ArrayLike]]"
 
 
 class _ValueAndGrad(Protocol):
@@ -37,6 +46,8 @@ class _ValueAndGrad(Protocol):
 
 #: In the place of a loss or an optimizer before there is one; no argument is this object.
 _NONE_YET = object()
+
+_movement = attrgetter("_movement")
 
 
 class Sequential:
@@ -51,8 +62,9 @@ class Sequential:
 
     Parameters
     ----------
-    layers
-        The layers or models, none of them in another model, and the models not yet used.
+    layers, more
+        The layers or models, none of them in another model, and the models not yet used: a list of them, or one after
+        the other. An activation, or the class of one, stands for an `Activation`.
     rng : Generator, SeedSequence, int or None
         Draws the initial values, the order of the samples in `fit`, and what layers draw in training. None: differently
         each time.
@@ -69,34 +81,64 @@ class Sequential:
     -----
     `copy.copy` and `copy.deepcopy` are the same: a model with parameters of its own, as a copy of an array has.
     Evaluation, `model(x)` and `predict`, may run in several threads at once. Training keeps the activations
-    of the batch in buffers of the model, which it reuses: it must not.
+    of the batch in buffers of the model, which it reuses: a second thread in it is refused. What an error and an
+    interrupt leave behind is said at the head of `fuseprop.nn`.
     """
 
-    def __init__(self, layers: Iterable[Part], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> None:
+    def __init__(
+        self,
+        layers: Part | Formula | Iterable[Part | Formula],
+        *more: Part | Formula,
+        rng: Rng = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        one_by_one = more or isinstance(layers, Layer | Nestable | activations.Activation | type)
+        self._assemble((layers, *more) if one_by_one else layers, dtype)  # type: ignore[arg-type]  # not iterable: a part
+        self._start(np.random.default_rng(rng))
+
+    @classmethod
+    def _assembled(cls, layers: Iterable[Part | Formula], dtype: DTypeLike) -> Self:
+        """Return one that has no parameters yet: `_start`, or another model, lays them out."""
+        model = cls.__new__(cls)
+        model._assemble(layers, dtype)
+        return model
+
+    def _assemble(self, layers: Iterable[Part | Formula], dtype: DTypeLike) -> None:
         self._dtype: np.dtype[Any] = np.dtype(dtype)
         if self._dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype is {self._dtype}; expected float32 or float64")
         self._chain = Chain(layers)
         self._output_shape(None)
         self._used = False
-        self._lay_out(np.random.default_rng(rng))
-        self._chain.take()
-        # What train_step goes through, and what it has checked and prepared already.
-        runs = self._chain.runs
-        self._forwards = tuple(run.forward for run in runs)
-        self._backwards = tuple(run.backward for run in runs[:0:-1])
-        self._first_backward = runs[0].backward
-        self._commits = tuple(layer.commit for _, layer in self._chain.leaves() if type(layer).commit != Layer.commit)
+        # What train_step has checked and prepared already.
         self._trained_shape: tuple[int, ...] | None = None
         self._loss = self._optimizer = _NONE_YET
         self._dy_buffer = BatchBuffer()
         self._dy = self._dy_buffer.of((0, 0), self._dtype)
-        self._one_output = False
-        # What backward needs.
+        # Whether targets (N,) stand for (N, 1): the output has one column, and the loss is not over classes.
+        self._one_output = self._over_classes = self._flat_targets = False
+        # What backward needs: the output of the last call in training, and the thread that made it.
         self._output = self._dy
-        self._has_activations = False
+        self._called_by: int | None = None
+        # Whether a call that works with the buffers is running; see _check_idle.
+        self._busy = False
         #: What the last `fit` reported, even if it was interrupted.
         self.history: dict[str, list[float]] = {}
+
+    def _start(self, rng: np.random.Generator) -> None:
+        """Lay the parameters out, and put together what train_step goes through."""
+        self._lay_out(rng)
+        self._chain.take()
+        runs = self._chain.runs
+        self._forwards = tuple(run.forward for run in runs)
+        self._backwards = tuple(run.backward for run in runs[:0:-1])
+        self._first_backward = runs[0].backward
+        commits = [(layer, type(layer).commit) for _, layer in self._chain.leaves()]
+        # Those of the library are made at once, see _commit.
+        self._norms = tuple(layer for layer, commit in commits if commit is BatchNorm.commit)
+        self._commits = tuple(
+            layer.commit for layer, commit in commits if commit not in (Layer.commit, BatchNorm.commit)
+        )
 
     @property
     def layers(self) -> tuple[Part, ...]:
@@ -219,46 +261,89 @@ class Sequential:
         return self._copies()
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Take over the parameters and buffers that `state_dict` returned.
+        """Take over the parameters and buffers of a state that `state_dict` returned.
 
         Raises
         ------
         ValueError, TypeError
-            If names, shapes or dtypes are not this model's; nothing has changed then.
+            If names, shapes or dtypes are not this model's; nothing has changed then. Nor has it, or all has, after an
+            interrupt.
+        RuntimeError
+            If another thread trains the model.
         """
         self._used = True
+        changes = Changes()
+        self._plan(state, changes)
+        self._alone(changes.make)
+
+    def _plan(self, state: Mapping[str, ArrayLike], changes: Changes) -> None:
+        """Add to `changes` what makes this state the model's, or refuse it."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict, what state_dict returned, found {describe(state)}")
         own = self._state()
         if state.keys() != own.keys():
             missing = [name for name in own if name not in state]
             unknown = [name for name in state if name not in own]
-            raise ValueError(f"state does not fit: missing are {missing}, unknown are {unknown}")
-        arrays = {name: np.asarray(array) for name, array in state.items()}
+            raise ValueError(f"state does not fit: missing are {_some(missing)}, unknown are {_some(unknown)}")
         for name, target in own.items():
-            if arrays[name].shape != target.shape:
-                raise ValueError(f"state['{name}'] has shape {arrays[name].shape}; expected {target.shape}")
-            if arrays[name].dtype != target.dtype:
+            array = np.asarray(state[name])
+            if array.shape != target.shape:
+                raise ValueError(f"state['{name}'] has shape {array.shape}; expected {target.shape}")
+            # Buffers may be more exact than the model's dtype, which they once had.
+            widened = (
+                name in self._chain.buffers and array.dtype == self.dtype and np.can_cast(array.dtype, target.dtype)
+            )
+            if array.dtype != target.dtype and not widened:
                 raise TypeError(
-                    f"state['{name}'] has dtype {arrays[name].dtype}; expected {target.dtype}: "
+                    f"state['{name}'] has dtype {array.dtype}; expected {target.dtype}: "
                     f"cast it with .astype(np.{target.dtype})"
                 )
-        for name, target in own.items():
-            target[...] = arrays[name]
+            changes.copy(target, array)
+
+    def _alone(self, work: Callable[[], object]) -> None:
+        """Do something with the state that no other call may come into."""
+        if self._busy:
+            self._check_idle()
+        try:
+            self._busy = True
+            work()
+        finally:
+            self._busy = False
+
+    def _check_idle(self) -> None:
+        """Refuse a call if another one is at work with the buffers, in another thread or around it.
+
+        The flag alone does not tell: in a forked child it may be that of a thread that only the parent has.
+        """
+        here = sys._getframe(1)
+        for top in sys._current_frames().values():
+            frame: FrameType | None = top
+            while frame is not None:
+                if frame.f_code in _ALONE and frame is not here and frame.f_locals["self"] is self:
+                    raise RuntimeError(
+                        "this model is in training, or its state is being set, in another thread or around this call; "
+                        "wait until that is over, or train a copy, copy.copy(model)"
+                    )
+                frame = frame.f_back
 
     # --- forward and backward -------------------------------------------------------------------------------
 
     def _as_input(self, x: ArrayLike, name: str = "x") -> FloatArray:
         """Return x as an array of the model's dtype."""
-        array = np.asarray(x)
-        if array.dtype != self.dtype:
-            if not np.can_cast(array.dtype, self.dtype, "same_kind"):
-                raise TypeError(f"{name} has dtype {array.dtype}; expected real numbers, best {self.dtype}")
-            array = array.astype(self.dtype)
-        return array
+        dtype = self.dtype  # that of the root
+        if type(x) is np.ndarray and x.dtype == dtype:
+            return x
+        return real_array(x, name).astype(dtype, copy=False)
 
     def _check_shape(self, shape: tuple[int, ...], name: str = "x") -> Shape:
         if not shape:
             raise ValueError(f"{name} has shape {shape}; expected samples along the first axis")
         return self._output_shape(shape[1:], name)
+
+    def _sample_output(self, shape: tuple[int, ...], name: str = "x") -> tuple[int, ...]:
+        """Return the shape of the output of one sample of a batch of this shape, also if a layer does not say it."""
+        sample = self._check_shape(shape, name)
+        return self(np.zeros(shape, self.dtype)).shape[1:] if sample is None else sample
 
     def __call__(self, x: ArrayLike, training: bool = False) -> FloatArray:
         """Return the output for x.
@@ -280,7 +365,7 @@ class Sequential:
         ValueError, TypeError
             If x has another number of features than the first layer takes, or no real numbers.
         RuntimeError
-            In training, if the model is part of another one.
+            In training, if the model is part of another one, or another thread trains it.
         """
         y = self._as_input(x)
         shape = y.shape
@@ -291,13 +376,24 @@ class Sequential:
             y = self._chain.forward(given := y, False)
             # A model that changes nothing must not hand out x itself.
             return y.copy() if np.may_share_memory(y, given) else y
+        return self._call_in_training(y)
+
+    def _call_in_training(self, x: FloatArray) -> FloatArray:
         self._check_root()
-        self._has_activations = False
-        self._output = y = self._chain.forward(y, True)
-        for commit in self._commits:
-            commit()
-        self._has_activations = True
-        return y.copy()
+        if self._busy:
+            self._check_idle()
+        try:
+            self._busy = True
+            self._called_by = None
+            self._output = y = self._chain.forward(x, True)
+            result = y.copy()
+            at_once(starmap(move_statistics, map(_movement, self._norms)))
+            for commit in self._commits:
+                commit()
+            self._called_by = get_ident()
+            return result
+        finally:
+            self._busy = False
 
     def backward(self, dy: ArrayLike, accumulate: bool = False) -> FloatArray:
         """Write the gradients of the last call with `training=True`, and return dL/dx.
@@ -317,17 +413,28 @@ class Sequential:
         Raises
         ------
         RuntimeError
-            If there was no such call, or `train_step` came after it.
+            If there was no such call in this thread, or another call or `train_step` came after it, or is running.
         ValueError, TypeError
             If dy has another shape, or no real numbers.
         """
-        if not self._has_activations:
-            raise RuntimeError("backward needs a call of the model with training=True before it")
-        found = self._as_input(dy, "dy")
-        if found.shape != self._output.shape:
-            raise ValueError(f"dy has shape {found.shape}; expected that of the output, {self._output.shape}")
-        # Layers work in place.
-        return np.array(self._chain.backward(found.copy(), accumulate, True))
+        if self._busy:
+            self._check_idle()
+        try:
+            self._busy = True
+            if self._called_by is None:
+                raise RuntimeError("backward needs a call of the model with training=True before it")
+            if self._called_by != get_ident():
+                raise RuntimeError(
+                    "backward needs a call of the model with training=True before it; the last one was made in "
+                    "another thread, and keeps its own activations"
+                )
+            found = self._as_input(dy, "dy")
+            if found.shape != self._output.shape:
+                raise ValueError(f"dy has shape {found.shape}; expected that of the output, {self._output.shape}")
+            # Layers work in place.
+            return np.array(self._chain.backward(found.copy(), accumulate, True))
+        finally:
+            self._busy = False
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -346,14 +453,14 @@ class Sequential:
         x
             (N, ...), real numbers; cast to the model's dtype.
         target
-            What the loss takes. For an output of shape (N, 1) it may have the shape (N,).
+            What the loss takes. For an output of shape (N, 1) it may have the shape (N,), but for a loss over classes.
         loss
-            A loss or its name, or a function that returns (value, gradient) for (pred, target), and for
+            A loss, its class or its name, or a function that returns (value, gradient) for (pred, target), and for
             (pred, target, sample_weight) if there are weights. The mean over the batch is what is minimised.
         optimizer
             One made for this model, or for some of its parameters.
         sample_weight
-            (N,), or None.
+            (N,), >= 0, or None.
 
         Returns
         -------
@@ -364,12 +471,16 @@ class Sequential:
         ------
         ValueError, TypeError
             If an argument does not fit the model; neither a parameter nor a buffer has changed then.
+        RuntimeError
+            If another thread trains this model.
 
         Notes
         -----
         In the steady state, batches of one size in arrays of the model's dtype, nothing is allocated but
         the value.
         """
+        if sample_weight is not None:
+            sample_weight = _weights(sample_weight)
         return self._step(x, target, loss, optimizer, sample_weight)
 
     def _step(
@@ -383,55 +494,65 @@ class Sequential:
         finite: bool = False,
     ) -> float:
         """`train_step`; with `finite`, one that raises NonFiniteLossError before anything has changed."""
-        if type(x) is not np.ndarray or x.dtype is not self._dtype:
-            x = self._as_input(x)
-        if x.shape != self._trained_shape:
-            self._prepare(x.shape)
-        if loss is not self._loss:
-            self._set_loss(loss)
-        if optimizer is not self._optimizer:
-            self._set_optimizer(optimizer)
-        if self._one_output:
-            target = as_column(np.asarray(target))
-        self._has_activations = False
-        y = x
-        for forward in self._forwards:
-            y = forward(y, True)
-        self._output = y
-        value, dy = self._value_and_grad(y, target, sample_weight, "mean", self._dy)
-        if finite and not math.isfinite(value):
-            raise NonFiniteLossError(value)
-        for backward in self._backwards:
-            dy = backward(dy)  # type: ignore[assignment]  # none of these returns None
-        self._first_backward(dy, False, False)
-        steps = optimizer.steps
-        commits = iter(self._commits)
+        if self._busy:
+            self._check_idle()
         try:
-            optimizer.step()
-            for commit in commits if optimizer.steps != steps else ():  # it leaves steps out with nonfinite="skip"
-                commit()
+            self._busy = True
+            if type(x) is not np.ndarray or x.dtype is not self._dtype:
+                x = self._as_input(x)
+            if x.shape != self._trained_shape:
+                self._prepare(x.shape)
+            if loss is not self._loss:
+                self._set_loss(loss)
+            if optimizer is not self._optimizer:
+                self._set_optimizer(optimizer)
+            if self._flat_targets:
+                target = as_column(real_array(target, "target") if type(target) is not np.ndarray else target)
+            self._called_by = None
+            y = x
+            for forward in self._forwards:
+                y = forward(y, True)
+            self._output = y
+            value, dy = self._value_and_grad(y, target, sample_weight, "mean", self._dy)
+            if finite and not math.isfinite(value):
+                raise NonFiniteLossError(value)
+            for backward in self._backwards:
+                dy = backward(dy)  # type: ignore[assignment]  # none of these returns None
+            self._first_backward(dy, False, False)
+            norms, commits, updater = self._norms, iter(self._commits), optimizer._updater
+            movements: Iterable[object] = starmap(move_statistics, map(_movement, norms)) if norms else ()
+            steps = updater.steps
+            try:
+                optimizer.step()
+                if updater.steps != steps:  # it leaves steps out with nonfinite="skip"
+                    at_once(movements)
+                    for commit in commits:
+                        commit()
+            finally:
+                # An interrupt is delivered behind the call in which it came: when the parameters have changed, the
+                # buffers follow. What has been done is gone from the iterators; between here and the statistics
+                # there is no call of Python, behind which another interrupt could be delivered.
+                if updater.steps != steps:
+                    at_once(movements)
+                    for commit in commits:
+                        commit()
+            return value  # type: ignore[no-any-return]  # Any from the loss
         finally:
-            # An interrupt is delivered behind the call in which it came: when the parameters have changed, the
-            # buffers follow.
-            if optimizer.steps != steps:
-                for commit in commits:
-                    commit()
-        return value  # type: ignore[no-any-return]  # Any from the loss
+            self._busy = False
 
     def _prepare(self, shape: tuple[int, ...]) -> None:
         """Check the shape of a batch and bind everything that depends on it."""
         self._check_root()
         self._used = True
-        sample = self._check_shape(shape)
         self._trained_shape = None  # until all is bound: an interrupt may fall in between
-        if sample is None:
-            sample = self(np.zeros(shape, self.dtype)).shape[1:]
+        sample = self._sample_output(shape)
         self._dy = self._dy_buffer.of((shape[0], *sample), self._dtype)
         self._one_output = sample == (1,)
+        self._flat_targets = self._one_output and not self._over_classes
         self._trained_shape = shape
 
     def _set_loss(self, loss: LossLike) -> None:
-        found: Any = losses.get(loss) if isinstance(loss, str) else loss
+        found: Any = as_loss(loss)
         self._loss = _NONE_YET  # until its function is bound
         if isinstance(found, losses.Loss):
             if found.spec.inputs != ("pred", "target"):
@@ -439,19 +560,19 @@ class Sequential:
                     f"loss is {found!r}, of {', '.join(found.spec.inputs)}; expected one of (pred, target): the "
                     "weights are those of the model's last layer"
                 )
-            self._value_and_grad: _ValueAndGrad = found._value_and_grad
-        elif callable(found):
-            self._value_and_grad = _UserLoss(found)
+            # The core's own, unless a class has another: that one is meant.
+            is_own = type(found).value_and_grad is not losses.Loss.value_and_grad
+            verb: Any = found.value_and_grad if is_own else found._value_and_grad
+            self._value_and_grad: _ValueAndGrad = verb
         else:
-            raise TypeError(
-                "loss must be a loss, its name, or a function (pred, target) -> (value, gradient); "
-                f"found {type(loss).__name__}"
-            )
+            self._value_and_grad = _UserLoss(found)
+        self._over_classes = is_over_classes(found)
+        self._flat_targets = self._one_output and not self._over_classes
         self._loss = loss
 
     def _set_optimizer(self, optimizer: optim.Optimizer) -> None:
         if not isinstance(optimizer, optim.Optimizer):
-            raise TypeError(f"optimizer must be an Optimizer, found {type(optimizer).__name__}")
+            raise TypeError(f"optimizer must be an Optimizer, found {_described(optimizer)}")
         for group in optimizer.groups:
             for array in group.params:
                 gradient = gradient_of(array)
@@ -465,7 +586,7 @@ class Sequential:
         y: ArrayLike,
         *,
         loss: LossLike,
-        optimizer: optim.Optimizer | str = "adam",
+        optimizer: optim.Optimizer | type[optim.Optimizer] | str = "adam",
         epochs: int = 10,
         batch_size: int = 32,
         sample_weight: ArrayLike | None = None,
@@ -512,8 +633,8 @@ class Sequential:
         x
             (N, ...), real numbers, memory-mapped if wanted; each batch is cast to the model's dtype.
         batch_size : int or None
-            How many samples go through the layers at once. None: all, which needs memory for the
-            activations of all of them.
+            How many samples go through the layers at once. None: as many as have activations of 4 MiB a layer, 256 or
+            more. The layers of the library treat samples one by one, so that the result is the same to the bit.
 
         Raises
         ------
@@ -525,7 +646,7 @@ class Sequential:
         return predict(self, x, batch_size)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write architecture, parameters and buffers into a safetensors file; see `fuseprop.nn.io.save`."""
+        """Write architecture, parameters and buffers into a safetensors file at `path`; see `fuseprop.nn.io.save`."""
         from fuseprop.nn.io import save  # noqa: PLC0415  # it needs this module
 
         save(self, path)
@@ -533,6 +654,55 @@ class Sequential:
     def config(self) -> dict[str, Any]:
         """Return the layers' descriptions, as of a layer."""
         return self._chain.config()
+
+
+#: The calls that work with a model's buffers, or set its state: one at a time.
+_ALONE = frozenset(
+    method.__code__
+    for method in (Sequential._step, Sequential._call_in_training, Sequential.backward, Sequential._alone)
+)
+
+
+def _some(names: Sequence[object]) -> str:
+    """Return names for a message, the first ones if there are many."""
+    most = 20
+    return f"{list(names)}" if len(names) <= most else f"{list(names[:most])} and {len(names) - most} more"
+
+
+def as_loss(loss: LossLike) -> losses.Loss | Callable[..., tuple[float, ArrayLike]]:
+    """Return the loss that a name or a class stands for, with its defaults; others as they are."""
+    if isinstance(loss, str):
+        return losses.get(loss)
+    if isinstance(loss, type):
+        if not issubclass(loss, losses.Loss) or loss is losses.Loss:
+            raise TypeError(f"loss is the class {loss.__name__}; expected a loss of fuseprop.losses, its name or class")
+        return loss()
+    if not isinstance(loss, losses.Loss) and not callable(loss):
+        raise TypeError(
+            "loss must be a loss, its name, or a function (pred, target) -> (value, gradient); "
+            f"found {type(loss).__name__}"
+        )
+    return loss
+
+
+def is_over_classes(loss: object) -> bool:
+    """Whether targets (N,) are labels, which must not become the (N, 1) that an output of one column has."""
+    return isinstance(loss, losses.Loss) and loss.spec.over_classes
+
+
+def _weights(sample_weight: ArrayLike) -> NDArray[Any]:
+    """Return weights, none of which is negative: see `fuseprop.nn.data.check_weights`."""
+    weights = real_array(sample_weight, "sample_weight")
+    if weights.size and not weights.min() >= 0:
+        first = int(np.argmin(weights.reshape(-1) >= 0))
+        raise ValueError(f"sample_weight[{first}] is {weights.reshape(-1)[first]}; expected finite numbers >= 0")
+    return weights
+
+
+def _described(found: object) -> str:
+    return (
+        f"the class {found.__name__}: give {found.__name__}(model)" if isinstance(found, type) else type(found).__name__
+    )
 
 
 def as_column(target: NDArray[Any]) -> NDArray[Any]:
@@ -558,7 +728,10 @@ class _UserLoss:
         self, pred: FloatArray, target: Any, sample_weight: Any, reduction: str, out: FloatArray, /
     ) -> tuple[float, FloatArray]:
         weights = () if sample_weight is None else (sample_weight,)
-        value, gradient = self.function(pred, target, *weights)
+        found = self.function(pred, target, *weights)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(f"loss returned {type(found).__name__}; expected a tuple (value, gradient)")
+        value, gradient = found
         gradient = np.asarray(gradient)
         if gradient.shape != pred.shape:
             raise ValueError(f"loss returned a gradient of shape {gradient.shape}; expected pred's, {pred.shape}")
@@ -580,4 +753,4 @@ def _rebuild(
 
 
 def _rebuild_nested(layers: Sequence[Part], dtype: np.dtype[Any]) -> Sequential:
-    return Sequential(layers, rng=0, dtype=dtype)
+    return Sequential._assembled(layers, dtype)

@@ -28,22 +28,32 @@ and so every parameter NaN; one infinity makes the norm infinite, so that this e
 gradient of the others 0: what PyTorch's `clip_grad_norm_` does. PyTorch multiplies by max_norm / (n +
 1e-6), we by max_norm / n: the norm behind it is max_norm itself.
 
-A step that is refused (a gradient of another shape or dtype than its parameter) or interrupted changes nothing; one
-while another thread is in a step of the same optimizer is a RuntimeError. Hyper-parameters read as attributes; `lr` and
+A step that is refused (a gradient of another shape or dtype than its parameter; a parameter that was resized since it
+was given) changes nothing; one that is interrupted is complete, if `steps` has counted it, or has changed nothing; one
+while another thread is in a step of the same optimizer is a RuntimeError. After a fork the child can use every
+optimizer; if another thread was in a step of one at that moment, the child has its arrays as they were then, some of
+them updated and some not. Hyper-parameters read as attributes; `lr` and
 `weight_decay` may be set between steps, `schedules` says to what, and so may a group's lr, weight_decay and l1.
+
+`copy.deepcopy` and `pickle` make an optimizer for the copies of its arrays, or of its model, that are made along with
+it: `copy.deepcopy((model, optimizer))` is a model and its optimizer; of an optimizer alone, the copy has arrays or a
+model of its own (`optimizer.groups` has them). joblib keeps a model and its optimizer together, but not arrays and
+theirs, of which it makes two copies. `copy.copy` is another optimizer for the same arrays. An optimizer for views,
+whose copies would be views of nothing, is a TypeError: its `state_dict()` can be kept, and given to one that is made
+for the other arrays.
 
 Results are the same bits on any number of threads and on every SIMD target with fused multiply-add.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fuseprop import _registry
+from fuseprop import _elsewhere, _registry
+from fuseprop._listing import listing
 from fuseprop.optim import schedules
 from fuseprop.optim.algorithms import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
-from fuseprop.optim.arrays import Arrays
+from fuseprop.optim.arrays import Params
 from fuseprop.optim.clipping import clip_grad_norm, clip_grad_value, clip_weights
 from fuseprop.optim.lbfgs import lbfgs
 from fuseprop.optim.optimizer import Group, Optimizer
@@ -68,14 +78,30 @@ __all__ = [
     "schedules",
 ]
 
+__dir__ = listing(__all__)
+
+if not TYPE_CHECKING:  # for which any name would be one of the module's
+
+    def __getattr__(name: str) -> Any:
+        raise _elsewhere.attribute_error(__name__, name)
+
 
 def names() -> list[str]:
     """Return the names that `get` knows."""
     return list(_registry.optimizers())
 
 
-def get(name: str, params: Arrays | Sequence[Mapping[str, Any]], **options: Any) -> Optimizer:
+def get(name: str, params: Params, **options: Any) -> Optimizer:
     """Return a new optimizer by name: `get("adam", model, lr=3e-4)`.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()`.
+    params
+        What to update; see the head of `fuseprop.optim`.
+    options
+        The other arguments of its constructor.
 
     Raises
     ------

@@ -6,21 +6,16 @@ reference.py. Tests, benchmarks and the table of errors follow the registry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 from fuseprop._checks import flag, real
 from fuseprop._registry import register
-from fuseprop.optim.arrays import Arrays
-from fuseprop.optim.optimizer import Optimizer, Shared
-
-if TYPE_CHECKING:
-    from typing import Unpack  # Python 3.11; for type checkers alone
+from fuseprop.optim.arrays import Params
+from fuseprop.optim.optimizer import NonFinite, Optimizer, Shared
 
 # What is below half a unit of 1 does not change 1 - x.
 _NO_SHARE = 2.0**-60
-
-Params: TypeAlias = "Arrays | Sequence[Mapping[str, Any]]"
 
 
 def _pair(betas: tuple[float, float]) -> tuple[float, float]:
@@ -63,8 +58,14 @@ class SGD(Optimizer):
         Whether to look ahead; needs momentum > 0 and dampening = 0.
     weight_decay : float
         L2 factor, >= 0: weight_decay p is added to the gradient, behind the clipping.
-    l1, max_norm, maximize, nonfinite
-        What all optimizers take; see the head of `fuseprop.optim`.
+    l1 : float
+        L1 factor, >= 0: l1 sign(p) is added to the gradient, behind the clipping.
+    max_norm : float or None
+        The largest norm of all gradients together, > 0; longer ones are scaled down to it.
+    maximize : bool
+        Whether to go up the gradient.
+    nonfinite : {"propagate", "skip", "raise"}
+        What is done about gradients that are NaN or infinite: used as they are, the step is left out, an error.
 
     Raises
     ------
@@ -89,7 +90,10 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        **shared: Unpack[Shared],
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        maximize: bool = False,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         momentum = real(momentum, "momentum", least=0.0, most=1.0)
         dampening = real(dampening, "dampening", least=0.0, most=1.0)
@@ -101,7 +105,16 @@ class SGD(Optimizer):
         rule, states = ("sgd_momentum", ("velocity",)) if momentum else ("sgd", ())
         numbers = (momentum, 1.0 - dampening, float(nesterov)) if momentum else ()
         options = {"momentum": momentum, "dampening": dampening, "nesterov": bool(nesterov)}
-        super().__init__(params, rule, states, numbers, lr=lr, options=options, weight_decay=weight_decay, **shared)
+        super().__init__(
+            params,
+            rule,
+            states,
+            numbers,
+            lr=lr,
+            options=options,
+            weight_decay=weight_decay,
+            shared=Shared(l1, max_norm, maximize, nonfinite),
+        )
 
     def _numbers(self, step: int) -> tuple[float, ...]:
         numbers = self._constants
@@ -143,8 +156,14 @@ class Adagrad(Optimizer):
         What v is before the first step, >= 0.
     weight_decay : float
         L2 factor, >= 0: weight_decay p is added to the gradient, behind the clipping.
-    l1, max_norm, maximize, nonfinite
-        What all optimizers take; see the head of `fuseprop.optim`.
+    l1 : float
+        L1 factor, >= 0: l1 sign(p) is added to the gradient, behind the clipping.
+    max_norm : float or None
+        The largest norm of all gradients together, > 0; longer ones are scaled down to it.
+    maximize : bool
+        Whether to go up the gradient.
+    nonfinite : {"propagate", "skip", "raise"}
+        What is done about gradients that are NaN or infinite: used as they are, the step is left out, an error.
 
     Raises
     ------
@@ -169,7 +188,10 @@ class Adagrad(Optimizer):
         eps_root: float = 0.0,
         initial_accumulator_value: float = 0.0,
         weight_decay: float = 0.0,
-        **shared: Unpack[Shared],
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        maximize: bool = False,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         start = real(initial_accumulator_value, "initial_accumulator_value", least=0.0)
         options = {"eps": real(eps, "eps", least=0.0), "eps_root": real(eps_root, "eps_root", least=0.0)}
@@ -181,7 +203,7 @@ class Adagrad(Optimizer):
             lr=lr,
             options={**options, "initial_accumulator_value": start},
             weight_decay=weight_decay,
-            **shared,
+            shared=Shared(l1, max_norm, maximize, nonfinite),
         )
         for group in self.groups:
             for (sums,) in group._states:
@@ -234,8 +256,14 @@ class RMSprop(Optimizer):
         Whether to divide by the gradient's deviation from its mean, its estimated variance.
     weight_decay : float
         L2 factor, >= 0: weight_decay p is added to the gradient, behind the clipping.
-    l1, max_norm, maximize, nonfinite
-        What all optimizers take; see the head of `fuseprop.optim`.
+    l1 : float
+        L1 factor, >= 0: l1 sign(p) is added to the gradient, behind the clipping.
+    max_norm : float or None
+        The largest norm of all gradients together, > 0; longer ones are scaled down to it.
+    maximize : bool
+        Whether to go up the gradient.
+    nonfinite : {"propagate", "skip", "raise"}
+        What is done about gradients that are NaN or infinite: used as they are, the step is left out, an error.
 
     Raises
     ------
@@ -262,7 +290,10 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         centered: bool = False,
         weight_decay: float = 0.0,
-        **shared: Unpack[Shared],
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        maximize: bool = False,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         options = {
             "alpha": real(alpha, "alpha", least=0.0, below=1.0),
@@ -284,7 +315,7 @@ class RMSprop(Optimizer):
             lr=lr,
             options={**options, "centered": bool(centered)},
             weight_decay=weight_decay,
-            **shared,
+            shared=Shared(l1, max_norm, maximize, nonfinite),
         )
 
 
@@ -306,7 +337,7 @@ class _Adam(Optimizer):
         lr: float,
         weight_decay: float,
         decoupled: bool = False,
-        **shared: Unpack[Shared],
+        shared: Shared,
     ) -> None:
         betas, eps = _pair(betas), real(eps, "eps", least=0.0)
         eps_root = real(eps_root, "eps_root", least=0.0)
@@ -326,7 +357,7 @@ class _Adam(Optimizer):
             options=found,
             weight_decay=weight_decay,
             decoupled=decoupled,
-            **shared,
+            shared=shared,
         )
 
     def _numbers(self, step: int) -> tuple[float, ...]:
@@ -377,8 +408,14 @@ class Adam(_Adam):
         Whether to divide by the largest v so far.
     weight_decay : float
         L2 factor, >= 0: weight_decay p is added to the gradient, behind the clipping. `AdamW` has it decoupled.
-    l1, max_norm, maximize, nonfinite
-        What all optimizers take; see the head of `fuseprop.optim`.
+    l1 : float
+        L1 factor, >= 0: l1 sign(p) is added to the gradient, behind the clipping.
+    max_norm : float or None
+        The largest norm of all gradients together, > 0; longer ones are scaled down to it.
+    maximize : bool
+        Whether to go up the gradient.
+    nonfinite : {"propagate", "skip", "raise"}
+        What is done about gradients that are NaN or infinite: used as they are, the step is left out, an error.
 
     Raises
     ------
@@ -404,10 +441,21 @@ class Adam(_Adam):
         eps_root: float = 0.0,
         amsgrad: bool = False,
         weight_decay: float = 0.0,
-        **shared: Unpack[Shared],
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        maximize: bool = False,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         super().__init__(
-            params, "adam", betas, eps, eps_root, amsgrad=amsgrad, lr=lr, weight_decay=weight_decay, **shared
+            params,
+            "adam",
+            betas,
+            eps,
+            eps_root,
+            amsgrad=amsgrad,
+            lr=lr,
+            weight_decay=weight_decay,
+            shared=Shared(l1, max_norm, maximize, nonfinite),
         )
 
 
@@ -449,8 +497,14 @@ class AdamW(_Adam):
         Whether to divide by the largest v so far.
     weight_decay : float
         >= 0: the share of p, times lr, that each step takes away.
-    l1, max_norm, maximize, nonfinite
-        What all optimizers take; see the head of `fuseprop.optim`.
+    l1 : float
+        L1 factor, >= 0: l1 sign(p) is added to the gradient, behind the clipping.
+    max_norm : float or None
+        The largest norm of all gradients together, > 0; longer ones are scaled down to it.
+    maximize : bool
+        Whether to go up the gradient.
+    nonfinite : {"propagate", "skip", "raise"}
+        What is done about gradients that are NaN or infinite: used as they are, the step is left out, an error.
 
     Raises
     ------
@@ -475,7 +529,10 @@ class AdamW(_Adam):
         eps_root: float = 0.0,
         amsgrad: bool = False,
         weight_decay: float = 0.01,
-        **shared: Unpack[Shared],
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        maximize: bool = False,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         super().__init__(
             params,
@@ -487,7 +544,7 @@ class AdamW(_Adam):
             lr=lr,
             weight_decay=weight_decay,
             decoupled=True,
-            **shared,
+            shared=Shared(l1, max_norm, maximize, nonfinite),
         )
 
 
@@ -535,8 +592,14 @@ class NAdam(_Adam):
         Whether the decay is that of `AdamW`.
     weight_decay : float
         L2 factor, >= 0: weight_decay p is added to the gradient, behind the clipping.
-    l1, max_norm, maximize, nonfinite
-        What all optimizers take; see the head of `fuseprop.optim`.
+    l1 : float
+        L1 factor, >= 0: l1 sign(p) is added to the gradient, behind the clipping.
+    max_norm : float or None
+        The largest norm of all gradients together, > 0; longer ones are scaled down to it.
+    maximize : bool
+        Whether to go up the gradient.
+    nonfinite : {"propagate", "skip", "raise"}
+        What is done about gradients that are NaN or infinite: used as they are, the step is left out, an error.
 
     Raises
     ------
@@ -551,9 +614,6 @@ class NAdam(_Adam):
 
     __slots__ = ("_product",)
 
-    #: A number of steps, and the product over them.
-    _product: tuple[int, float]
-
     def __init__(
         self,
         params: Params,
@@ -565,10 +625,14 @@ class NAdam(_Adam):
         momentum_decay: float = 4e-3,
         decoupled_weight_decay: bool = False,
         weight_decay: float = 0.0,
-        **shared: Unpack[Shared],
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        maximize: bool = False,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         decoupled = flag(decoupled_weight_decay, "decoupled_weight_decay")
         decay = real(momentum_decay, "momentum_decay", least=0.0)
+        #: A number of steps, and the product over them.
         self._product = 0, 1.0
         super().__init__(
             params,
@@ -580,7 +644,7 @@ class NAdam(_Adam):
             lr=lr,
             weight_decay=weight_decay,
             decoupled=decoupled,
-            **shared,
+            shared=Shared(l1, max_norm, maximize, nonfinite),
         )
 
     def _mu(self, step: int) -> float:
@@ -631,8 +695,14 @@ class Adadelta(Optimizer):
         Added inside of both roots, >= 0; it sets the size of the first steps.
     weight_decay : float
         L2 factor, >= 0: weight_decay p is added to the gradient, behind the clipping.
-    l1, max_norm, maximize, nonfinite
-        What all optimizers take; see the head of `fuseprop.optim`.
+    l1 : float
+        L1 factor, >= 0: l1 sign(p) is added to the gradient, behind the clipping.
+    max_norm : float or None
+        The largest norm of all gradients together, > 0; longer ones are scaled down to it.
+    maximize : bool
+        Whether to go up the gradient.
+    nonfinite : {"propagate", "skip", "raise"}
+        What is done about gradients that are NaN or infinite: used as they are, the step is left out, an error.
 
     Raises
     ------
@@ -654,7 +724,10 @@ class Adadelta(Optimizer):
         eps: float = 1e-6,
         *,
         weight_decay: float = 0.0,
-        **shared: Unpack[Shared],
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        maximize: bool = False,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         options = {"rho": real(rho, "rho", least=0.0, below=1.0), "eps": real(eps, "eps", least=0.0)}
         super().__init__(
@@ -665,7 +738,7 @@ class Adadelta(Optimizer):
             lr=lr,
             options=options,
             weight_decay=weight_decay,
-            **shared,
+            shared=Shared(l1, max_norm, maximize, nonfinite),
         )
 
 
@@ -696,8 +769,14 @@ class Lion(Optimizer):
         The share of m in the step, and the one that is kept of it; both in [0, 1).
     weight_decay : float
         >= 0: the share of p, times lr, that each step takes away (decoupled).
-    l1, max_norm, maximize, nonfinite
-        What all optimizers take; see the head of `fuseprop.optim`.
+    l1 : float
+        L1 factor, >= 0: l1 sign(p) is added to the gradient, behind the clipping.
+    max_norm : float or None
+        The largest norm of all gradients together, > 0; longer ones are scaled down to it.
+    maximize : bool
+        Whether to go up the gradient.
+    nonfinite : {"propagate", "skip", "raise"}
+        What is done about gradients that are NaN or infinite: used as they are, the step is left out, an error.
 
     Raises
     ------
@@ -719,7 +798,10 @@ class Lion(Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         *,
         weight_decay: float = 0.0,
-        **shared: Unpack[Shared],
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        maximize: bool = False,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         betas = _pair(betas)
         super().__init__(
@@ -731,5 +813,5 @@ class Lion(Optimizer):
             options={"betas": betas},
             weight_decay=weight_decay,
             decoupled=True,
-            **shared,
+            shared=Shared(l1, max_norm, maximize, nonfinite),
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from fuseprop._checks import refuse_masked
 from fuseprop._memory import gradient_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class Model(Protocol):
 
 
 Arrays: TypeAlias = "Model | FloatArray | Sequence[FloatArray] | Mapping[str, FloatArray]"
+#: Arrays or groups of them; a list of both is refused. One Sequence, as type checkers cannot choose between two of them
+#: for a list of dicts that is written out in the call.
+Params: TypeAlias = "Model | FloatArray | Sequence[FloatArray | Mapping[str, Any]] | Mapping[str, FloatArray]"
 
 
 def describe(value: object) -> str:
@@ -44,7 +48,7 @@ def describe(value: object) -> str:
 class Structure:
     """How the arrays of `params` are arranged; finds the gradients in an equal arrangement."""
 
-    __slots__ = ("_model", "arrays", "keys", "names", "places")
+    __slots__ = ("_model", "_shapes", "arrays", "keys", "names", "places")
 
     def __init__(self, params: Arrays, name: str) -> None:
         self._model: Model | None = None
@@ -68,6 +72,7 @@ class Structure:
         self.names = [name + place for place in self.places]
         for array, array_name in zip(self.arrays, self.names, strict=True):
             _check_parameter(array, array_name)
+        self._shapes = [array.shape for array in self.arrays]
 
     def gradients(self) -> tuple[FloatArray, ...] | None:
         """Return the gradients that a model keeps for these parameters, or None if they are no model's."""
@@ -96,12 +101,40 @@ class Structure:
             expected = f"a dict with the keys {keys}, as params is"
         raise ValueError(f"{name} is {describe(grads)}; expected {expected}")
 
+    def check_bound(self) -> None:
+        """Check that the parameters are what they were, as the core does it at a step."""
+        for array, shape, name in zip(self.arrays, self._shapes, self.names, strict=True):
+            if array.shape != shape:
+                raise ValueError(f"{name} has got shape {array.shape}; expected {shape}, as it was bound")
+            _check_parameter(array, name)
+
+    def for_copy(self) -> Arrays:
+        """Return what it was made of, if a copy of that is the same again: arrays of their own memory, or a model."""
+        if self._model is not None:
+            return self._model
+        self.check_bound()
+        for array, name in zip(self.arrays, self.names, strict=True):
+            if gradient_of(array) is not None:
+                raise TypeError(
+                    f"{name} is a view of a model's parameters, which its copy would not be: make the optimizer for "
+                    "the model itself, or keep its state_dict()"
+                )
+            if _is_part(array):
+                raise TypeError(
+                    f"{name} is a view of another array, which its copy would not be: make the optimizer for arrays of "
+                    "their own memory (.copy()), or keep its state_dict()"
+                )
+        if self.keys is None:
+            return self.arrays[0]
+        return list(self.arrays) if isinstance(self.keys, int) else dict(zip(self.keys, self.arrays, strict=True))
+
     def check(self, grads: Sequence[FloatArray], name: str) -> None:
         """Check each gradient against its parameter, as the core does it at a step."""
         for parameter, place, grad in zip(self.arrays, self.places, grads, strict=True):
             grad_name = name + place
             if not isinstance(grad, np.ndarray):
                 raise TypeError(f"{grad_name} must be a NumPy array, found {describe(grad)}")
+            refuse_masked(grad, grad_name)
             if grad.dtype != parameter.dtype:
                 raise TypeError(
                     f"{grad_name} has dtype {grad.dtype}; expected its parameter's, {parameter.dtype}: "
@@ -111,9 +144,18 @@ class Structure:
                 raise ValueError(f"{grad_name} has shape {grad.shape}; expected its parameter's, {parameter.shape}")
 
 
+def _is_part(array: FloatArray) -> bool:
+    """Whether its memory is another array's; memory that is no array's, of bytes or a file, it may have for itself."""
+    owner: Any = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return owner is not array and bool(owner.flags.owndata)
+
+
 def _check_parameter(array: object, name: str) -> None:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, found {describe(array)}")
+    refuse_masked(array, name)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} has dtype {array.dtype}; expected float32 or float64")
     flags = array.flags

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fuseprop import _core
-from fuseprop._checks import real
+from fuseprop._checks import real, refuse_masked
 from fuseprop.optim.arrays import Arrays, Model, describe
 from fuseprop.optim.optimizer import clip_scale, exact_norm
 
@@ -32,6 +32,7 @@ def _listed(given: Arrays | Iterable[FloatArray], name: str) -> list[FloatArray]
     for i, array in enumerate(arrays):
         if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
             raise TypeError(f"{name}[{i}] is {describe(array)}; expected an array of float32 or float64")
+        refuse_masked(array, f"{name}[{i}]")
         if not array.flags.writeable:
             raise ValueError(f"{name}[{i}] is read-only; it is clipped in place")
     return arrays
@@ -62,7 +63,8 @@ def clip_grad_norm(grads: Arrays | Iterable[FloatArray], max_norm: float) -> flo
     Raises
     ------
     TypeError, ValueError
-        If `max_norm` is not a positive number or an array cannot be clipped in place; nothing changes.
+        If `max_norm` is not a positive number, an array cannot be clipped in place, or two share memory, whose entries
+        would count twice and be scaled twice; nothing changes.
 
     Notes
     -----
@@ -86,7 +88,7 @@ def clip_grad_norm(grads: Arrays | Iterable[FloatArray], max_norm: float) -> flo
 
 
 def clip_grad_value(grads: Arrays | Iterable[FloatArray], value: float) -> None:
-    """Clip each entry of the gradients to [-value, value], in place; NaN stays NaN.
+    """Clip each entry of `grads` to [-value, value], in place; NaN stays NaN.
 
     Raises
     ------

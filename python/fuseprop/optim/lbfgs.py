@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuseprop._checks import integer, real
+from fuseprop._checks import integer, real, unmasked
 from fuseprop.optim.arrays import Arrays, Structure, check_apart, describe
 
 
@@ -72,6 +73,8 @@ def lbfgs(
     structure = Structure(params, "params")
     arrays = structure.arrays
     check_apart(arrays, structure.names)
+    for array, name in zip(arrays, structure.names, strict=True):
+        unmasked(array, name)
     ends = np.cumsum([array.size for array in arrays])
 
     def flattened(parts: Any) -> NDArray[np.float64]:
@@ -84,6 +87,7 @@ def lbfgs(
     def objective(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         assign(x)
         found = value_and_grad()
+        structure.check_bound()
         if isinstance(found, tuple):
             if len(found) != 2:
                 raise TypeError(f"value_and_grad returned {describe(found)}; expected (value, gradients)")
@@ -98,6 +102,8 @@ def lbfgs(
                 )
             parts = linked
         structure.check(parts, "the gradients of value_and_grad")
+        for part, place in zip(parts, structure.places, strict=True):
+            unmasked(part, f"the gradients of value_and_grad{place}")
         try:
             number = float(value)
         except (TypeError, ValueError):
@@ -108,7 +114,9 @@ def lbfgs(
     try:
         result = minimize(objective, start, method="L-BFGS-B", jac=True, options=options)
     except BaseException:
-        assign(start)
+        with suppress(ValueError):  # arrays that are not what they were have nothing to come back to
+            structure.check_bound()
+            assign(start)
         raise
     assign(result.x)
     return result

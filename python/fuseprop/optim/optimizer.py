@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fuseprop import _core
-from fuseprop._checks import choice, flag, integer, real
-from fuseprop._memory import aligned_zeros
+from fuseprop._checks import choice, flag, integer, real, real_array
+from fuseprop._memory import Changes, aligned_zeros
 from fuseprop._registry import Spec
-from fuseprop.optim.arrays import Arrays, Structure, check_apart, describe
+from fuseprop.optim.arrays import Params, Structure, check_apart, describe
 
 if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; for type checkers alone
+
     from fuseprop._typing import FloatArray
 
 NonFinite = Literal["propagate", "skip", "raise"]
@@ -26,13 +31,26 @@ _MOST_STEPS = 2**53  # exact in the rules' float64
 _NO_GRADS = "grads is None; expected gradients: params is neither a model nor made of a model's parameters"
 
 
-class Shared(TypedDict, total=False):
-    """What every optimizer takes besides `lr` and `weight_decay`; described at the head of `fuseprop.optim`."""
+class Shared(NamedTuple):
+    """What every optimizer takes besides `lr` and `weight_decay`, not yet checked; see the head of `fuseprop.optim`."""
 
     l1: float
     max_norm: float | None
     maximize: bool
     nonfinite: NonFinite
+
+
+#: What Keras, optax and others call an option, and what it is called here.
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "epsilon": "eps",
+    "beta_1": "betas",
+    "beta_2": "betas",
+    "b1": "betas",
+    "b2": "betas",
+    "clipnorm": "max_norm",
+    "global_clipnorm": "max_norm",
+}
 
 
 # The squares of gradients whose norm is in this range did not overflow, nor did those that count become zero.
@@ -74,6 +92,11 @@ def _first_non_finite(names: Sequence[str], grads: Sequence[Sequence[FloatArray]
 GroupNumbers: TypeAlias = tuple[float, float, float]
 
 
+def _terms(numbers: GroupNumbers, decoupled: bool) -> tuple[float, float, float, float]:
+    lr, weight_decay, l1 = numbers
+    return (lr, 0.0, l1, lr * weight_decay) if decoupled else (lr, weight_decay, l1, 0.0)
+
+
 class Group:
     """Parameters with a learning rate and penalties of their own: an entry of `optimizer.groups`."""
 
@@ -90,9 +113,6 @@ class Group:
         "_weight_decay",
     )
 
-    #: What the core takes: (lr, weight_decay, l1, decay).
-    _terms: tuple[float, float, float, float]
-
     def __init__(
         self, structure: Structure, numbers: GroupNumbers, own: tuple[bool, bool], num_states: int, decoupled: bool
     ) -> None:
@@ -104,9 +124,15 @@ class Group:
         self._set(numbers, own)
 
     def _set(self, numbers: GroupNumbers, own: tuple[bool, bool]) -> None:
-        self._lr, self._weight_decay, self._l1 = lr, weight_decay, l1 = numbers
+        self._lr, self._weight_decay, self._l1 = numbers
         self._own_lr, self._own_weight_decay = own
-        self._terms = (lr, 0.0, l1, lr * weight_decay) if self._decoupled else (lr, weight_decay, l1, 0.0)
+        self._terms = _terms(numbers, self._decoupled)
+
+    def _plan(self, numbers: GroupNumbers, own: tuple[bool, bool], changes: Changes) -> None:
+        """As `_set`, but later, along with other changes."""
+        names = ("_lr", "_weight_decay", "_l1", "_own_lr", "_own_weight_decay", "_terms")
+        for name, value in zip(names, (*numbers, *own, _terms(numbers, self._decoupled)), strict=True):
+            changes.set(self, name, value)
 
     def _follow(self, lr: float, weight_decay: float) -> None:
         """Take over the optimizer's numbers, but for own ones."""
@@ -153,10 +179,37 @@ class Group:
         self._set((self._lr, self._weight_decay, l1), (self._own_lr, self._own_weight_decay))
 
 
+@functools.cache
+def _options_of(constructor: Callable[..., None]) -> tuple[str, ...]:
+    """Return the names of what a constructor takes; () if it takes any."""
+    _, *parameters = inspect.signature(constructor).parameters.values()
+    names = tuple(p.name for p in parameters)
+    return () if any(p.kind is p.VAR_KEYWORD for p in parameters) else names
+
+
 class Optimizer:
     """Base of the optimizers: what they share is described at the head of `fuseprop.optim`.
 
     A subclass says which rule of the core it is, what the state arrays are called, and gives the rule's numbers.
+
+    Parameters
+    ----------
+    params
+        What to update.
+    rule : str
+        The rule's name in the core.
+    states : tuple of str
+        The names of the rule's state arrays.
+    constants : tuple of float
+        The numbers of the rule, if they are the same at every step.
+    lr, weight_decay : float
+        Of every group that has no own one.
+    options : mapping
+        The rule's parameters, as they were checked: those that read as attributes.
+    decoupled : bool
+        Whether the decay is taken from the parameters, not added to the gradient.
+    shared : tuple
+        l1, max_norm, maximize, nonfinite.
     """
 
     __slots__ = (
@@ -181,9 +234,20 @@ class Optimizer:
     #: Name, parameters, examples; see `fuseprop._registry`.
     spec: ClassVar[Spec]
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Refuse an option that there is not, with the name that it may have here."""
+        known = _options_of(cls.__init__)
+        for name in options:
+            if known and name not in known:
+                meant = _ELSEWHERE.get(name, name)
+                near = [meant] if meant in known else difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
+                raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}; {hint}")
+        return super().__new__(cls)
+
     def __init__(
         self,
-        params: Arrays | Sequence[Mapping[str, Any]],
+        params: Params,
         rule: str,
         states: tuple[str, ...] = (),
         constants: tuple[float, ...] = (),
@@ -192,14 +256,9 @@ class Optimizer:
         options: Mapping[str, Any],
         weight_decay: float,
         decoupled: bool = False,
-        l1: float = 0.0,
-        max_norm: float | None = None,
-        maximize: bool = False,
-        nonfinite: NonFinite = "propagate",
-        **unknown: Any,
+        shared: Shared,
     ) -> None:
-        if unknown:  # Python's own message would not say which optimizer
-            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {next(iter(unknown))!r}")
+        l1, max_norm, maximize, nonfinite = shared
         self._rule, self._state_names, self._constants = rule, states, constants
         self._lr = real(lr, "lr", least=0.0)
         self._max_norm = None if max_norm is None else real(max_norm, "max_norm", above=0.0)
@@ -230,9 +289,7 @@ class Optimizer:
             ],
         )
 
-    def _make_groups(
-        self, params: Arrays | Sequence[Mapping[str, Any]], weight_decay: float, l1: float
-    ) -> tuple[Group, ...]:
+    def _make_groups(self, params: Params, weight_decay: float, l1: float) -> tuple[Group, ...]:
         rest = len(self._state_names), self._decoupled
         if not _is_groups(params):
             structure = Structure(params, "params")  # type: ignore[arg-type]  # no groups
@@ -336,13 +393,15 @@ class Optimizer:
             If `grads` is None and the parameters are not a model's, or a gradient has another dtype.
         ValueError
             If the arrangement or a shape differs, or a gradient shares memory with a parameter without being this
-            parameter itself.
+            parameter itself; or if a parameter is no longer what it was when it was bound, in memory, dtype or shape
+            (as behind `resize(refcheck=False)`), or is read-only now.
         FloatingPointError
             If a gradient is NaN or infinite, with `nonfinite="raise"`; the message names the first one.
         RuntimeError
             If another thread is in a step of this optimizer, or in its `state_dict` or `load_state_dict`.
 
-        After an error or an interrupt parameters, states and step count are as they were.
+        After an error parameters, states and step count are as they were. After an interrupt, too, or the step is
+        complete: `steps` tells.
         """
         group = self._only
         arrays: Sequence[Sequence[FloatArray]]
@@ -423,6 +482,17 @@ class Optimizer:
             ],
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Bound to what it was bound to: the copies of the arrays, or of the model, that are made along with it.
+        own = getattr(self, "__dict__", None) or None  # of a user's subclass
+        return _rebuild, (type(self), self._given(), self._parameters, self.state_dict(), self._skipped), own
+
+    def _given(self) -> Any:
+        """Return `params` as the constructor took it; TypeError if copies of it would be bound to something else."""
+        if self._only is not None:
+            return self._only._structure.for_copy()
+        return [{"params": group._structure.for_copy()} for group in self.groups]
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned: step count, learning rates, penalties, state arrays.
 
@@ -437,49 +507,79 @@ class Optimizer:
         RuntimeError
             If another thread is in a step of this optimizer.
         """
+        changes = Changes()
+        self._plan(state, changes)
+        self._updater.alone(changes.make)
+
+    def _plan(self, state: Mapping[str, Any], changes: Changes) -> None:
+        """Add to `changes` what makes this state the optimizer's, or refuse it."""
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a dict, what state_dict returned, found {describe(state)}")
         if state["optimizer"] != type(self).__name__:
             raise ValueError(f"state is one of {state['optimizer']}; expected one of {type(self).__name__}")
+        options = _as_dict(state["options"], "state['options']")
         for name, expected in self._parameters.items():
-            found = state["options"][name]
+            found = options[name]
             if (tuple(found) if isinstance(found, list) else found) != expected:
                 raise ValueError(f"state has {name}={found!r}; expected this optimizer's, {expected!r}")
-        steps, groups = integer(state["steps"], "state['steps']", least=0, most=_MOST_STEPS), state["groups"]
+        steps = integer(state["steps"], "state['steps']", least=0, most=_MOST_STEPS)
         lr = real(state["lr"], "state['lr']", least=0.0)
         weight_decay = real(state["weight_decay"], "state['weight_decay']", least=0.0)
+        groups = _as_list(state["groups"], "state['groups']")
         if len(groups) != len(self.groups):
             raise ValueError(f"state has {len(groups)} groups; expected {len(self.groups)}")
-        numbers: list[tuple[GroupNumbers, tuple[bool, bool]]] = []
-        copies: list[tuple[FloatArray, FloatArray]] = []
         for i, (group, entry) in enumerate(zip(self.groups, groups, strict=True)):
-            name = f"state['groups'][{i}]"
-            own = entry["lr"] is not None, entry["weight_decay"] is not None
-            rate = real(entry["lr"], f"{name}['lr']", least=0.0) if own[0] else lr
-            decay = real(entry["weight_decay"], f"{name}['weight_decay']", least=0.0) if own[1] else weight_decay
-            numbers.append(((rate, decay, real(entry["l1"], f"{name}['l1']", least=0.0)), own))
-            if len(entry["states"]) != len(group._states):
-                raise ValueError(
-                    f"{name}['states'] has {len(entry['states'])} entries; expected one for each of the "
-                    f"{len(group._states)} parameters"
-                )
-            for j, (targets, sources) in enumerate(zip(group._states, entry["states"], strict=True)):
-                for state_name, target in zip(self._state_names, targets, strict=True):
-                    source = np.asarray(sources[state_name])
-                    if source.shape != target.shape or source.dtype != target.dtype:
-                        raise ValueError(
-                            f"{name}['states'][{j}]['{state_name}'] is {describe(source)}; expected {describe(target)}"
-                        )
-                    copies.append((target, source))
+            self._plan_group(
+                group, _as_dict(entry, f"state['groups'][{i}]"), f"state['groups'][{i}]", changes, (lr, weight_decay)
+            )
+        changes.set(self, "_lr", lr)
+        changes.set(self, "_weight_decay", weight_decay)
+        changes.set(self._updater, "steps", steps)
 
-        def take_over() -> None:
-            for target, source in copies:
-                target[...] = source
-            for group, (given, own) in zip(self.groups, numbers, strict=True):
-                group._set(given, own)
-            self._lr, self._weight_decay, self._updater.steps = lr, weight_decay, steps
+    def _plan_group(
+        self, group: Group, entry: Mapping[str, Any], name: str, changes: Changes, shared: tuple[float, float]
+    ) -> None:
+        own = entry["lr"] is not None, entry["weight_decay"] is not None
+        lr = real(entry["lr"], f"{name}['lr']", least=0.0) if own[0] else shared[0]
+        decay = real(entry["weight_decay"], f"{name}['weight_decay']", least=0.0) if own[1] else shared[1]
+        group._plan((lr, decay, real(entry["l1"], f"{name}['l1']", least=0.0)), own, changes)
+        states = _as_list(entry["states"], f"{name}['states']")
+        if len(states) != len(group._states):
+            raise ValueError(
+                f"{name}['states'] has {len(states)} entries; expected one for each of the {len(group._states)} "
+                "parameters"
+            )
+        for j, (targets, sources) in enumerate(zip(group._states, states, strict=True)):
+            given = _as_dict(sources, f"{name}['states'][{j}]")
+            for state_name, target in zip(self._state_names, targets, strict=True):
+                source = real_array(given[state_name], f"{name}['states'][{j}]['{state_name}']")
+                if source.shape != target.shape or source.dtype != target.dtype:
+                    raise ValueError(
+                        f"{name}['states'][{j}]['{state_name}'] is {describe(source)}; expected {describe(target)}"
+                    )
+                changes.copy(target, source)
 
-        self._updater.alone(take_over)
+
+def _as_dict(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict, found {describe(value)}")
+    return value
+
+
+def _as_list(value: object, name: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{name} must be a list, found {describe(value)}")
+    return value
+
+
+def _rebuild(
+    cls: type[Optimizer], params: Any, options: Mapping[str, Any], state: Mapping[str, Any], skipped: int
+) -> Optimizer:
+    make: Callable[..., Optimizer] = cls  # whose options are its own
+    optimizer = make(params, **options)
+    optimizer.load_state_dict(state)
+    optimizer._skipped = skipped
+    return optimizer
 
 
 def _is_groups(params: object) -> bool:

@@ -8,8 +8,8 @@
         optimizer.step(grads)
 
 Any function of the step will do. These are small immutable objects that forget nothing and keep nothing: the same step
-gives the same rate, so that training goes on from a saved step count. `ReduceOnPlateau` alone has a state: it is told a
-metric. Whether a "step" is one of the optimizer or an epoch is up to who calls.
+gives the same rate, so that training goes on from a saved step count. `ReduceOnPlateau` alone, and a `Warmup` before
+one, have a state: they are told a metric. Whether a "step" is one of the optimizer or an epoch is up to who calls.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, SupportsFloat, TypeAlias
 
 from fuseprop._checks import choice, integer, real
+from fuseprop._listing import listing
+from fuseprop._memory import set_attributes
 from fuseprop._value import Value
 
 __all__ = [
@@ -33,8 +35,14 @@ __all__ = [
     "Warmup",
 ]
 
+__dir__ = listing(__all__)
+
 #: What a schedule is: the rate for a step.
 Schedule: TypeAlias = Callable[[int], float]
+
+
+#: What a schedule that follows a metric has besides `update`; one of the user's own need not have them.
+_OF_FOLLOWERS = ("monitor", "mode", "state_dict", "load_state_dict")
 
 
 def _step(step: int) -> int:
@@ -192,6 +200,10 @@ class Warmup(Value):
 
     Notes
     -----
+    Before a schedule that follows a metric it is one, too: it has `update`, which tells that schedule the metric, from
+    the beginning of the rise on, and returns None (the rate depends on the step); and that schedule's `monitor`,
+    `mode`, `state_dict` and `load_state_dict`.
+
     With `Cosine` it is `optax.warmup_cosine_decay_schedule`, whose `decay_steps` counts the rise, too.
     """
 
@@ -203,6 +215,16 @@ class Warmup(Value):
         super().__init__(
             schedule=schedule, steps=integer(steps, "steps", least=0), start=real(start, "start", least=0.0)
         )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "update":
+            update = self.schedule.update
+
+            def forward(metric: SupportsFloat) -> None:
+                update(metric)
+
+            return forward
+        return getattr(self.schedule, name) if name in _OF_FOLLOWERS else super().__getattr__(name)
 
     def __call__(self, step: int) -> float:
         """Return the rate of this step."""
@@ -289,13 +311,16 @@ class ReduceOnPlateau:
     patience : int
         How many updates in a row may pass without improvement before the rate goes down, >= 0.
     threshold : float
-        An improvement is to below best (1 - threshold); with mode "max", to above best (1 + threshold). >= 0
+        An improvement is to below best - threshold |best|; with mode "max", to above best + threshold |best|. >= 0
     mode : "min" or "max"
         Whether the metric is to fall or to rise.
     cooldown : int
         How many updates behind a reduction do not count, >= 0.
     least : float
         The lowest rate, in [0, lr].
+    monitor : str or None
+        The name of the metric that `fit` tells it, such as "val_accuracy"; None for the validation loss, or without
+        validation data the loss.
 
     Raises
     ------
@@ -304,10 +329,25 @@ class ReduceOnPlateau:
 
     Notes
     -----
-    `torch.optim.lr_scheduler.ReduceLROnPlateau` with threshold_mode="rel" and eps=0. A NaN metric is no improvement.
+    `torch.optim.lr_scheduler.ReduceLROnPlateau` with threshold_mode="rel" and eps=0, where the best metric is positive.
+    PyTorch compares with best (1 - threshold) and best (1 + threshold) whatever the sign: where the metric is negative
+    it takes the same value again, and a slightly worse one, for an improvement. A metric that is NaN or infinite is
+    none here; PyTorch takes an infinity of the right sign for the best there can be.
     """
 
-    __slots__ = ("_bad", "_best", "_cooling", "_lr", "cooldown", "factor", "least", "mode", "patience", "threshold")
+    __slots__ = (
+        "_bad",
+        "_best",
+        "_cooling",
+        "_lr",
+        "cooldown",
+        "factor",
+        "least",
+        "mode",
+        "monitor",
+        "patience",
+        "threshold",
+    )
 
     def __init__(
         self,
@@ -319,6 +359,7 @@ class ReduceOnPlateau:
         mode: Literal["min", "max"] = "min",
         cooldown: int = 0,
         least: float = 0.0,
+        monitor: str | None = None,
     ) -> None:
         self._lr = real(lr, "lr", least=0.0)
         self.factor = real(factor, "factor", above=0.0, below=1.0)
@@ -327,11 +368,18 @@ class ReduceOnPlateau:
         self.mode = choice(mode, "mode", ("min", "max"))
         self.cooldown = integer(cooldown, "cooldown", least=0)
         self.least = real(least, "least", least=0.0, most=self._lr)
-        self._best = math.inf if mode == "min" else -math.inf
+        if monitor is not None and not isinstance(monitor, str):
+            raise TypeError(f"monitor must be the name of a metric, or None, found {type(monitor).__name__}")
+        self.monitor = monitor
+        self._best = self._none_yet
         self._bad = self._cooling = 0
 
     def __repr__(self) -> str:
-        return f"ReduceOnPlateau(lr={self._lr:g}, factor={self.factor:g}, patience={self.patience}, mode={self.mode!r})"
+        monitor = "" if self.monitor is None else f", monitor={self.monitor!r}"
+        return (
+            f"ReduceOnPlateau(lr={self._lr:g}, factor={self.factor:g}, patience={self.patience}, "
+            f"mode={self.mode!r}{monitor})"
+        )
 
     def __call__(self, step: int) -> float:
         """Return the rate, which does not depend on the step."""
@@ -342,6 +390,20 @@ class ReduceOnPlateau:
     def lr(self) -> float:
         """The rate now."""
         return self._lr
+
+    @property
+    def _none_yet(self) -> float:
+        """What `best` is before the first metric."""
+        return math.inf if self.mode == "min" else -math.inf
+
+    def _improves(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        best, sign = self._best, 1.0 if self.mode == "min" else -1.0
+        # The best one moved by its share, in the one direction or the other; none yet stays infinite.
+        share = self.threshold if math.isfinite(best) else 0.0
+        limit = best * (1.0 - math.copysign(share, best) * sign)
+        return value < limit if self.mode == "min" else value > limit
 
     @property
     def best(self) -> float:
@@ -356,10 +418,8 @@ class ReduceOnPlateau:
         TypeError
             If the metric is no number.
         """
-        value, best = _number(metric, "metric"), self._best
-        share = 0.0 if math.isinf(best) else self.threshold  # any metric is an improvement to none
-        better = value < best * (1.0 - share) if self.mode == "min" else value > best * (1.0 + share)
-        if better:
+        value = _number(metric, "metric")
+        if self._improves(value):
             self._best, self._bad = value, 0
         else:
             self._bad += 1
@@ -377,7 +437,7 @@ class ReduceOnPlateau:
         return {"lr": self._lr, "best": self._best, "bad": self._bad, "cooling": self._cooling}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Take over a state that `state_dict` returned.
 
         Raises
         ------
@@ -387,7 +447,7 @@ class ReduceOnPlateau:
             If one is out of its range. Nothing has changed then.
         """
         lr, best = real(state["lr"], "state['lr']", least=0.0), _number(state["best"], "state['best']")
-        if math.isnan(best):
-            raise ValueError("state['best'] is nan; expected a number")
+        if not math.isfinite(best) and best != self._none_yet:
+            raise ValueError(f"state['best'] is {best}; expected a finite number, or {self._none_yet} before the first")
         bad, cooling = (integer(state[name], f"state['{name}']", least=0) for name in ("bad", "cooling"))
-        self._lr, self._best, self._bad, self._cooling = lr, best, bad, cooling
+        set_attributes(self, _lr=lr, _best=best, _bad=bad, _cooling=cooling)
