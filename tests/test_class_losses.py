@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -722,6 +723,66 @@ def test_parameters_of_the_focal_loss() -> None:
             verb(np.zeros((2, 4)), [0, 1])
     with pytest.raises(ValueError, match="margin is 0; expected an integer >= 1"):
         LOSSES.LargeMarginSoftmax(0)
+
+
+DISTRIBUTION_LOSSES = ["softmax_cross_entropy", "categorical_cross_entropy", "kl_divergence"]
+
+
+@pytest.mark.parametrize("name", DISTRIBUTION_LOSSES)
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
+def test_integers_that_are_no_distributions(name: str, dtype: Any) -> None:
+    """Labels of the shape of distributions: summed as unnormalised ones, they gave a loss of nothing."""
+    loss, pred = LOSSES.get(name), np.full((3, 2), 0.5)
+    one_hot = np.array([[0, 1], [1, 0], [0, 1]], dtype)
+    assert loss(pred, one_hot) == loss(pred, one_hot.astype(float)) == pytest.approx(np.log(2))
+    for rows, row, total in (([[0, 1], [1, 1], [0, 1]], 1, "2.0"), ([[0, 1], [1, 0], [0, 0]], 2, "0.0")):
+        for call in (loss, loss.gradient, loss.value_and_grad, loss.grad_and_hess):
+            with pytest.raises(
+                ValueError, match=rf"target has integers whose row {row} sums to {total}; expected dist"
+            ):
+                call(pred, np.array(rows, dtype))
+    # What fit made of labels for an output of one column.
+    with pytest.raises(ValueError, match=re.escape("row 1 sums to 0.0")):
+        loss(np.ones((2, 1)), np.array([[1], [0]], dtype))
+    # One row of two classes, or two rows of which the classes are missing?
+    with pytest.raises(
+        ValueError, match=re.escape("target has integers of shape (2,), as pred, which is one row of C = 2")
+    ):
+        loss(pred[0], np.array([0, 1], dtype))
+    assert loss(pred[0], np.array([0.0, 1.0])) == pytest.approx(np.log(2))
+    assert np.isfinite(loss(pred, np.array([[0.0, 0.5]] * 3)))  # floats are taken as they are
+
+
+def test_labels_as_floats_get_advice() -> None:
+    z, w = np.zeros((2, 3)), np.eye(3)
+    calls: list[tuple[str, Callable[[Array], Any]]] = [
+        ("target", lambda y: LOSSES.SoftmaxCrossEntropy()(z, y)),
+        ("target", lambda y: LOSSES.NegativeLogLikelihood()(z, y)),
+        ("target", lambda y: LOSSES.SoftmaxFocal()(z, y)),
+        ("target", lambda y: LOSSES.LargeMarginSoftmax()(z, w, y)),
+        ("labels", lambda y: LOSSES.LinearCrossEntropy()(z, w, y)),
+    ]
+    for name, call in calls:
+        advice = re.escape(f"expected integer labels (all are whole numbers: give {name}.astype(int))")
+        for dtype in (np.float32, np.float64):
+            with pytest.raises(TypeError, match=advice):
+                call(np.array([0.0, 2.0], dtype))
+        for value in (0.5, np.nan, np.inf):
+            with pytest.raises(TypeError, match=r"expected integer labels(, or|$)"):
+                call(np.array([0.0, value]))
+
+
+def test_logits_in_the_place_of_probabilities_get_advice() -> None:
+    z = np.array([[1.5, 0.5]])
+    for name, takes in (
+        ("binary_cross_entropy", "binary_cross_entropy_with_logits takes logits"),
+        ("categorical_cross_entropy", "softmax_cross_entropy takes logits"),
+        ("kl_divergence", "softmax_cross_entropy takes logits"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"pred[0, 0] is 1.5; {name} expects values in [0, 1]; {takes}")):
+            LOSSES.get(name)(z, np.array([[0.5, 0.5]]))
+        with pytest.raises(ValueError, match=r"\[0, 1\]$"):
+            LOSSES.get(name)(z / 2, z)
 
 
 # --- large margin -------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from helpers import SANITIZER, STRUCTURED, assert_same_bits, check_output, each_
 from numpy.typing import NDArray
 
 import fuseprop as fp
-from fuseprop import _registry, nn
+from fuseprop import _elsewhere, _registry, nn
 from fuseprop.nn.layers import Shape
 
 Array = NDArray[Any]
@@ -666,6 +666,126 @@ def test_without_the_extras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         with pytest.raises(ImportError, match=re.escape('pip install "fuseprop[save]"')):
             call()
     assert model.fit(X, LABELS, loss="softmax_cross_entropy", epochs=1)["loss"]  # silently without a bar
+
+
+# --- by habit -----------------------------------------------------------------------------------------------
+
+
+def test_activations_stand_for_layers() -> None:
+    act = fp.activations
+    plain = nn.Sequential(
+        [
+            nn.Dense(5, 4),
+            nn.Activation("tanh"),
+            nn.Residual(nn.Activation("relu")),
+            nn.Activation("prelu"),
+            nn.Dense(4, 3, "relu"),
+        ],
+        rng=0,
+    )
+    tanh = act.Tanh()
+    wrapped = nn.Sequential(
+        nn.Dense(5, 4), tanh, nn.Residual(act.ReLU), act.PReLU, nn.Dense(4, 3, act.ReLU), rng=0, dtype=np.float32
+    )
+    assert repr(wrapped) == repr(plain)
+    assert list(wrapped.parameters()) == list(plain.parameters())
+    assert_same_bits(wrapped(X), plain(X))
+    assert [type(layer) for layer in wrapped.layers] == [nn.Dense, nn.Activation, nn.Residual, nn.Activation, nn.Dense]
+    nn.Sequential([nn.Dense(5, 4), tanh, tanh])  # it has no state
+    assert repr(nn.Sequential(nn.Sequential([nn.Dense(5, 4)]), rng=0)).count("Dense") == 1
+
+
+def test_classes_stand_for_objects() -> None:
+    a, b = small(), small()
+    classes = fitted(a, loss=fp.losses.SoftmaxCrossEntropy, optimizer=fp.optim.SGD, validation_data=(X, LABELS))
+    assert classes == fitted(b, loss="softmax_cross_entropy", optimizer="sgd", validation_data=(X, LABELS))
+    assert_same_bits(a.flat_parameters, b.flat_parameters)
+    values = [m.train_step(X, LABELS, fp.losses.SoftmaxCrossEntropy, fp.optim.SGD(m)) for m in (a, b)]
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: nn.Sequential([nn.Flatten]), TypeError, "layers[0] is the class Flatten; expected an object of it"),
+        (lambda: nn.Sequential(nn.Dense(5, 4), "relu"), TypeError, "found str; an activation of this name is Activati"),
+        (lambda: nn.Sequential([nn.Dense(5, 4)], nn.Dense(4, 3)), TypeError, "layers[0] must be a Layer, found list"),
+        (lambda: nn.Dense(5, 4, bias=False), TypeError, "Dense() got an unexpected keyword argument 'bias'; here"),
+        (lambda: nn.Maxout(5, units=4), TypeError, "Maxout() got an unexpected keyword argument 'units'; here"),
+        (
+            lambda: small().train_step(X, LABELS, "softmax_cross_entropy", fp.optim.Adam),
+            TypeError,
+            "optimizer must be an Optimizer, found the class Adam: give Adam(model)",
+        ),
+        (lambda: nn.Linear, AttributeError, "'fuseprop.nn' has no attribute 'Linear'; here it is fuseprop.nn.Dense"),
+        (lambda: nn.ReLU, AttributeError, "here it is fuseprop.activations.ReLU, and as a layer fuseprop.nn.Activ"),
+        (lambda: fp.losses.MSELoss, AttributeError, "here it is fuseprop.losses.SquaredError"),
+        (lambda: fp.activations.ReLU6, AttributeError, "here it is fuseprop.activations.Hardtanh(0, 6)"),
+        (lambda: fp.optim.ReduceLROnPlateau, AttributeError, "here it is fuseprop.optim.schedules.ReduceOnPlateau"),
+        (lambda: fp.losses.get("cross_entropy"), ValueError, "of logits it is 'softmax_cross_entropy', of probab"),
+        (lambda: fp.losses.get("kl_div"), ValueError, "takes probabilities, not their logarithms"),
+    ],
+)  # fmt: skip
+def test_habits_that_differ_are_answered(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call()
+
+
+def test_names_elsewhere_lead_to_what_there_is() -> None:
+    for here in _elsewhere.CLASSES.values():
+        path = here.split(",", maxsplit=1)[0].split("(", maxsplit=1)[0].split(".")
+        found: Any = fp
+        for name in path[1:]:
+            found = getattr(found, name)
+        assert isinstance(found, type)
+    with pytest.raises(AttributeError, match=r"^module 'fuseprop.nn' has no attribute 'nothing'$"):
+        nn.nothing  # noqa: B018
+    assert not hasattr(fp.losses, "__path__")
+
+
+@pytest.mark.parametrize(
+    ("name", "torch_name", "targets"),
+    [
+        ("l1_loss", "L1Loss", "real"),
+        ("mse_loss", "MSELoss", "real"),
+        ("huber_loss", "HuberLoss", "real"),
+        ("smooth_l1", "SmoothL1Loss", "real"),
+        ("SmoothL1Loss", "SmoothL1Loss", "real"),
+        ("bce_loss", "BCELoss", "unit"),
+        ("soft_margin_loss", "SoftMarginLoss", "sign"),
+        ("poisson_nll_loss", "PoissonNLLLoss", "unit"),
+    ],
+)
+def test_aliases_mean_the_same(name: str, torch_name: str, targets: str) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    pred, target = rng.uniform(0.05, 0.95, 50), rng.uniform(0, 1, 50)
+    if targets == "real":
+        pred, target = 3 * rng.standard_normal(50), rng.standard_normal(50)
+    if targets == "sign":
+        target = np.where(target > 0.5, 1.0, -1.0)
+    expected = getattr(torch.nn, torch_name)()(torch.tensor(pred), torch.tensor(target)).item()
+    assert fp.losses.get(name)(pred, target) == pytest.approx(expected, rel=1e-12)
+
+
+def test_predict_goes_in_batches_by_itself() -> None:
+    """The same bits as all at once, and memory for a few activations instead of all."""
+    model = nn.Sequential([nn.Dense(20, 1024, "relu"), nn.BatchNorm(1024), nn.Dense(1024, 1)], rng=0)
+    x = np.random.default_rng(0).standard_normal((20_000, 20)).astype(np.float32)
+    whole = model.predict(x, len(x))
+    tracemalloc.start()
+    try:
+        found = model.predict(x)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert_same_bits(found, whole)
+    assert_same_bits(model.predict(x, 7), whole)
+    assert peak < 20 << 20 < x.shape[0] * 1024 * 4  # 82 MB for one activation of all
+    for shape in ((0, 20), (1, 20), (256, 20), (257, 20)):
+        assert_same_bits(model.predict(x[: shape[0]]), whole[: shape[0]])
+    with pytest.raises(ValueError, match=re.escape("x has samples of shape (19,); expected (20,)")):
+        model.predict(x[:, :19])
 
 
 # --- fit ----------------------------------------------------------------------------------------------------

@@ -67,6 +67,43 @@ PyObject* PyMatmul(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 }
 
 template <class T>
+Ref PlanOf(size_t m, size_t k, size_t n, bool transpose_a, bool transpose_b, bool accumulate) {
+  MatmulArgs<T> args;
+  args.m = m;
+  args.k = k;
+  args.n = n;
+  args.transpose_a = transpose_a;
+  args.transpose_b = transpose_b;
+  args.lda = transpose_a ? m : k;
+  args.ldb = transpose_b ? k : n;
+  args.accumulate = accumulate;
+  const MatmulPlan plan = PlanMatmul(args);
+  static const char* const names[] = {"squares", "wide", "in place", "packed"};
+  return Ref::Check(Py_BuildValue("{s:s,s:n,s:n,s:n,s:n,s:n,s:n,s:n,s:n}", "regime",
+                                  names[static_cast<size_t>(plan.regime)], "threads", plan.threads, "vectors",
+                                  plan.vectors, "mc", plan.mc, "nc", plan.nc, "kc", plan.kc, "row_blocks",
+                                  plan.row_blocks, "col_blocks", plan.col_blocks, "scratch", plan.ScratchSize()));
+}
+
+// matmul_plan(m, k, n, itemsize, transpose_a, transpose_b, accumulate, /): for tests.
+PyObject* PyMatmulPlan(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  return Guard([&] {
+    CheckNumArgs("matmul_plan", nargs, 7, 7);
+    size_t sizes[4];
+    for (int i = 0; i < 4; ++i) {
+      sizes[i] = PyLong_AsSize_t(args[i]);
+      if (PyErr_Occurred() != nullptr) throw PythonError();
+      if (sizes[i] == 0) Raise(PyExc_ValueError, "sizes must be positive");
+    }
+    const bool transpose_a = AsBool(args[4], "transpose_a");
+    const bool transpose_b = AsBool(args[5], "transpose_b");
+    const bool accumulate = AsBool(args[6], "accumulate");
+    const auto plan = sizes[3] == sizeof(float) ? PlanOf<float> : PlanOf<double>;
+    return plan(sizes[0], sizes[1], sizes[2], transpose_a, transpose_b, accumulate);
+  });
+}
+
+template <class T>
 void RunLinear(const Matrix& x, const Matrix& weight, const Ref& bias, const Formula* formula, T* u, T* y) {
   MatmulArgs<T> args = Product(x, false, weight, false, u);
   args.bias = bias ? Data<T>(bias) : nullptr;
@@ -240,6 +277,7 @@ PyObject* LinearBackward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 
 PyMethodDef functions[] = {
     {"matmul", FastCall(PyMatmul), METH_FASTCALL, nullptr},
+    {"matmul_plan", FastCall(PyMatmulPlan), METH_FASTCALL, nullptr},
     {"linear", FastCall(Linear), METH_FASTCALL, nullptr},
     {"linear_backward", FastCall(LinearBackward), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -24,8 +24,6 @@ struct DenseGradientTable {
   void (*f64)(const OutputGradient<double>&, bool reserve);
 };
 
-constexpr size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 }  // namespace fuseprop
 #endif  // FUSEPROP_KERNELS_DENSE_GRADIENT_ONCE

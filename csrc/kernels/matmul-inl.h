@@ -23,16 +23,29 @@ namespace HWY_NAMESPACE {
 constexpr size_t kTileRows = 14;
 constexpr size_t kWideAccumulators = 24;
 // A tile that transposes B in registers keeps a square of vectors there too.
-constexpr size_t kTransposedRows = 12;
+constexpr size_t kSquareRows = 12;
 #else  // 16 registers
 constexpr size_t kTileRows = 6;
 constexpr size_t kWideAccumulators = 12;
-constexpr size_t kTransposedRows = 6;
+constexpr size_t kSquareRows = 6;
 #endif
 constexpr size_t kTileVectors = 2;
 constexpr size_t kWideRows = 4;
-constexpr size_t kTransposedWideRows = 2;
+constexpr size_t kSquareWideRows = 2;
 constexpr size_t WideVectors(size_t rows) { return HWY_MIN(kWideAccumulators / rows, size_t{16}); }
+
+// The same for the plan.
+template <class T>
+struct Tiles {
+  static constexpr size_t kItemSize = sizeof(T);
+  static constexpr size_t kLanes = hn::MaxLanes(hn::ScalableTag<T>());
+  static constexpr size_t kRows = kTileRows;
+  static constexpr size_t kVectors = kTileVectors;
+  static constexpr size_t kWideRows = HWY_NAMESPACE::kWideRows;
+  static constexpr size_t kSquareRows = HWY_NAMESPACE::kSquareRows;
+  static constexpr size_t kSquareWideRows = HWY_NAMESPACE::kSquareWideRows;
+  static constexpr size_t WideVectors(size_t rows) { return HWY_NAMESPACE::WideVectors(rows); }
+};
 
 // Operands of a micro-tile. Strides count elements.
 template <class T>
@@ -594,15 +607,14 @@ HWY_INLINE TileFunction<T> FindTransposedTileFunction(size_t rows, std::index_se
   return functions[rows - 1];
 }
 
-// The same for a transposed B in place: 1 vector up to kTransposedRows; if the factors are packed also kTileVectors up
-// to kTransposedWideRows.
+// The same for a transposed B in place: 1 vector up to kSquareRows; if the factors are packed also kTileVectors up
+// to kSquareWideRows.
 template <class T>
 HWY_INLINE TileFunction<T> FindTransposedTileFunction(size_t rows, size_t vectors, bool packed) {
-  using AllRows = std::make_index_sequence<kTransposedRows>;
+  using AllRows = std::make_index_sequence<kSquareRows>;
   if (!packed) return FindTransposedTileFunction<T, FactorRows, 1>(rows, AllRows());
   if (vectors == 1) return FindTransposedTileFunction<T, PackedFactors, 1>(rows, AllRows());
-  return FindTransposedTileFunction<T, PackedFactors, kTileVectors>(rows,
-                                                                    std::make_index_sequence<kTransposedWideRows>());
+  return FindTransposedTileFunction<T, PackedFactors, kTileVectors>(rows, std::make_index_sequence<kSquareWideRows>());
 }
 
 }  // namespace HWY_NAMESPACE

@@ -5,6 +5,8 @@
 
 #include <cstddef>
 
+#include "kernels/matmul_plan.h"
+
 namespace fuseprop {
 
 // A finished rectangle of C, most likely still in the first or second cache. c points at C(row, col).
@@ -51,6 +53,10 @@ void Matmul(const MatmulArgs<double>& args);
 // Gets the memory for such a product: the same thread's Matmul does not throw then, whatever it computes in between.
 void ReserveMatmul(const MatmulArgs<float>& args);
 void ReserveMatmul(const MatmulArgs<double>& args);
+
+// How such a product of more than one column and row would be computed: for tests.
+MatmulPlan PlanMatmul(const MatmulArgs<float>& args);
+MatmulPlan PlanMatmul(const MatmulArgs<double>& args);
 
 }  // namespace fuseprop
 

@@ -39,8 +39,6 @@ constexpr size_t kMaxStrips = 32;
 // Below this many elements a second thread costs more than it saves.
 constexpr size_t kParallelNorm = kParallelElements / 2;
 
-constexpr size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
-
 // Cuts rows into strips of whole blocks; the cut depends on nothing but their number.
 struct Strips {
   explicit Strips(size_t num_rows)

@@ -19,6 +19,9 @@ constexpr size_t kParallelElements = 6 * kBlock;
 // Outputs of at least this size go around the caches.
 constexpr size_t kStreamBytes = size_t{8} << 20;
 
+constexpr size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
+constexpr size_t RoundUp(size_t a, size_t b) { return CeilDiv(a, b) * b; }
+
 // Calls body(begin, end) for ranges that cover [0, n) and start at multiples of kBlock.
 template <class Body>
 void ForEachRange(size_t n, const Body& body) {

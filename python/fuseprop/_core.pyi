@@ -159,6 +159,11 @@ def matmul(
     a: ArrayLike, b: ArrayLike, transpose_a: bool, transpose_b: bool, out: FloatArray | None, /
 ) -> FloatArray: ...
 
+# How such a product would be computed, for tests: regime, threads, blocks ...
+def matmul_plan(
+    m: int, k: int, n: int, itemsize: int, transpose_a: bool, transpose_b: bool, accumulate: bool, /
+) -> dict[str, Any]: ...
+
 # preactivation: an array that receives x @ weight + bias, or None. With True, a new array: returns (y, u).
 @overload
 def linear(

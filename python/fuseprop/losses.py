@@ -13,8 +13,8 @@ With sample weights w, of shape (N,) or pred's, the value and the gradient are m
 the sum of the broadcast weights; without weights by pred's size (0 if that is 0). All weights zero: value and gradient
 are 0. A weight of 0 beside others does not hide a NaN or an infinite value: 0 times it is NaN. `grad_and_hess` is
 weighted, never divided; `hess_floor`, a finite number, replaces the second derivative by max(d2, floor) before the
-weight. A negative weight is taken for what it means mathematically; to train with one makes no sense: `fit`, the
-estimators and the boosters' objectives refuse it.
+weight. Negative weights mean what they say in these sums; what trains with them (`nn`, the estimators, the boosters'
+objectives) refuses them, as it would run away from such a sample without bound.
 
 pred's dtype rules: float32 stays float32, float64 stays float64, integers and booleans become float64, any other dtype
 is a TypeError; target and weights are cast to it, before the target is checked. Any strides. Each element's term is
