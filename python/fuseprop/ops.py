@@ -49,8 +49,8 @@ def matmul(
     Each element is one chain of fused multiply-adds over k in increasing order, so that a part of a product is the
     product of the parts, bit for bit. One column (and one row, if b is given as its transpose) is the product of a
     matrix with a vector: there an element is the sum of 16 such chains in float32 or 8 in float64, each over every 16th
-    or 8th k. So its rows are products of rows, but a column of a wider product differs in rounding. The error is at most
-    k * eps * sum(abs(a) * abs(b)).
+    or 8th k. So its rows are products of rows, but a column of a wider product differs in rounding. The error is at
+    most k * eps * sum(abs(a) * abs(b)).
 
     Parameters
     ----------
