@@ -76,7 +76,8 @@ class BatchNorm(Layer):
         """Return weight 1 and bias 0; the running mean is 0, the running variance 1."""
         del input_shape, rng
         shape = (self.num_features,)
-        self.buffers = {"running_mean": aligned_zeros(shape, dtype), "running_var": aligned_zeros(shape, dtype)}
+        float64 = np.dtype(np.float64)
+        self.buffers = {"running_mean": aligned_zeros(shape, float64), "running_var": aligned_zeros(shape, float64)}
         self.buffers["running_var"].fill(1)
         return {"weight": np.ones(shape, dtype), "bias": np.zeros(shape, dtype)} if self.affine else {}
 
