@@ -699,3 +699,17 @@ def test_shapes_that_no_array_has() -> None:
     with pytest.raises(ValueError, match="the result's shape"):
         act.CReLU().output_shape((2**59,))
     assert act.CReLU().output_shape((0, 6)) == (0, 12)
+
+
+@each_dtype
+def test_selu_overflows_where_its_value_does(dtype: Any, target: str) -> None:
+    """The rounding of lambda does not decide: where lambda x rounds to the largest number, so does the value."""
+    last = dtype(float.fromhex("0x1.e74b3p+127" if dtype == np.float32 else "0x1.e74b31afded6dp+1023"))
+    largest = np.finfo(dtype).max
+    with mpmath.workprec(200):
+        exact = mpmath.mpf("1.0507009873554804934193349852946") * mpmath.mpf(float(last))
+        beyond = mpmath.mpf(float(largest)) - mpmath.mpf(float(np.nextafter(largest, dtype(0))))
+        assert abs(exact - mpmath.mpf(float(largest))) < beyond / 2
+    x = np.full(40, last)
+    assert_same_bits(fp.activations.SELU()(x), np.full(40, largest))
+    assert np.isinf(fp.activations.SELU()(np.nextafter(x, dtype(np.inf)))).all()

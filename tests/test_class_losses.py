@@ -23,14 +23,17 @@ from helpers import (
     each_dtype,
     laid_out,
     number_of_classes,
+    predictions_for,
     row_predictions,
     row_targets,
     seeded,
+    targets_for,
     truth,
     widened,
 )
 
 import fuseprop as fp
+from fuseprop import _registry
 from fuseprop._registry import Spec
 
 each_case = pytest.mark.parametrize(("spec", "parameters"), cases(ROW_LOSSES))
@@ -923,3 +926,126 @@ def test_large_margin_refuses() -> None:
     empty = loss.value_and_grad(features[:0], weight, labels[:0])
     assert empty[0] == 0.0
     assert_same_bits(empty[1], (features[:0], np.zeros_like(weight)))
+
+
+# --- weights of any size ------------------------------------------------------------------------------------
+
+
+def all_losses() -> list[Any]:
+    """Each loss of the registry as (name, loss, arguments of its verbs for a dtype)."""
+    rng = seeded("all losses")
+    rows, classes = 60, 5
+    labels = rng.integers(0, classes, rows)
+    pred = rng.standard_normal((rows, classes))
+    features, matrix = rng.standard_normal((rows, 4)), rng.standard_normal((4, classes))
+    found: list[Any] = []
+    for name, spec in _registry.losses().items():
+        if name == "zero_one":  # a metric: it has no gradient
+            continue
+        loss = spec.cls()
+        if name in ("linear_cross_entropy", "large_margin_softmax"):
+            arguments: tuple[Any, ...] = (features, matrix, labels)
+        elif spec.target_domain == "classes":
+            logs = pred - np.log(np.exp(pred).sum(axis=1, keepdims=True))
+            arguments = (logs if name == "negative_log_likelihood" else pred, labels)
+        elif spec in ROW_LOSSES:
+            arguments = (row_predictions(spec, pred), row_targets(spec, {}, pred.shape, np.float64, rng))
+        else:
+            arguments = (predictions_for(spec, pred), targets_for(spec, pred.shape, np.float64, rng))
+        found.append(pytest.param(loss, arguments, id=name))
+    return found
+
+
+def flat_gradients(gradients: Any) -> list[Array]:
+    return [g for g in (gradients if isinstance(gradients, tuple) else (gradients,)) if g is not None]
+
+
+@each_dtype
+@pytest.mark.parametrize(("loss", "arguments"), all_losses())
+def test_uniform_weights_cancel(loss: Any, arguments: tuple[Any, ...], dtype: Any, target: str) -> None:
+    """In a mean, whatever their size and sign; in a sum the value is right wherever float64 can hold it."""
+    arguments = tuple(a if a.dtype.kind == "i" else a.astype(dtype) for a in arguments)
+    value, gradients = loss.value_and_grad(*arguments)
+    rooted = type(loss).__name__ == "RootMeanSquaredError"
+    sum_of_ones = None if rooted else loss(*arguments, reduction="sum")
+    info = np.finfo(dtype)
+    ends = [4 * float(info.smallest_subnormal), float(info.tiny) / 100, 1e-20, 1e20, float(info.max) / 1.1]
+    for size in [*ends, *(-end for end in ends)]:
+        weight = np.full(60, size, dtype)
+        found, found_gradients = loss.value_and_grad(*arguments, sample_weight=weight)
+        np.testing.assert_allclose(found, value, rtol=20 * float(info.eps), err_msg=f"{size}")
+        assert math.isclose(loss(*arguments, sample_weight=weight), found, rel_tol=20 * float(info.eps))
+        for one, right in zip(flat_gradients(found_gradients), flat_gradients(gradients), strict=True):
+            bound = 40 * float(info.eps) * np.abs(right).max()
+            np.testing.assert_allclose(one, right, rtol=0, atol=bound, err_msg=f"{size}")
+        exact = 0.0 if rooted else float(weight[0]) * sum_of_ones
+        if rooted or not math.isfinite(exact):
+            continue
+        bound = 20 * float(info.eps) * abs(exact) + 100 * 5e-324
+        assert abs(loss(*arguments, sample_weight=weight, reduction="sum") - exact) <= bound, size
+        both = loss.value_and_grad(*arguments, sample_weight=weight, reduction="sum")
+        assert abs(both[0] - exact) <= bound, size
+
+
+@each_dtype
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignore_index": 3}, {"temperature": 0.01}], ids=str)
+def test_uniform_class_weights_cancel(options: dict[str, Any], dtype: Any, target: str) -> None:
+    rng = seeded("class weights")
+    pred, labels = rng.standard_normal((40, 5)).astype(dtype), rng.integers(0, 5, 40)
+    matrix, bias = np.eye(5, dtype=dtype), np.ones(5, dtype)
+    info = np.finfo(dtype)
+    for size in (1e-300, 1e-40, 1e38, 1e300):
+        ones, far = ({**options, "class_weight": np.full(5, w)} for w in (1.0, size))
+        pairs = [
+            (LOSSES.SoftmaxCrossEntropy(**o).value_and_grad(pred, labels) for o in (ones, far)),
+            (LOSSES.LinearCrossEntropy(**o).value_and_grad(pred, matrix, labels, bias=bias) for o in (ones, far)),
+        ]
+        if not options:
+            pairs.append(
+                LOSSES.SoftmaxFocal(class_weight=o["class_weight"]).value_and_grad(pred, labels) for o in (ones, far)
+            )
+        for right, found in pairs:
+            np.testing.assert_allclose(found[0], right[0], rtol=20 * float(info.eps))
+            for one, expected in zip(flat_gradients(found[1]), flat_gradients(right[1]), strict=True):
+                bound = 40 * float(info.eps) * np.abs(expected).max()
+                np.testing.assert_allclose(one, expected, rtol=0, atol=bound, err_msg=f"{size}")
+
+
+@each_dtype
+def test_weights_that_cancel_the_class_weights(dtype: Any, target: str) -> None:
+    """Only the products count, and they are all 1; a class that does not occur has no influence."""
+    rng = seeded("cancel")
+    pred, labels = rng.standard_normal((40, 5)).astype(dtype), rng.integers(0, 4, 40)
+    sizes = np.array([1e-30, 1.0, 1e30, 1e-37, 1e38])
+    weight = (1 / sizes[labels]).astype(dtype)
+    info = np.finfo(dtype)
+    for loss in (LOSSES.SoftmaxCrossEntropy, LOSSES.SoftmaxFocal):
+        value, gradient = loss().value_and_grad(pred, labels)
+        found, found_gradient = loss(class_weight=sizes).value_and_grad(pred, labels, weight)
+        np.testing.assert_allclose(found, value, rtol=40 * float(info.eps))
+        np.testing.assert_allclose(found_gradient, gradient, rtol=0, atol=40 * float(info.eps) * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize(("loss", "arguments"), all_losses())
+def test_negative_weights_multiply(loss: Any, arguments: tuple[Any, ...]) -> None:
+    """They are taken as they are; a mean whose weights sum to 0 is 0."""
+    weight = np.linspace(-1, 2, 60)
+    if type(loss).__name__ == "RootMeanSquaredError":
+        residuals = arguments[0] - arguments[1]
+        expected = math.sqrt((weight @ (residuals**2).mean(axis=1)) / weight.sum())
+        assert math.isclose(loss(*arguments, sample_weight=weight), expected, rel_tol=1e-12)
+        # The mean itself is negative, the sum of the weights is not: there is no root.
+        worst = np.arange(60) == (residuals**2).mean(axis=1).argmax()
+        assert math.isnan(loss(*arguments, sample_weight=np.where(worst, -1.0, 1.01 / 59)))
+    else:
+        rows = loss(*arguments, reduction="none")
+        rows = rows if rows.ndim == 1 else rows.sum(axis=1)
+        total = weight @ rows
+        np.testing.assert_allclose(loss(*arguments, sample_weight=weight, reduction="sum"), total, rtol=1e-11)
+        count = 1 if loss(*arguments, reduction="none").ndim == 1 else 5
+        mean = loss(*arguments, sample_weight=weight)
+        np.testing.assert_allclose(mean, total / (weight.sum() * count), rtol=1e-11)
+    opposite = np.where(np.arange(60) % 2 == 0, 1.0, -1.0)
+    value, gradients = loss.value_and_grad(*arguments, sample_weight=opposite)
+    assert value == 0.0
+    assert not any(g.any() for g in flat_gradients(gradients))

@@ -867,3 +867,29 @@ def test_evaluation_in_several_threads() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@each_dtype
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_dropped_element_is_0_whatever_it_was(bad: float, dtype: Any, target: str) -> None:
+    model = nn.Sequential([nn.Dropout(0.5)], rng=0, dtype=dtype)
+    y = model(np.full((7, 61), bad, dtype), training=True)
+    dropped = y == 0
+    assert 0.3 < dropped.mean() < 0.7
+    np.testing.assert_array_equal(y[~dropped], np.full((~dropped).sum(), bad))
+    dx = model.backward(np.full((7, 61), bad, dtype))
+    np.testing.assert_array_equal(dx == 0, dropped)
+    np.testing.assert_array_equal(dx[~dropped], np.full((~dropped).sum(), bad))
+
+
+def test_one_batch_of_huge_values_does_not_spoil_the_running_statistics() -> None:
+    """The variance of a float32 batch near 1e20 is beyond float32; what follows is right."""
+    model = nn.Sequential([nn.BatchNorm(1)], rng=0)
+    x = np.array([[1], [2], [3], [4]], np.float32)
+    model(x * np.float32(1e20), training=True)
+    model(x, training=True)
+    var = 0.9 * (0.9 + 0.1 * 5e40 / 3) + 0.1 * 5 / 3
+    mean = 0.9 * 0.1 * 2.5e20 + 0.1 * 2.5
+    state = model.state_dict()
+    np.testing.assert_allclose(state["0.running_var"], [var], rtol=1e-6)
+    np.testing.assert_allclose(model(x), (x - mean) / np.sqrt(var), rtol=1e-6)

@@ -291,12 +291,14 @@ def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, ...], weighted: st
     )
     assert loss(p, t, w) == mean
 
-    # The gradient: of the sum, then divided as the value is; roundings of d1 w and of its factor, in dtype.
+    # The gradient: of the sum, and divided as the value is; roundings of the factor, of its product with w and of that
+    # with d1, in dtype, and those of the sum that it divides by.
     assert_same_bits(loss.gradient(p, t, w, "sum"), d1 * full)
     assert_same_bits(loss.gradient(p, t, w, "none"), d1 * full)
     expected = d1.astype(np.float64) * full.astype(np.float64) / denominator
     tiny = float(np.finfo(dtype).smallest_subnormal)
-    assert_within(loss.gradient(p, t, w, "mean"), expected, 3 * eps * np.abs(expected) + tiny)
+    bound = (3 * eps + sum_bound(full) / denominator) * np.abs(expected) + tiny
+    assert_within(loss.gradient(p, t, w, "mean"), expected, bound)
     assert_same_bits(loss.gradient(p, t, w), loss.gradient(p, t, w, "mean"))
     for reduction in REDUCTIONS:
         both = loss.value_and_grad(p, t, w, reduction)

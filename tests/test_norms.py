@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import mpmath as mp
 import numpy as np
 import pytest
 from helpers import FMA_TARGETS, Array, Out, assert_same_bits, assert_within, each_dtype, laid_out, seeded, widened
@@ -341,3 +342,95 @@ def test_as_pytorch(norm: str) -> None:
     gradients = torch.autograd.grad(y, (x, weight, bias), torch.from_numpy(problem.dy))
     for name, theirs in zip(("y", "dx", "dweight", "dbias"), (y.detach(), *gradients), strict=True):
         np.testing.assert_allclose(found[name], theirs.numpy(), rtol=1e-11, atol=1e-12, err_msg=name)
+
+
+# --- the ends of the range ----------------------------------------------------------------------------------
+
+
+def exact_norm(x: Array, dy: Array, weight: float, bias: float, eps: float) -> dict[str, list[Any]]:
+    """What is right of one column or row, in 1000 digits."""
+    with mp.workdps(1000):
+        wide = [mp.mpf(float(v)) for v in x]
+        gradient = [mp.mpf(float(v)) for v in dy]
+        n, factor = len(wide), mp.mpf(weight)
+        mean = mp.fsum(wide) / n
+        t = [v - mean for v in wide]
+        rstd = 1 / mp.sqrt(mp.fsum(v * v for v in t) / n + mp.mpf(eps))
+        xhat = [v * rstd for v in t]
+        products = [a * b for a, b in zip(gradient, xhat, strict=True)]
+        mean_dy, slope = mp.fsum(gradient) / n, mp.fsum(products) / n
+        dx = [factor * rstd * (a - mean_dy - b * slope) for a, b in zip(gradient, xhat, strict=True)]
+        return {"y": [v * factor + bias for v in xhat], "dx": dx, "products": products, "dy": gradient}
+
+
+def assert_near(found: Array, exact: list[Any], what: str, terms: list[Any] | None = None) -> None:
+    """Within 20 roundings of the largest one, or of a sum's terms, and a few subnormal numbers.
+
+    Not looked at if that is out of range.
+    """
+    info = np.finfo(found.dtype)
+    with mp.workdps(1000):
+        largest = max(abs(v) for v in exact) if terms is None else mp.fsum(abs(v) for v in terms)
+    if largest > float(info.max):
+        return
+    bound = largest * float(info.eps) * 20 + 2 * float(info.smallest_subnormal)
+    for one, right in zip(found.reshape(-1), exact, strict=True):
+        assert np.isfinite(one), what
+        assert abs(mp.mpf(float(one)) - right) <= bound, f"{what}: {one!r}, exact {mp.nstr(right, 10)}"
+
+
+ENDS = [1.0, 1e20, 1e30, 1e-20, 1e-35, 1e150, 1e200, 1e-200, "largest", "subnormal"]
+
+
+@each_dtype
+@pytest.mark.parametrize("dy_size", [1.0, 1e-20, "largest"])
+@pytest.mark.parametrize("size", ENDS)
+def test_ends_of_the_range(size: Any, dy_size: Any, dtype: Any, target: str) -> None:
+    """Whatever is finite, of finite inputs, is right; a column beside it does not feel it."""
+    info = np.finfo(dtype)
+    named = {"largest": float(info.max) / 1.1, "subnormal": 3e3 * float(info.smallest_subnormal)}
+    size, dy_size = named.get(size, size), named.get(dy_size, dy_size)
+    if size > float(info.max) or size < float(info.smallest_subnormal):
+        pytest.skip("beyond this dtype")
+    rng = seeded("ends", size, dy_size)
+    x, dy = (rng.uniform(-1, 1, 9) * size).astype(dtype), (rng.uniform(-1, 1, 9) * dy_size).astype(dtype)
+    weight, bias = dtype(0.7), dtype(0.1)
+    for eps in (1e-5, 1e-30):
+        exact = exact_norm(x, dy, float(weight), float(bias), eps)
+        mean, var = np.empty(1), np.empty(1)
+        row = np.full(9, weight), np.full(9, bias)
+        assert_near(_core.layer_norm(x[None], *row, eps, mean, var, None), exact["y"], "y of a row")
+        found = _core.layer_norm_backward(x[None], dy[None].copy(), row[0], eps, mean, var, None, None, None, False)
+        for name, array in zip(("dx", "products", "dy"), found, strict=True):
+            assert_near(array, exact[name], f"{name} of a row")
+
+        beside = np.arange(9, dtype=dtype)
+        both, both_dy = np.stack([x, beside], axis=1), np.stack([dy, np.cos(beside)], axis=1)
+        weights, biases = np.array([weight, 1], dtype), np.array([bias, 0], dtype)
+        mean, var = np.empty(2), np.empty(2)
+        y = _core.batch_norm(both, weights, biases, eps, mean, var, True, None)
+        assert_near(y[:, 0], exact["y"], "y of a column")
+        dx = both_dy.copy()
+        dweight, dbias = np.ones(2, dtype), np.ones(2, dtype)
+        _core.batch_norm_backward(both, dx, weights, eps, mean, var, dx, dweight, dbias, False)
+        assert_near(dx[:, 0], exact["dx"], "dx of a column")
+        with mp.workdps(1000):
+            sums = {name: [mp.fsum(exact[name])] for name in ("products", "dy")}
+        assert_near(dweight[:1], sums["products"], "dweight", exact["products"])
+        assert_near(dbias[:1], sums["dy"], "dbias", exact["dy"])
+        alone = _core.batch_norm(
+            beside[:, None], weights[1:], biases[1:], eps, mean[1:].copy(), var[1:].copy(), True, None
+        )
+        assert_same_bits(y[:, 1:], alone)
+
+
+@each_dtype
+def test_running_statistics_stay_finite(dtype: Any) -> None:
+    """An average that the dtype cannot hold is the nearest number; ends of both signs do not overflow between them."""
+    largest = np.finfo(dtype).max
+    running = np.array([largest, 0.0], dtype), np.array([1.0, 1.0], dtype)
+    ends = np.array([-float(largest), 0.0])
+    _core.batch_norm_update(ends, np.array([np.inf, 4.0]), 4, 0.5, *running)
+    np.testing.assert_array_equal(running[0], [0.0, 0.0])
+    np.testing.assert_allclose(running[1], [min(float(largest), np.finfo(np.float64).max / 2), 0.5 + 0.5 * 16 / 3])
+    assert np.isfinite(running[1]).all()

@@ -910,3 +910,45 @@ def test_ties_of_maxout_go_to_the_first() -> None:
     for repeat in (1, 9):
         found = fp.activations.Maxout(2).backward(np.tile(x, repeat), np.tile(dy, repeat))
         assert_same_bits(found, np.tile(expected_dx, repeat))
+
+
+@each_dtype
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("length", [2, 10, 16, 17, 1000])
+@pytest.mark.parametrize("name", ["Softmax", "LogSoftmax"])
+def test_softmax_of_gradients_near_the_largest_number(
+    name: str, length: int, axis: int, dtype: Any, target: str
+) -> None:
+    """Finite wherever the exact result is, and its neighbours do not feel it."""
+    act = getattr(fp.activations, name)(axis=axis)
+    info = np.finfo(dtype)
+    rng = seeded(name, length, axis)
+    x = rng.standard_normal((5, length)).astype(dtype)
+    dy = rng.uniform(-0.4, 0.4, (5, length))
+    dy[0, :2] = 1.0, -1.0
+    dy[1] = 1.0 if name == "Softmax" else rng.choice([-0.5, 0.5], length)
+    dy[3] = 1e-30
+    dy = (dy * np.where(np.arange(5) == 3, 1.0, float(info.max))[:, None]).astype(dtype)
+    wide = np.float64 if dtype == np.float32 else np.longdouble
+    e = np.exp(x.astype(wide) - x.max(axis=1, keepdims=True))
+    p, g = e / e.sum(axis=1, keepdims=True), dy.astype(wide)
+    if name == "Softmax":
+        exact = p * (g - (p * g).sum(axis=1, keepdims=True))
+    else:
+        exact = g - p * g.sum(axis=1, keepdims=True)
+    found = act.backward(x, dy) if axis == 1 else act.backward(np.asfortranarray(x).T, np.asfortranarray(dy).T).T
+    scale = np.abs(g).max(axis=1, keepdims=True) + p * np.abs(g).sum(axis=1, keepdims=True)
+    fits = np.abs(exact) < 0.999 * float(info.max)
+    assert np.isfinite(found[fits]).all()
+    assert (np.abs(found.astype(wide) - exact) <= 40 * float(info.eps) * scale)[fits].all()
+    alone = act.backward(x[3:4], dy[3:4]) if axis == 1 else act.backward(x[3:4].T, dy[3:4].T).T
+    assert_same_bits(found[3:4], alone)
+
+
+def test_beta_of_gradients_near_the_largest_number(target: str) -> None:
+    """dy x^2 s(x) s(-x) is finite although dy x is not."""
+    act = fp.activations.Swish(learn_beta=True)
+    x, dy = np.array([3.0, 300.0]), np.array([1.6e308, 1.6e308])
+    _, gradients = act.backward_params(x, dy, params={"beta": np.array([1.0])})
+    bell = x**2 / (1 + np.exp(x)) / (1 + np.exp(-x))
+    np.testing.assert_allclose(gradients["beta"], [np.sum(bell * dy)], rtol=1e-12)

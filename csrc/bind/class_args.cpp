@@ -203,7 +203,7 @@ ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, i
     weight = COrdered(weight);
   }
   mean_of_labels = mean && labels && HasClassOptions(formula);
-  if (mean && !mean_of_labels) weight_sum = weight ? SumOf(weight) : static_cast<double>(rows);
+  if (mean && !mean_of_labels) weight_sum = weight ? SumForMean(&weight) : static_cast<double>(rows);
 }
 
 void ClassTarget::RaiseInvalid(size_t row) const {

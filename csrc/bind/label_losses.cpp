@@ -8,8 +8,8 @@
 #include "bind/class_verbs.h"
 #include "bind/formula.h"
 #include "bind/register.h"
+#include "kernels/row_weights.h"
 #include "kernels/softmax_xent.h"
-#include "simd/parameter.h"
 
 namespace fuseprop {
 namespace bind {
@@ -27,7 +27,8 @@ struct Inputs {
   Ref weight;
   size_t rows = 1;
   size_t classes = 0;
-  double weight_sum = 0.0;  // of the rows' weights times their class weights
+  double weight_sum = 0.0;           // of the rows' weights times their class weights
+  std::vector<double> class_weight;  // in the place of the formula's; empty for those
 
   template <class T>
   using Args = LabelLossArgs<T>;
@@ -90,15 +91,29 @@ struct Inputs {
 
   void SumWeights() {
     if (formula.columns == nullptr) {
-      weight_sum = weight ? SumOf(weight) : static_cast<double>(rows);
+      weight_sum = weight ? SumForMean(&weight) : static_cast<double>(rows);
       return;
     }
+    const auto own = [&](size_t row) {
+      return !weight ? 1.0 : IsFloat32(weight) ? double{Data<float>(weight)[row]} : Data<double>(weight)[row];
+    };
+    const auto of_label = [&](size_t row) { return formula.columns[labels[row]]; };
     std::vector<double> weights(rows);
-    for (size_t row = 0; row < rows; ++row) {
-      const double own = !weight ? 1.0 : IsFloat32(weight) ? Data<float>(weight)[row] : Data<double>(weight)[row];
-      weights[row] = formula.columns[labels[row]] * own;
-    }
+    for (size_t row = 0; row < rows; ++row) weights[row] = of_label(row) * own(row);
     weight_sum = Sum(weights.data(), rows);
+    if (IsModerate(weight_sum / static_cast<double>(rows))) return;
+    // One power of two less, all in the weights of the rows. A class of weight 0 stays one.
+    Ref folded = Ref::Check(PyArray_SimpleNew(row_ndim(), shape(), typenum()));
+    if (typenum() == NPY_FLOAT32) {
+      NormalisedProducts(rows, own, of_label, static_cast<float*>(PyArray_DATA(folded.array())));
+    } else {
+      NormalisedProducts(rows, own, of_label, static_cast<double*>(PyArray_DATA(folded.array())));
+    }
+    weight = std::move(folded);
+    class_weight.resize(formula.num_columns);
+    std::transform(formula.columns, formula.columns + formula.num_columns, class_weight.begin(),
+                   [](double w) { return w == 0.0 ? 0.0 : 1.0; });
+    weight_sum = SumOf(weight);
   }
 
   Output NewOutput(PyObject* out, const char* name) const {
@@ -111,14 +126,12 @@ struct Inputs {
 
   template <class T>
   double Run(LabelLossArgs<T> args, bool /*want_sum*/) const {
-    std::vector<T> class_weight(formula.columns == nullptr ? 0 : formula.num_columns);
-    std::transform(formula.columns, formula.columns + class_weight.size(), class_weight.begin(), Parameter<T>);
     args.pred = Data<T>(pred);
     args.labels = labels.data();
     args.rows = rows;
     args.classes = classes;
     args.weight = weight ? Data<T>(weight) : nullptr;
-    args.class_weight = class_weight.empty() ? nullptr : class_weight.data();
+    args.class_weight = class_weight.empty() ? formula.columns : class_weight.data();
     const ReleaseGil release(rows * classes);
     return formula.row == kFocal ? SoftmaxFocal(args, formula.parameters[0]) : NegativeLogLikelihood(args);
   }

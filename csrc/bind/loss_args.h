@@ -6,9 +6,11 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "bind/args.h"
 #include "kernels/losses.h"
+#include "kernels/row_weights.h"
 
 namespace fuseprop {
 namespace bind {
@@ -31,6 +33,22 @@ inline Reduction AsReduction(PyObject* object) {
 inline double SumOf(const Ref& array) {
   const ReleaseGil release(Size(array));
   return IsFloat32(array) ? Sum(Data<float>(array), Size(array)) : Sum(Data<double>(array), Size(array));
+}
+
+// The sum of the weights of a "mean", which are divided by a power of two before if they, on average, are far from 1.
+inline double SumForMean(Ref* weight) {
+  const double sum = SumOf(*weight);
+  const size_t n = Size(*weight);
+  if (n == 0 || IsModerate(sum / static_cast<double>(n))) return sum;
+  PyArrayObject* const given = weight->array();
+  Ref moderate = Ref::Check(PyArray_NewLikeArray(given, NPY_KEEPORDER, nullptr, 0));
+  if (IsFloat32(*weight)) {
+    Normalised(Data<float>(*weight), n, static_cast<float*>(PyArray_DATA(moderate.array())));
+  } else {
+    Normalised(Data<double>(*weight), n, static_cast<double*>(PyArray_DATA(moderate.array())));
+  }
+  *weight = std::move(moderate);
+  return SumOf(*weight);
 }
 
 // What a "mean" divides by and a gradient is multiplied with.

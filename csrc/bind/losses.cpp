@@ -61,7 +61,7 @@ struct Inputs {
     fortran = ToCommonOrder(arrays, 3, out, per_row || num_columns != 0);
     const size_t n = Size(pred());
     if (per_row && n != 0) weight_run = n / Size(weight());
-    if (mean) weight_sum = weight() ? SumOf(weight()) * static_cast<double>(weight_run) : static_cast<double>(n);
+    if (mean) weight_sum = weight() ? SumForMean(&arrays[2]) * static_cast<double>(weight_run) : static_cast<double>(n);
   }
 
   // Rows along the last axis, each a sample: in C order.
@@ -83,7 +83,7 @@ struct Inputs {
     }
     ToCommonOrder(arrays, 3, nullptr, true);
     weight_run = std::max(classes(), size_t{1});
-    if (mean) weight_sum = weight() ? SumOf(weight()) : static_cast<double>(rows());
+    if (mean) weight_sum = weight() ? SumForMean(&arrays[2]) : static_cast<double>(rows());
   }
 
   int row_ndim() const { return PyArray_NDIM(shape()) - 1; }
@@ -247,25 +247,14 @@ LossArgs<T> ArgsOf(const Inputs& inputs) {
 }
 
 template <class T>
-Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction, LossArgs<T>* args) {
+Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction, const LossArgs<T>& args) {
   if (reduction != Reduction::kMean) return Scale();
   // What is asked here is the same in every target's table.
   static const LossRow* const rows = Losses().rows;
-  double denominator = inputs.weight_sum;
-  if (rows[formula.row].skips_zero(formula.parameters)) {
-    const auto weight_of_nonzero = OfType<T>(Losses()).weight_of_nonzero;
-    const ReleaseGil release(args->n);
-    denominator = weight_of_nonzero(*args);
-  }
-  if (args->weight != nullptr && denominator > 0.0 && std::isfinite(denominator)) {
-    // Tiny or huge weights: only what is left after the division must be in range.
-    const int exponent = std::ilogb(denominator / static_cast<double>(args->n));
-    if (exponent >= 1 || exponent < -16) {
-      args->weight_exponent = -1 - exponent;
-      denominator = std::ldexp(denominator, args->weight_exponent);
-    }
-  }
-  return Scale(reduction, denominator);
+  if (!rows[formula.row].skips_zero(formula.parameters)) return Scale(reduction, inputs.weight_sum);
+  const auto weight_of_nonzero = OfType<T>(Losses()).weight_of_nonzero;
+  const ReleaseGil release(args.n);
+  return Scale(reduction, weight_of_nonzero(args));
 }
 
 // The parameters of the columns as LossArgs::column wants them, then 1 minus them as LossArgs::complement does.
@@ -320,6 +309,21 @@ Ref Values(const Inputs& inputs, Output& values) {
   return sums.Finish();
 }
 
+// The sum of the losses from weights of at most 1: what a loss times its weight has no room for in T, it may have.
+template <class T>
+double SumFromModerateWeights(const Formula& formula, const Inputs& inputs, LossArgs<T> args) {
+  std::vector<T> weight(args.n / args.weight_run);
+  const int exponent = Normalised(args.weight, weight.size(), weight.data());
+  args.weight = weight.data();
+  return std::ldexp(Run<T>(formula, LossPass::kValue, inputs, args, false), exponent);
+}
+
+// Whether that is to be done before anything else.
+bool AreFarWeights(const Inputs& inputs, Reduction reduction) {
+  if (reduction != Reduction::kSum || !inputs.weight() || Size(inputs.weight()) == 0) return false;
+  return !IsModerate(SumOf(inputs.weight()) / static_cast<double>(Size(inputs.weight())));
+}
+
 Ref ValueObject(const Scale& scale, double sum) { return Ref::Check(PyFloat_FromDouble(scale.Reduce(sum))); }
 
 template <class T>
@@ -331,8 +335,11 @@ Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
     Run<T>(formula, LossPass::kValue, inputs, args, false);
     return Values<T>(inputs, value);
   }
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args);
-  return ValueObject(scale, Run<T>(formula, LossPass::kValue, inputs, args, false));
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
+  if (AreFarWeights(inputs, reduction)) return ValueObject(scale, SumFromModerateWeights(formula, inputs, args));
+  double sum = Run<T>(formula, LossPass::kValue, inputs, args, false);
+  if (!std::isfinite(sum) && args.weight != nullptr) sum = SumFromModerateWeights(formula, inputs, args);
+  return ValueObject(scale, sum);
 }
 
 template <class T>
@@ -340,7 +347,7 @@ Ref Gradient(const Formula& formula, const Inputs& inputs, Reduction reduction, 
   LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
   args.grad = grad.data<T>();
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args);
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
   args.scale = scale.grad;
   Run<T>(formula, LossPass::kGrad, inputs, args, grad.is_callers());
   scale.Finish(grad.buffer());
@@ -351,7 +358,7 @@ template <class T>
 Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reduction, PyObject* out) {
   LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args);
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
   args.grad = grad.data<T>();
   args.scale = scale.grad;
   Ref value;
@@ -361,7 +368,17 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
     Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
     value = Values<T>(inputs, values);
   } else {
-    value = ValueObject(scale, Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers()));
+    LossArgs<T> value_args = args;
+    value_args.grad = nullptr;
+    const bool far = AreFarWeights(inputs, reduction);
+    double sum = far ? SumFromModerateWeights(formula, inputs, value_args) : 0.0;
+    const double found = Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
+    if (!far) sum = found;
+    const bool in_place = args.grad == args.pred || args.grad == args.target || args.grad == args.weight;
+    if (!std::isfinite(sum) && !far && args.weight != nullptr && !in_place) {
+      sum = SumFromModerateWeights(formula, inputs, value_args);
+    }
+    value = ValueObject(scale, sum);
   }
   scale.Finish(grad.buffer());
   const Ref grad_array = grad.Finish();

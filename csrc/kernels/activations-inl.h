@@ -353,7 +353,10 @@ struct SELU : Base<D> {
   using typename Base<D>::V;
   HWY_INLINE SELU(D, const double*) {}
   HWY_INLINE V operator()(D d, V x) const {
-    const V right = hn::Mul(hn::Set(d, kLambda), x);
+    // The rounding of lambda must not make an infinity of what rounds to the largest number.
+    const V product = hn::Mul(hn::Set(d, kLambda), x);
+    const V finite = ClampHighOrNaN(product, hn::Set(d, std::numeric_limits<T>::max()));
+    const V right = hn::IfThenElse(hn::Le(x, hn::Set(d, kLastFinite)), finite, product);
     return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), right, hn::Mul(hn::Set(d, kLambdaAlpha), Expm1(d, x)));
   }
   HWY_INLINE V Derivative(D d, V x) const {
@@ -363,6 +366,8 @@ struct SELU : Base<D> {
   }
   static constexpr T kLambda = static_cast<T>(1.0507009873554805);
   static constexpr T kLambdaAlpha = static_cast<T>(1.7580993408473766);
+  // The largest x for which lambda x, lambda not rounded, rounds to a finite number.
+  static constexpr T kLastFinite = static_cast<T>(sizeof(T) == 4 ? 0x1.e74b3p+127 : 0x1.e74b31afded6dp+1023);
 };
 
 // f(x) = x if x > 0 else alpha (e^(x/alpha) - 1), alpha > 0

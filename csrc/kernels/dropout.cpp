@@ -42,7 +42,8 @@ HWY_INLINE V Mix(D d, V x) {
   return hn::Xor(x, hn::ShiftRight<15>(x));
 }
 
-// m for the elements whose lower halves of the index are `at`.
+// x m for the elements whose lower halves of the index are `at`: 0 where m is 0, with the sign of x, even if x is
+// infinite or NaN.
 template <class T, class D, class DU>
 class Masks {
  public:
@@ -53,14 +54,17 @@ class Masks {
             Signed(hn::Set(DU(), static_cast<uint32_t>(std::min(std::nearbyint(std::ldexp(p, 32)), 4294967295.0))))),
         scale_(hn::Set(D(), static_cast<T>(1.0 / (1.0 - p)))) {}
 
-  HWY_INLINE hn::Vec<D> operator()(hn::Vec<DU> at) const {
-    const hn::RebindToSigned<D> di;
+  HWY_INLINE hn::Vec<D> operator()(hn::Vec<DU> at, hn::Vec<D> x) const {
+    const D d;
+    const auto zero = hn::And(x, hn::SignBit(d));
+    const auto kept = hn::Mul(x, scale_);
     const auto hash = Mix(DU(), hn::Add(Mix(DU(), hn::Xor(at, k0_)), k1_));
     const auto dropped = hn::VecFromMask(hn::RebindToSigned<DU>(), hn::Lt(Signed(hash), threshold_));
     if constexpr (sizeof(T) == sizeof(float)) {
-      return hn::IfThenZeroElse(hn::MaskFromVec(hn::BitCast(D(), dropped)), scale_);
+      return hn::IfThenElse(hn::MaskFromVec(hn::BitCast(d, dropped)), zero, kept);
     } else {
-      return hn::IfThenZeroElse(hn::MaskFromVec(hn::BitCast(D(), hn::PromoteTo(di, dropped))), scale_);
+      const auto wide = hn::PromoteTo(hn::RebindToSigned<D>(), dropped);
+      return hn::IfThenElse(hn::MaskFromVec(hn::BitCast(d, wide)), zero, kept);
     }
   }
 
@@ -90,12 +94,12 @@ void Run(const T* x, size_t n, double p, uint64_t key, T* y) {
       const Masks<T, D, DU> masks(p, key, static_cast<uint64_t>(begin) >> 32);
       size_t i = begin;
       for (; i + lanes <= end; i += lanes) {
-        const auto m = masks(hn::Add(first, hn::Set(du, static_cast<uint32_t>(i))));
-        hn::StoreU(hn::Mul(hn::LoadU(d, x + i), m), d, y + i);
+        const auto at = hn::Add(first, hn::Set(du, static_cast<uint32_t>(i)));
+        hn::StoreU(masks(at, hn::LoadU(d, x + i)), d, y + i);
       }
       if (i == end) continue;
-      const auto m = masks(hn::Add(first, hn::Set(du, static_cast<uint32_t>(i))));
-      StorePartial(hn::Mul(LoadPartial(d, x + i, end - i), m), d, y + i, end - i);
+      const auto at = hn::Add(first, hn::Set(du, static_cast<uint32_t>(i)));
+      StorePartial(masks(at, LoadPartial(d, x + i, end - i)), d, y + i, end - i);
     }
   });
 }

@@ -49,7 +49,7 @@ HWY_INLINE double WeightOf(const LabelLossArgs<T>& args, size_t row) {
 
 template <class T>
 HWY_INLINE double ClassWeightOf(const LabelLossArgs<T>& args, size_t row) {
-  return args.class_weight == nullptr ? 1.0 : static_cast<double>(args.class_weight[args.labels[row]]);
+  return args.class_weight == nullptr ? 1.0 : args.class_weight[args.labels[row]];
 }
 
 // max(hess, floor) * weight
@@ -86,13 +86,14 @@ double RunLikelihood(const LabelLossArgs<T>& args) {
       if (found[row] != found[row]) args.hess[row * n + static_cast<size_t>(args.labels[row])] = found[row];
     }
   }
+  std::vector<double> losses(args.rows);
   for (size_t row = 0; row < args.rows; ++row) {
     const double log_p = static_cast<double>(found[row]);
-    found[row] = static_cast<T>((0.0 - log_p) * ClassWeightOf(args, row) * WeightOf(args, row));
+    losses[row] = (0.0 - log_p) * (ClassWeightOf(args, row) * WeightOf(args, row));
+    if (args.row_value != nullptr) args.row_value[row] = static_cast<T>(losses[row]);
   }
-  if (args.row_value != nullptr) memcpy(args.row_value, found.data(), args.rows * sizeof(T));
   return SumOverBlocks(args.rows,
-                       [&](size_t begin, size_t end) HWY_ATTR { return SumRange(found.data(), begin, end); });
+                       [&](size_t begin, size_t end) HWY_ATTR { return SumRange(losses.data(), begin, end); });
 }
 
 // ------------------------------------------------------------------------------------------------ softmax focal
@@ -184,9 +185,9 @@ HWY_NOINLINE void Weigh(FocalRows& rows, size_t count, double gamma) {
   }
 }
 
-// At last the row's outputs. Returns its weighted loss.
+// At last the row's outputs but the loss. Returns that, weighted.
 template <class T>
-HWY_INLINE T WriteRow(const LabelLossArgs<T>& args, size_t row, size_t r, const FocalRows& rows) {
+HWY_INLINE double WriteRow(const LabelLossArgs<T>& args, size_t row, size_t r, const FocalRows& rows) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   const size_t n = args.classes;
@@ -212,7 +213,7 @@ HWY_INLINE T WriteRow(const LabelLossArgs<T>& args, size_t row, size_t r, const 
   }
   if (args.grad != nullptr) {
     T* grad = args.grad + row * n;
-    const double slope = factor * rows.k[r] * weight * args.scale;
+    const double slope = rows.power[r] * rows.k[r] * (class_weight * weight * args.scale);
     const V v_factor = hn::Set(d, static_cast<T>(slope * rows.inverse[r]));
     const V lower = hn::Set(d, softmax::kLower<T>);
     MapRange([&](auto, V v) HWY_ATTR { return hn::Mul(hn::Mul(v, lower), v_factor); }, grad, 0, n, false,
@@ -220,7 +221,7 @@ HWY_INLINE T WriteRow(const LabelLossArgs<T>& args, size_t row, size_t r, const 
     grad[label] = static_cast<T>(-slope * rows.q[r]);
   }
   // A class of weight 0 counts as 0, even where the loss is infinite.
-  return class_weight == 0.0 ? static_cast<T>(0) : static_cast<T>(factor * rows.u[r] * weight);
+  return class_weight == 0.0 ? 0.0 : rows.power[r] * rows.u[r] * (class_weight * weight);
 }
 
 template <class T>
@@ -229,13 +230,15 @@ double RunFocal(const LabelLossArgs<T>& args, double gamma) {
   std::vector<double> sums((args.rows + length - 1) / length);
   softmax::ForEachRowRange(args.rows, args.classes, [&](size_t range_begin, size_t range_end) HWY_ATTR {
     FocalRows rows = {};
-    T values[softmax::kMaxBlockRows];
+    double values[softmax::kMaxBlockRows];
     for (size_t begin = range_begin; begin < range_end; begin += length) {
       const size_t count = HWY_MIN(length, range_end - begin);
       for (size_t r = 0; r < count; ++r) ReadRow(args, begin + r, r, rows);
       Weigh(rows, count, gamma);
-      for (size_t r = 0; r < count; ++r) values[r] = WriteRow(args, begin + r, r, rows);
-      if (args.row_value != nullptr) memcpy(args.row_value + begin, values, count * sizeof(T));
+      for (size_t r = 0; r < count; ++r) {
+        values[r] = WriteRow(args, begin + r, r, rows);
+        if (args.row_value != nullptr) args.row_value[begin + r] = static_cast<T>(values[r]);
+      }
       sums[begin / length] = SumRange(values, 0, count);
     }
   });

@@ -15,8 +15,8 @@ struct LabelLossArgs {
   const int64_t* labels = nullptr;  // (rows,), in [0, classes)
   size_t rows = 0;
   size_t classes = 0;
-  const T* weight = nullptr;        // (rows,); null for ones
-  const T* class_weight = nullptr;  // (classes,), a factor of the loss by label; null for ones
+  const T* weight = nullptr;             // (rows,); null for ones
+  const double* class_weight = nullptr;  // (classes,), a factor of the loss by label; null for ones
   double scale = 1.0;
   // Outputs, null if not wanted. grad may be pred; hess may not, and comes with grad.
   T* row_value = nullptr;  // (rows,): loss * weight

@@ -46,6 +46,21 @@ struct LearnedSwish : activations::Swish<D> {
   }
 };
 
+// Adds dy factor root^2 to a sum, without overflow or underflow before the end.
+template <class T, class V>
+HWY_INLINE void AddDerivative(size_t index, V dy, V factor, V root, Accumulator<T>& sum) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    sum.AddProduct(index, dy, factor, root);  // in float64, which has room for all of them
+  } else {
+    const hn::ScalableTag<T> d;
+    // factor root^2 is no larger than the whole where dy is large, dy root where it is small.
+    const auto large = hn::Ge(hn::Abs(dy), hn::Set(d, T(1)));
+    const V first = hn::Mul(factor, root);
+    sum.AddProduct(index, hn::IfThenElse(large, hn::Mul(first, root), hn::Mul(dy, root)),
+                   hn::IfThenElse(large, dy, first));
+  }
+}
+
 template <template <class> class F, class T>
 double Backward(const double* parameters, const T* x, const T* dy, T* dx, size_t n) {
   using D = hn::ScalableTag<T>;
@@ -60,7 +75,7 @@ double Backward(const double* parameters, const T* x, const T* dy, T* dx, size_t
       const V result = hn::Mul(vdy, f.Derivative(d, vx));
       V factor, root;
       f.ParameterDerivative(d, vx, &factor, &root);
-      sum.AddProduct(index, vdy, factor, root);
+      AddDerivative(index, vdy, factor, root, sum);
       if (full) {
         hn::StoreU(result, d, dx + i);
       } else {

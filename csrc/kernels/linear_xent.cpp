@@ -6,8 +6,10 @@
 #include "kernels/linear_xent.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
+#include "kernels/class_weights.h"
 #include "kernels/dense_gradient.h"
 #include "kernels/matmul.h"
 
@@ -201,7 +203,10 @@ SoftmaxXentResult Run(const LinearXentArgs<T>& given) {
   LinearXentArgs<T> args = given;
   SoftmaxXentArgs<T>& loss = args.loss;
   SoftmaxXentResult result;
-  result.first_invalid_row = loss.rows;
+  ModerateWeights<T> moderate;
+  const int exponent = moderate.Moderate(&loss, &result);
+  if (result.first_invalid_row < loss.rows) return result;
+  const int shift = loss.mean_of_labels ? 0 : exponent;
   if (loss.labels != nullptr) {
     result = CheckSoftmaxXentLabels(loss);
     if (result.first_invalid_row < loss.rows) return result;
@@ -228,7 +233,7 @@ SoftmaxXentResult Run(const LinearXentArgs<T>& given) {
       result.first_invalid_row = begin + found.first_invalid_row;
       return result;
     }
-    result.sum += found.sum;
+    result.sum += std::ldexp(found.sum, shift);
     if (want_grad) {
       WeightGradient(args, block, !first);
       XGradient(args, block);

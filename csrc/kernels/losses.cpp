@@ -203,26 +203,12 @@ HWY_NOINLINE void SpreadWeights(const LossArgs<T>& args, size_t begin, size_t en
   }
 }
 
-// weight[i] = from[i] 2^exponent; they may be the same array.
-template <class T>
-HWY_NOINLINE void ScaleWeights(const T* from, size_t n, int exponent, T* weight) {
-  // In two factors, as one may overflow.
-  const double first = std::ldexp(1.0, exponent / 2);
-  const double second = std::ldexp(1.0, exponent - exponent / 2);
-  for (size_t i = 0; i < n; ++i) weight[i] = static_cast<T>(static_cast<double>(from[i]) * first * second);
-}
-
 // The weights of elements [begin, end), null for ones; `buffer` is used where they are not given so.
 template <class T>
 HWY_INLINE const T* WeightsOf(const LossArgs<T>& args, size_t begin, size_t end, T* buffer) {
   if (args.weight == nullptr) return nullptr;
-  const T* weight = args.weight + begin;
-  if (args.weight_run != 1) {
-    SpreadWeights(args, begin, end, buffer);
-    weight = buffer;
-  }
-  if (HWY_LIKELY(args.weight_exponent == 0)) return weight;
-  ScaleWeights(weight, end - begin, args.weight_exponent, buffer);
+  if (args.weight_run == 1) return args.weight + begin;
+  SpreadWeights(args, begin, end, buffer);
   return buffer;
 }
 
@@ -547,12 +533,16 @@ HWY_NOINLINE void Leaf(const double* parameters, const LossPiece<T>& given) {
       }
       // SelectMax keeps a NaN of its first argument.
       if ((kWant & kHess) != 0 && given.floor_hess) terms.d2 = SelectMax(terms.d2, floor);
+      V of_grad = scale;
       if (weight != nullptr) {
         const V w = hn::LoadU(d, weight + i);
-        terms = {hn::Mul(terms.value, w), hn::Mul(terms.d1, w), hn::Mul(terms.d2, w)};
+        // The product of weight and scale is that of a mean: it neither overflows nor vanishes.
+        of_grad = hn::Mul(w, scale);
+        terms.value = hn::Mul(terms.value, w);
+        terms.d2 = hn::Mul(terms.d2, w);
       }
       if ((kWant & kValue) != 0) hn::StoreU(terms.value, d, value + i);
-      if ((kWant & kGrad) != 0) StoreOrStream(hn::Mul(terms.d1, scale), d, grad + i, stream);
+      if ((kWant & kGrad) != 0) StoreOrStream(hn::Mul(terms.d1, of_grad), d, grad + i, stream);
       if ((kWant & kHess) != 0) StoreOrStream(terms.d2, d, hess + i, stream);
     }
     if (!whole) break;

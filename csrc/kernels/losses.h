@@ -30,8 +30,6 @@ struct LossArgs {
   // One weight for each run of `weight_run` elements; null for ones.
   const T* weight = nullptr;
   size_t weight_run = 1;
-  // The weights are multiplied by 2 to this, so that weights of any size can be divided by their mean.
-  int weight_exponent = 0;
   // The parameter of each column, for losses that may have one per column, tiled: element i has column[i % num_columns]
   // where kLossPiece + num_columns elements can be read; null for the same everywhere.
   const T* column = nullptr;

@@ -1,10 +1,17 @@
 // The statistics of columns are taken over blocks of a few rows, each about its own mean, and merged; those of a row in
 // two passes, the second from the cache. So no difference of large sums cancels.
+//
+// Near the ends of the range squares, sums and 1 / sqrt(var + eps) overflow or vanish, in float64 or in T. Whether they
+// can is seen from the statistics, and of dy from its largest element. Such columns and rows are computed one by one,
+// in float64 and divided by powers of two.
 
 #include "kernels/norms.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <limits>
+#include <utility>
 #include <vector>
 
 #undef HWY_TARGET_INCLUDE
@@ -93,6 +100,267 @@ inline double ReciprocalRoot(double var, double eps) { return 1.0 / std::sqrt(va
 template <class T>
 T LowPart(double value) {
   return static_cast<T>(value - static_cast<double>(static_cast<T>(value)));
+}
+
+// --- columns and rows near the ends of the range
+
+// 2^-kForward to 2^kForward is where the forward pass is at ease, the backward pass within narrower limits: it
+// multiplies deviations by dy, and divides by the variance.
+template <class T>
+constexpr int kForward = sizeof(T) == sizeof(float) ? 96 : 480;
+template <class T>
+constexpr int kBackward = sizeof(T) == sizeof(float) ? 40 : 240;
+
+constexpr double PowerOfTwo(int exponent) {
+  double power = 1.0;
+  for (int i = 0; i < exponent; ++i) power *= 2.0;
+  for (int i = 0; i > exponent; --i) power /= 2.0;
+  return power;
+}
+
+// Whether statistics of n elements are within 2^-k to 2^k. NaN is not.
+template <int k>
+bool IsAtEase(double mean, double var, size_t n, double eps) {
+  constexpr double kMost = PowerOfTwo(k), kLeast = PowerOfTwo(-k);
+  const double size = std::fabs(mean);
+  return size < kMost && (var + eps) * static_cast<double>(n) < kMost * kMost && var + eps > kLeast * kLeast &&
+         (size == 0.0 || size > kLeast || var > kLeast * kLeast);
+}
+
+// Whether weight / sqrt(var), as T, keeps its accuracy.
+template <class T>
+bool IsFactor(double weight, double var) {
+  constexpr double kMost = PowerOfTwo(kForward<T> + 14), kLeast = PowerOfTwo(-kForward<T> - 14);
+  const double square = weight * weight;
+  return weight == 0.0 || (square < var * kMost * kMost && square > var * kLeast * kLeast);
+}
+
+// The largest |dy|, or |dy weight|, for which nothing overflows.
+template <class T>
+constexpr double kMostGradient = PowerOfTwo(sizeof(T) == sizeof(float) ? 60 : 400);
+
+// Elements of a column or of a row.
+template <class T>
+struct Line {
+  const T* first;
+  size_t count, step;
+
+  double operator[](size_t i) const { return static_cast<double>(first[i * step]); }
+  // The size of the largest one; infinite if one is not finite.
+  double Largest() const {
+    double largest = 0.0;
+    for (size_t i = 0; i < count; ++i) {
+      const double size = std::fabs((*this)[i]);
+      if (!std::isfinite(size)) return std::numeric_limits<double>::infinity();
+      largest = std::max(largest, size);
+    }
+    return largest;
+  }
+};
+
+// The exponent of a power of two above `size`; 0 for 0.
+inline int ExponentOf(double size) {
+  int exponent = 0;
+  std::frexp(size, &exponent);
+  return exponent;
+}
+
+// A line divided by 2^exponent: its elements are at most 1 then.
+template <class T>
+class CarefulLine {
+ public:
+  CarefulLine(const Line<T>& x, double eps) : x_(x) {
+    const double largest = x.Largest();
+    is_finite_ = std::isfinite(largest) && x.count != 0;
+    if (!is_finite_) return;
+    // Where eps is by far the larger one, its quotient must not overflow.
+    exponent_ = std::max(ExponentOf(largest), (ExponentOf(eps) - 900) / 2);
+    const auto n = static_cast<double>(x.count);
+    // The second time for what the first one's rounding left: a constant has no deviations.
+    for (int round = 0; round < 2; ++round) {
+      double sum = 0.0;
+      for (size_t i = 0; i < x.count; ++i) sum += At(i) - mean_;
+      mean_ += sum / n;
+    }
+    double squares = 0.0;
+    for (size_t i = 0; i < x.count; ++i) squares += (At(i) - mean_) * (At(i) - mean_);
+    var_ = squares / n;
+    const double sum = var_ + std::ldexp(eps, -2 * exponent_);
+    rstd_ = sum == 0.0 ? 0.0 : 1.0 / std::sqrt(sum);
+  }
+
+  bool is_finite() const { return is_finite_; }
+  int exponent() const { return exponent_; }
+  double mean() const { return std::ldexp(mean_, exponent_); }
+  double var() const { return std::ldexp(var_, 2 * exponent_); }
+  double rstd() const { return rstd_; }
+  double Xhat(size_t i) const { return Deviation(i) * rstd_; }
+  // factor xhat where xhat itself may vanish.
+  double TimesXhat(double factor, size_t i) const { return TimesRstd(factor, Deviation(i)); }
+  double TimesRstd(double a, double b) const {
+    int of_a = 0, of_b = 0, of_rstd = 0;
+    const double mantissa = std::frexp(a, &of_a) * std::frexp(b, &of_b) * std::frexp(rstd_, &of_rstd);
+    return std::ldexp(mantissa, of_a + of_b + of_rstd);
+  }
+  double Deviation(size_t i) const { return At(i) - mean_; }
+
+ private:
+  double At(size_t i) const { return std::ldexp(x_[i], -exponent_); }
+
+  Line<T> x_;
+  bool is_finite_ = false;
+  int exponent_ = 0;
+  double mean_ = 0.0, var_ = 0.0, rstd_ = 0.0;
+};
+
+// dx of a line, where g = dy weight; weight and dx are given by their element's number.
+template <class T>
+class CarefulGradient {
+ public:
+  template <class Weight>
+  CarefulGradient(const CarefulLine<T>& x, const Line<T>& dy, const Weight& weight) : x_(x), dy_(dy) {
+    const double largest = dy.Largest();
+    double largest_weight = 0.0;
+    for (size_t i = 0; i < dy.count; ++i) largest_weight = std::max(largest_weight, std::fabs(weight(i)));
+    of_dy_ = std::isfinite(largest) ? ExponentOf(largest) : 0;
+    of_weight_ = std::isfinite(largest_weight) ? ExponentOf(largest_weight) : 0;
+    double sum = 0.0, products = 0.0;
+    for (size_t i = 0; i < dy.count; ++i) {
+      const double g = Dy(i) * std::ldexp(weight(i), -of_weight_);
+      sum += g;
+      products += g * x.Xhat(i);
+      sum_dy_ += Dy(i);
+      sum_dy_t_ += Dy(i) * x.Deviation(i);
+    }
+    mean_ = sum / static_cast<double>(dy.count);
+    slope_ = products / static_cast<double>(dy.count);
+  }
+
+  double SumDy() const { return std::ldexp(sum_dy_, of_dy_); }
+  double SumDyXhat() const { return x_.TimesRstd(sum_dy_t_, std::ldexp(1.0, of_dy_ - 1)) * 2.0; }
+  T Dx(size_t i, double weight) const {
+    const double xhat = x_.Xhat(i);
+    const double rest = Dy(i) * std::ldexp(weight, -of_weight_) - mean_ - xhat * slope_;
+    return static_cast<T>(std::ldexp(rest * x_.rstd(), of_dy_ + of_weight_ - x_.exponent()));
+  }
+
+ private:
+  double Dy(size_t i) const { return std::ldexp(dy_[i], -of_dy_); }
+
+  const CarefulLine<T>& x_;
+  Line<T> dy_;
+  int of_dy_ = 0, of_weight_ = 0;
+  double sum_dy_ = 0.0, sum_dy_t_ = 0.0, mean_ = 0.0, slope_ = 0.0;
+};
+
+template <class T>
+double WeightOf(const T* weight, size_t i) {
+  return weight == nullptr ? 1.0 : static_cast<double>(weight[i]);
+}
+
+// What becomes of a column that is computed on its own: kept until the others, which may take its place, are done.
+template <class T>
+struct CarefulColumn {
+  size_t column;
+  std::vector<T> values;  // y or dx
+  double dweight = 0.0, dbias = 0.0;
+  double old_dweight = 0.0, old_dbias = 0.0;
+};
+
+template <class T>
+void Scatter(const std::vector<CarefulColumn<T>>& columns, size_t n, T* to) {
+  for (const auto& column : columns) {
+    for (size_t row = 0; row < column.values.size(); ++row) to[row * n + column.column] = column.values[row];
+  }
+}
+
+// y of the columns that the statistics say to be careful with. Statistics found here are corrected.
+template <class T>
+std::vector<CarefulColumn<T>> CarefulForward(const NormForward<T>& args, bool training) {
+  std::vector<CarefulColumn<T>> columns;
+  for (size_t j = 0; j < args.n; ++j) {
+    const double weight = WeightOf(args.weight, j);
+    const double bias = args.bias == nullptr ? 0.0 : static_cast<double>(args.bias[j]);
+    const double mean = args.mean[j], var = args.var[j];
+    const Line<T> x = {args.x + j, args.rows, args.n};
+    const bool is_factor = IsFactor<T>(weight, var + args.eps);
+    if (training) {
+      if (is_factor && IsAtEase<kForward<T>>(mean, var, args.rows, args.eps)) continue;
+      const CarefulLine<T> line(x, args.eps);
+      if (!line.is_finite()) continue;
+      args.mean[j] = line.mean();
+      args.var[j] = line.var();
+      CarefulColumn<T> column = {j, std::vector<T>(args.rows)};
+      for (size_t i = 0; i < args.rows; ++i) column.values[i] = static_cast<T>(line.Xhat(i) * weight + bias);
+      columns.push_back(std::move(column));
+    } else {
+      constexpr double kMost = PowerOfTwo(kForward<T>);
+      if (is_factor && std::fabs(mean) < kMost) continue;
+      if (!std::isfinite(mean) || !std::isfinite(var)) continue;
+      const double rstd = ReciprocalRoot(var, args.eps);
+      CarefulColumn<T> column = {j, std::vector<T>(args.rows)};
+      for (size_t i = 0; i < args.rows; ++i) {
+        const double t = 0.5 * x[i] - 0.5 * mean;  // the difference itself may overflow
+        column.values[i] = static_cast<T>(2.0 * (t * rstd) * weight + bias);
+      }
+      columns.push_back(std::move(column));
+    }
+  }
+  return columns;
+}
+
+// dx and the sums of the columns that the statistics, or dy, say to be careful with.
+template <class T>
+std::vector<CarefulColumn<T>> CarefulBackward(const NormBackward<T>& args, bool dy_is_large) {
+  std::vector<CarefulColumn<T>> columns;
+  for (size_t j = 0; j < args.n; ++j) {
+    const double weight = WeightOf(args.weight, j);
+    const Line<T> dy = {args.dy + j, args.rows, args.n};
+    const bool at_ease = IsFactor<T>(weight, args.var[j] + args.eps) &&
+                         IsAtEase<kBackward<T>>(args.mean[j], args.var[j], args.rows, args.eps);
+    if (at_ease && (!dy_is_large || dy.Largest() <= kMostGradient<T>)) continue;
+    const CarefulLine<T> line({args.x + j, args.rows, args.n}, args.eps);
+    if (!line.is_finite()) continue;
+    const CarefulGradient<T> gradient(line, dy, [&](size_t) { return weight; });
+    CarefulColumn<T> column = {j, std::vector<T>(args.dx == nullptr ? 0 : args.rows)};
+    for (size_t i = 0; i < column.values.size(); ++i) column.values[i] = gradient.Dx(i, weight);
+    column.dweight = gradient.SumDyXhat();
+    column.dbias = gradient.SumDy();
+    if (args.accumulate && args.dweight != nullptr) column.old_dweight = static_cast<double>(args.dweight[j]);
+    if (args.accumulate && args.dbias != nullptr) column.old_dbias = static_cast<double>(args.dbias[j]);
+    columns.push_back(std::move(column));
+  }
+  return columns;
+}
+
+// y of a row, and its statistics. Returns whether it is finite: nothing is written otherwise.
+template <class T>
+bool CarefulRow(const NormForward<T>& args, size_t row) {
+  const CarefulLine<T> line({args.x + row * args.n, args.n, 1}, args.eps);
+  if (!line.is_finite()) return false;
+  if (args.mean != nullptr) args.mean[row] = line.mean();
+  if (args.var != nullptr) args.var[row] = line.var();
+  for (size_t i = 0; i < args.n; ++i) {
+    const double bias = args.bias == nullptr ? 0.0 : static_cast<double>(args.bias[i]);
+    args.y[row * args.n + i] = static_cast<T>(line.Xhat(i) * WeightOf(args.weight, i) + bias);
+  }
+  return true;
+}
+
+// dx of a row, likewise; adds to the sums unless they are null.
+template <class T>
+bool CarefulRow(const NormBackward<T>& args, size_t row, double* sum_dy, double* sum_dy_xhat) {
+  const CarefulLine<T> line({args.x + row * args.n, args.n, 1}, args.eps);
+  if (!line.is_finite()) return false;
+  const Line<T> dy = {args.dy + row * args.n, args.n, 1};
+  for (size_t i = 0; sum_dy != nullptr && i < args.n; ++i) {
+    sum_dy[i] += dy[i];
+    sum_dy_xhat[i] += line.TimesXhat(dy[i], i);
+  }
+  if (args.dx == nullptr) return true;
+  const CarefulGradient<T> gradient(line, dy, [&](size_t i) { return WeightOf(args.weight, i); });
+  for (size_t i = 0; i < args.n; ++i) args.dx[row * args.n + i] = gradient.Dx(i, WeightOf(args.weight, i));
+  return true;
 }
 
 }  // namespace
@@ -298,6 +566,7 @@ void BatchForward(const NormForward<T>& args, bool training) {
   const hn::ScalableTag<T> d;
   auto& scratch = NormScratch<T>::Get(training ? 2 * n * Strips(args.rows).count : 0, 4 * n);
   if (training) ColumnStatistics(args.x, args.rows, n, scratch.sums.data(), args.mean, args.var);
+  const std::vector<CarefulColumn<T>> careful = CarefulForward(args, training);
   T* const high = scratch.columns.data();
   T* const low = high + n;
   T* const scale = low + n;
@@ -322,17 +591,19 @@ void BatchForward(const NormForward<T>& args, bool training) {
     }
     if (stream) hwy::FlushStream();
   });
+  Scatter(careful, n, args.y);
 }
 
-// The sums over a strip's rows of dy and of dy t, for each column.
+// The sums over a strip's rows of dy and of dy t, for each column. Returns whether a dy is too large for them.
 template <class T>
-HWY_INLINE void StripGradients(const NormBackward<T>& args, size_t begin, size_t end, double* sum_dy,
+HWY_INLINE bool StripGradients(const NormBackward<T>& args, size_t begin, size_t end, double* sum_dy,
                                double* sum_dy_t) {
   constexpr size_t kRows = 4;  // added while the sums are in registers
   const size_t n = args.n;
   const double* const means = args.mean;
   std::fill_n(sum_dy, n, 0.0);
   std::fill_n(sum_dy_t, n, 0.0);
+  VW largest = hn::Zero(DW());
   for (size_t row = begin; row < end; row += kRows) {
     const size_t block = HWY_MIN(kRows, end - row);
     const T* const x = args.x + row * n;
@@ -344,6 +615,7 @@ HWY_INLINE void StripGradients(const NormBackward<T>& args, size_t begin, size_t
       const auto add = [&](size_t r) HWY_ATTR {
         const VW v = LoadWide(dy + r * n + i, count);
         s1 = hn::Add(s1, v);
+        largest = SelectMax(largest, hn::Abs(v));
         s2 = hn::MulAdd(v, hn::Sub(LoadWide(x + r * n + i, count), mean), s2);
       };
       if (block == kRows) {
@@ -356,6 +628,7 @@ HWY_INLINE void StripGradients(const NormBackward<T>& args, size_t begin, size_t
       StoreWide(s2, sum_dy_t + i, count);
     });
   }
+  return !hn::AllFalse(DW(), hn::Gt(largest, hn::Set(DW(), kMostGradient<T>)));
 }
 
 // Adds the strips' sums, 2 n of each, into those of the first.
@@ -376,10 +649,13 @@ void BatchBackward(const NormBackward<T>& args) {
   const Strips strips(args.rows);
   auto& scratch = NormScratch<T>::Get(2 * n * HWY_MAX(strips.count, size_t{1}), 5 * n);
   double* const sums = scratch.sums.data();
+  std::atomic<bool> dy_is_large{false};
   ForEachStrip(strips, n, [&](size_t strip) HWY_ATTR {
     double* to = sums + 2 * strip * n;
-    StripGradients(args, strips.begin(strip), strips.end(strip), to, to + n);
+    const bool large = StripGradients(args, strips.begin(strip), strips.end(strip), to, to + n);
+    if (HWY_UNLIKELY(large)) dy_is_large.store(true, std::memory_order_relaxed);
   });
+  const std::vector<CarefulColumn<T>> careful = CarefulBackward(args, dy_is_large.load(std::memory_order_relaxed));
   AddStrips(strips, n, sums);
   const VW share = hn::Set(DW(), 1.0 / static_cast<double>(HWY_MAX(args.rows, size_t{1})));
   T* const high = scratch.columns.data();
@@ -398,6 +674,10 @@ void BatchBackward(const NormBackward<T>& args) {
     Put(sum_dy_xhat, args.accumulate, args.dweight, i, count);
     Put(sum_dy, args.accumulate, args.dbias, i, count);
   });
+  for (const auto& column : careful) {
+    if (args.dweight != nullptr) args.dweight[column.column] = static_cast<T>(column.old_dweight + column.dweight);
+    if (args.dbias != nullptr) args.dbias[column.column] = static_cast<T>(column.old_dbias + column.dbias);
+  }
   if (args.dx == nullptr) return;
   const bool stream = Streams(args);
   ForEachRowRange(args.rows, n, [&](size_t begin, size_t end) HWY_ATTR {
@@ -415,6 +695,7 @@ void BatchBackward(const NormBackward<T>& args) {
     }
     if (stream) hwy::FlushStream();
   });
+  Scatter(careful, n, args.dx);
 }
 
 // ---------------------------------------------------------------------------------------------------- layer norm
@@ -490,6 +771,7 @@ void LayerForward(const NormForward<T>& args) {
       T* y = args.y + row * n;
       const double mean = RowMean(x, n);
       const double var = RowVariance(x, n, mean);
+      if (HWY_UNLIKELY(!IsAtEase<kForward<T>>(mean, var, n, args.eps)) && CarefulRow(args, row)) continue;
       if (args.mean != nullptr) args.mean[row] = mean;
       if (args.var != nullptr) args.var[row] = var;
       const auto high = hn::Set(d, static_cast<T>(mean));
@@ -517,15 +799,21 @@ HWY_INLINE void RowBackward(const NormBackward<T>& args, size_t row, bool stream
   const T* const dy = args.dy + row * n;
   const T* const weight = args.weight;
   const double mean = args.mean[row];
+  if (HWY_UNLIKELY(!IsAtEase<kBackward<T>>(mean, args.var[row], n, args.eps)) &&
+      CarefulRow(args, row, sum_dy, sum_dy_xhat)) {
+    return;
+  }
   const double rstd = ReciprocalRoot(args.var[row], args.eps);
   const VW v_mean = hn::Set(dw, mean);
   const VW v_rstd = hn::Set(dw, rstd);
   RowSum sum_g, sum_g_xhat;
+  VW largest = hn::Zero(dw);
   ForEachInRow(n, [&](size_t i, size_t index, size_t count) HWY_ATTR {
     const VW v_dy = LoadWide(dy + i, count);
     VW xhat = hn::Mul(hn::Sub(LoadWide(x + i, count), v_mean), v_rstd);
     if (count != hn::Lanes(dw)) xhat = hn::IfThenElseZero(hn::FirstN(dw, count), xhat);
     const VW g = weight == nullptr ? v_dy : hn::Mul(v_dy, LoadWide(weight + i, count));
+    largest = SelectMax(largest, hn::Abs(g));
     sum_g.Add(index, g);
     sum_g_xhat.AddProduct(index, g, xhat);
     if (sum_dy == nullptr) return;
@@ -533,6 +821,8 @@ HWY_INLINE void RowBackward(const NormBackward<T>& args, size_t row, bool stream
     StoreWide(hn::MulAdd(v_dy, xhat, LoadWide(sum_dy_xhat + i, count)), sum_dy_xhat + i, count);
   });
   if (args.dx == nullptr) return;
+  const bool g_is_large = !hn::AllFalse(dw, hn::Gt(largest, hn::Set(dw, kMostGradient<T>)));
+  if (HWY_UNLIKELY(g_is_large) && CarefulRow(args, row, nullptr, nullptr)) return;
   T* dx = args.dx + row * n;
   const double share = 1.0 / static_cast<double>(n);
   const auto high = hn::Set(d, static_cast<T>(mean));
@@ -600,12 +890,17 @@ template <class T>
 void Update(const double* mean, const double* var, size_t rows, size_t n, double momentum, T* running_mean,
             T* running_var) {
   const auto count = static_cast<double>(rows);
+  constexpr double kMostBatch = std::numeric_limits<double>::max();
+  // A sum of shares: neither it nor its terms overflow if its ends do not.
+  const auto move = [&](T* running, double batch) {
+    const double moved = (1.0 - momentum) * static_cast<double>(*running) + momentum * batch;
+    // Beyond the range, as close as can be: an infinity would stay for ever.
+    constexpr double kMost = static_cast<double>(std::numeric_limits<T>::max());
+    *running = static_cast<T>(moved > kMost ? kMost : moved < -kMost ? -kMost : moved);
+  };
   for (size_t i = 0; i < n; ++i) {
-    const auto old_mean = static_cast<double>(running_mean[i]);
-    running_mean[i] = static_cast<T>(old_mean + momentum * (mean[i] - old_mean));
-    if (rows < 2) continue;
-    const auto old_var = static_cast<double>(running_var[i]);
-    running_var[i] = static_cast<T>(old_var + momentum * (var[i] * (count / (count - 1.0)) - old_var));
+    move(running_mean + i, mean[i]);
+    if (rows >= 2) move(running_var + i, std::min(var[i] * (count / (count - 1.0)), kMostBatch));
   }
 }
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/axis_activations.h"
 
@@ -168,6 +169,38 @@ void Run(const T* x, size_t rows, size_t n, T* y) {
 
 // ---------------------------------------------------------------------------------------------------- backward
 
+// Differences of dy and sums over n of them, times raised exponentials, do not overflow if no dy is beyond the largest
+// number times 2^-k. A row that has such ones is computed from dy 2^-k, and its dx multiplied by 2^k.
+template <class T>
+struct Range {
+  HWY_INLINE explicit Range(size_t n) {
+    up = sizeof(T) == 4 ? T(8) : T(8) / softmax::kLower<T>;  // the products of floats are formed in float64
+    for (; n != 0; n /= 2) up *= T(2);
+    down = T(1) / up;
+    most = std::numeric_limits<T>::max() * down;
+  }
+  // Whether one of dy[0, n) is too large.
+  HWY_INLINE bool Exceeds(const T* HWY_RESTRICT dy, size_t n) const {
+    const hn::ScalableTag<T> d;
+    auto largest = hn::Zero(d);
+    ForEachVector<T>(0, n, [&](size_t i, size_t, size_t count, auto full) HWY_ATTR {
+      // A NaN hides nothing.
+      largest = SelectMax(largest, hn::Abs(full ? hn::LoadU(d, dy + i) : LoadPartial(d, dy + i, count)));
+    });
+    return !hn::AllFalse(d, hn::Gt(largest, hn::Set(d, most)));
+  }
+
+  T up, down, most;
+};
+
+// to[0, n) = factor from[0, n)
+template <class T>
+HWY_INLINE void Multiply(const T* from, size_t n, T factor, T* to) {
+  using D = hn::ScalableTag<T>;
+  using V = hn::Vec<D>;
+  MapRange([&](D d, V v) HWY_ATTR { return hn::Mul(v, hn::Set(d, factor)); }, to, 0, n, false, from);
+}
+
 // dx for one row longer than a short one. `exps` holds n elements; dx may be x or dy.
 //
 // Softmax: dx_j = p_j (dy_j - sum_k p_k dy_k). Where one p is near 1, that difference cancels: dy is then taken
@@ -182,6 +215,13 @@ HWY_INLINE void RowBackward(const T* x, const T* dy, size_t n, T* dx, T* exps, b
   const size_t apart = softmax::FindFirst(x, n, max);
   const double rest = softmax::ExpSum<true>(x, n, max, apart, exps) + (max - max);
   const double sum = 1.0 + rest;
+  const Range<T> range(n);
+  const bool scaled = range.Exceeds(dy, n);
+  if (HWY_UNLIKELY(scaled)) {
+    Multiply(dy, n, range.down, dx);  // in the place of x, of which there are the exponentials
+    dy = dx;
+    stream = false;
+  }
   const T dy_apart = dy[apart];
   const V factor = hn::Set(d, static_cast<T>(1.0 / sum));
   const V lower = hn::Set(d, softmax::kLower<T>);
@@ -206,6 +246,7 @@ HWY_INLINE void RowBackward(const T* x, const T* dy, size_t n, T* dx, T* exps, b
     MapRange(f, dx, 0, n, stream, from, dy);
     dx[apart] = static_cast<T>((static_cast<double>(dy_apart) * rest - others) / sum);
   }
+  if (HWY_UNLIKELY(scaled)) Multiply(static_cast<const T*>(dx), n, range.up, dx);
 }
 
 // dx for `count` short rows, at most ShortRows::kGroup.
@@ -229,14 +270,27 @@ HWY_INLINE void ShortRowGroupBackward(const softmax::ShortRows<T>& rows, const T
   // Where each row has its maximum, for the first time; anywhere if it has a NaN.
   constexpr size_t kNowhere = kSize;
   for (size_t row = 0; row < Rows::kGroup; ++row) apart[row] = kNowhere;
+  V largest = hn::Zero(d);
   rows.ForEach(Rows::kGroup, [&](size_t row, size_t part, size_t at) HWY_ATTR {
     const intptr_t lane = hn::FindFirstTrue(d, hn::Eq(hn::Load(d, exps + at), hn::Set(d, max[row])));
     // The maximum of a row of NaNs may be the -inf beyond its end, where dx has no element.
     const bool in_row = lane >= 0 && static_cast<size_t>(lane) < rows.Count(part);
     if (in_row && apart[row] == kNowhere) apart[row] = at + static_cast<size_t>(lane);
     const T* from = dy + HWY_MIN(row, count - 1) * n + part * Rows::kGroup;
-    hn::Store(LoadPartial(d, from, rows.Count(part)), d, dys + at);
+    const V v = LoadPartial(d, from, rows.Count(part));
+    largest = SelectMax(largest, hn::Abs(v));
+    hn::Store(v, d, dys + at);
   });
+  const Range<T> range(n);
+  bool is_scaled[Rows::kGroup];
+  const bool scaled = !hn::AllFalse(d, hn::Gt(largest, hn::Set(d, range.most)));
+  if (HWY_UNLIKELY(scaled)) {
+    for (size_t row = 0; row < Rows::kGroup; ++row) {
+      T* const row_dy = dys + row * Rows::kStride;
+      is_scaled[row] = range.Exceeds(row_dy, n);
+      if (is_scaled[row]) Multiply(static_cast<const T*>(row_dy), n, range.down, row_dy);
+    }
+  }
   rows.Exp(max, exps);
   // The sum of the exponentials without the one apart, which is 1; NaN if the maximum is infinite.
   T raised_one[Rows::kGroup];
@@ -279,6 +333,10 @@ HWY_INLINE void ShortRowGroupBackward(const softmax::ShortRows<T>& rows, const T
       StorePartial(v, d, dx + row * n + part * Rows::kGroup, rows.Count(part));
     });
     for (size_t row = 0; row < count; ++row) dx[row * n + (apart[row] - row * Rows::kStride)] = at_apart[row];
+  }
+  if (HWY_LIKELY(!scaled)) return;
+  for (size_t row = 0; row < count; ++row) {
+    if (is_scaled[row]) Multiply(static_cast<const T*>(dx + row * n), n, range.up, dx + row * n);
   }
 }
 

@@ -11,8 +11,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <limits>
 #include <type_traits>
 #include <vector>
+
+#include "kernels/class_weights.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/softmax_xent.cpp"
@@ -490,8 +494,9 @@ HWY_INLINE bool Row(const SoftmaxXentArgs<T>& args, Block<T>& block, size_t r) {
     const double unit = weight * args.scale;
     double at_apart = a_others * e_apart - a_apart * rest;
     if constexpr (kOptions) at_apart = terms.grad * at_apart + 2.0 * terms.z_grad * log_sum * e_apart;
-    const T t_apart = static_cast<T>(at_apart * unit / sum);
-    const T t_factor = static_cast<T>(p_mass * unit / sum);
+    const double per_sum = unit / sum;  // first: the sum is 1 or more, and no product with it may overflow
+    const T t_apart = static_cast<T>(at_apart * per_sum);
+    const T t_factor = static_cast<T>(p_mass * per_sum);
     const T t_shift = kOptions ? static_cast<T>(-(terms.even * unit_a * unit)) : T(-0.0);
     if (block.pending != nullptr) {
       block.pending->Start(e, grad, n, t_factor, apart, t_apart, block.stream, t_shift);
@@ -593,17 +598,18 @@ HWY_INLINE void ShortRowGroup(const SoftmaxXentArgs<T>& args, const softmax::Sho
     HWY_ALIGN T factor[Rows::kGroup], at_label[Rows::kGroup];
     HWY_ALIGN T shift[Rows::kGroup];
     const V unit = hn::Mul(weight, hn::Set(d, static_cast<T>(args.scale)));
+    const V per_sum = hn::Div(unit, sum);  // first: the sum is 1 or more, and no product with it may overflow
     if constexpr (kOptions) {
       const V grad = hn::Set(d, static_cast<T>(terms.grad));
       const V z_slope = hn::Mul(slope, hn::Set(d, static_cast<T>(terms.z_grad)));
       const V difference = hn::MulSub(a_others, e_label, hn::Mul(a_label, rest));
       const V at = hn::MulAdd(grad, difference, hn::Mul(z_slope, e_label));
-      hn::Store(hn::Div(hn::Mul(hn::MulAdd(grad, mass, z_slope), unit), sum), d, factor);
-      hn::Store(hn::Div(hn::Mul(at, unit), sum), d, at_label);
+      hn::Store(hn::Mul(hn::MulAdd(grad, mass, z_slope), per_sum), d, factor);
+      hn::Store(hn::Mul(at, per_sum), d, at_label);
       hn::Store(hn::Mul(hn::Mul(even, grad), unit), d, shift);
     } else {
-      hn::Store(hn::Div(unit, sum), d, factor);
-      hn::Store(hn::Neg(hn::Div(hn::Mul(rest, unit), sum)), d, at_label);
+      hn::Store(per_sum, d, factor);
+      hn::Store(hn::Neg(hn::Mul(rest, per_sum)), d, at_label);
     }
     rows.ForEach(count, [&](size_t i, size_t part, size_t at) HWY_ATTR {
       const V p = hn::Mul(hn::Load(d, e + at), lower);
@@ -806,12 +812,65 @@ HWY_AFTER_NAMESPACE();
 namespace fuseprop {
 FUSEPROP_EXPORT(SoftmaxXentTable);
 
-SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<float>& args) {
+namespace {
+
+SoftmaxXentResult RunAsItIs(const SoftmaxXentArgs<float>& args) {
   return FUSEPROP_DISPATCH(SoftmaxXentTable)().f32(args);
 }
-SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<double>& args) {
+SoftmaxXentResult RunAsItIs(const SoftmaxXentArgs<double>& args) {
   return FUSEPROP_DISPATCH(SoftmaxXentTable)().f64(args);
 }
+
+// Whether a sum of weighted losses can have lost nothing to the ends of T's range.
+template <class T>
+bool IsWithinRange(double sum, size_t rows) {
+  return std::isfinite(sum) &&
+         std::fabs(sum) >= static_cast<double>(std::numeric_limits<T>::min()) * 64.0 * static_cast<double>(rows);
+}
+
+template <class T>
+SoftmaxXentResult RunWeighted(const SoftmaxXentArgs<T>& args) {
+  ModerateWeights<T> memory;
+  SoftmaxXentArgs<T> moderate = args;
+  SoftmaxXentResult result;
+  const int exponent = memory.Moderate(&moderate, &result);
+  if (result.first_invalid_row < args.rows) return result;
+  const bool wants_sum = args.want_sum && args.row_value == nullptr;
+  // The sum of a mean stays as it is, as its denominator does.
+  const int shift = args.mean_of_labels ? 0 : exponent;
+  ModerateWeights<T> sum_memory;
+  SoftmaxXentArgs<T> alone = moderate;
+  alone.grad = alone.hess = nullptr;
+  double sum = 0.0;
+  // The losses without anything else, from weights that are at most 1.
+  const auto find_sum = [&](int normalised) { sum = std::ldexp(RunAsItIs(alone).sum, normalised); };
+  const bool in_place = args.grad != nullptr && args.grad == args.logits;
+  bool is_found = false;
+  if (wants_sum && in_place) {  // it cannot be found afterwards
+    const int normalised = sum_memory.Normalise(&alone);
+    is_found = std::abs(normalised) > 16;
+    if (is_found) find_sum(normalised);
+  }
+  result = RunAsItIs(moderate);
+  if (result.first_invalid_row == args.rows && wants_sum && !in_place && !IsWithinRange<T>(result.sum, args.rows)) {
+    const int normalised = sum_memory.Normalise(&alone);
+    is_found = !std::isfinite(result.sum) || std::abs(normalised) > 16;
+    if (is_found) find_sum(normalised);
+  }
+  result.sum = std::ldexp(is_found ? sum : result.sum, shift);
+  return result;
+}
+
+template <class T>
+SoftmaxXentResult RunAny(const SoftmaxXentArgs<T>& args) {
+  const bool weighted = args.weight != nullptr || (args.options != nullptr && args.options->class_weight != nullptr);
+  return weighted ? RunWeighted(args) : RunAsItIs(args);
+}
+
+}  // namespace
+
+SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<float>& args) { return RunAny(args); }
+SoftmaxXentResult SoftmaxXent(const SoftmaxXentArgs<double>& args) { return RunAny(args); }
 SoftmaxXentResult CheckSoftmaxXentLabels(const SoftmaxXentArgs<float>& args) {
   return FUSEPROP_DISPATCH(SoftmaxXentTable)().check_f32(args);
 }

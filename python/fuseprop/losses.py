@@ -10,11 +10,13 @@ A loss is a small immutable object: its constructor takes the parameters, and wi
   derivatives per sample, unreduced: what gradient boosting takes.
 
 With sample weights w, of shape (N,) or pred's, the value and the gradient are multiplied by w, and "mean" divides by
-the sum of the broadcast weights; without weights by pred's size (0 if that is 0). All weights zero: value and gradient
-are 0. A weight of 0 beside others does not hide a NaN or an infinite value: 0 times it is NaN. `grad_and_hess` is
-weighted, never divided; `hess_floor`, a finite number, replaces the second derivative by max(d2, floor) before the
-weight. Negative weights mean what they say in these sums; what trains with them (`nn`, the estimators, the boosters'
-objectives) refuses them, as it would run away from such a sample without bound.
+the sum of the broadcast weights; without weights by pred's size. Where that sum or size is 0, value and gradient are 0.
+Weights of any size will do: in a "mean" a common factor has no influence, and a "sum" is right wherever a Python float
+can hold it. Negative weights mean what they say: they multiply, and count in the sum that a "mean" divides by; what
+trains with them (`nn`, the estimators, the boosters' objectives) refuses them, as it would run away from such a sample
+without bound. A weight of 0 beside others does not hide a NaN or an infinite value: 0 times it is NaN. `grad_and_hess`
+is weighted, never divided; `hess_floor`, a finite number, replaces the second derivative by max(d2, floor) before the
+weight.
 
 pred's dtype rules: float32 stays float32, float64 stays float64, integers and booleans become float64, any other dtype
 is a TypeError; target and weights are cast to it, before the target is checked. Any strides. Each element's term is
@@ -1382,10 +1384,12 @@ class _MarginScores:
         own = d_scores[rows, self.labels].astype(np.float64)
         d_scores[rows, self.labels] = own * self._slope
         d_features, d_weight = self._products(d_scores)
-        by_features: Any = (own * self._by_features).astype(d_scores.dtype)
+        with np.errstate(over="ignore"):  # to infinity, as everywhere
+            by_features: Any = (own * self._by_features).astype(d_scores.dtype)
         d_features += by_features[:, np.newaxis] * self.features
         own_by_weight = np.bincount(self.labels, weights=own * self._by_weight, minlength=len(self._size_w))
-        by_weight: Any = (own_by_weight / self._size_w).astype(d_scores.dtype)
+        with np.errstate(over="ignore"):
+            by_weight: Any = (own_by_weight / self._size_w).astype(d_scores.dtype)
         d_weight += by_weight * self.weight
         return d_features, d_weight
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Dropout(Layer):
     """Each element is 0 with probability p in training, and x / (1 - p) otherwise: y = x m, dx = dy m.
 
-    In evaluation y = x.
+    In evaluation y = x. What is dropped is 0 whatever it was, infinite and NaN included.
 
     Parameters
     ----------

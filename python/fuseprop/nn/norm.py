@@ -53,7 +53,9 @@ class BatchNorm(Layer):
     -----
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167). As `torch.nn.BatchNorm1d`, but for the place of the features,
     which is axis 1 there; momentum=None, the plain average, is not offered. "running_mean" and "running_var" are in
-    `state_dict`; they change when the step is complete, so that a failed one leaves them. Sums are formed in float64.
+    `state_dict`; they change when the step is complete, so that a failed one leaves them. They are float64, unlike there:
+    the variance of a float32 batch may be beyond float32, and would be infinite for good; what even float64 cannot hold
+    is its largest number. Sums are formed in float64, and whatever is finite is right, up to the largest numbers.
     """
 
     #: The input of the last forward pass in training, and the arguments of `move_statistics` for it.
@@ -81,7 +83,8 @@ class BatchNorm(Layer):
         """Return weight 1 and bias 0; the running mean is 0, the running variance 1."""
         del input_shape, rng
         shape = (self.num_features,)
-        self.buffers = {"running_mean": aligned_zeros(shape, dtype), "running_var": aligned_zeros(shape, dtype)}
+        float64 = np.dtype(np.float64)
+        self.buffers = {"running_mean": aligned_zeros(shape, float64), "running_var": aligned_zeros(shape, float64)}
         self.buffers["running_var"].fill(1)
         return {"weight": np.ones(shape, dtype), "bias": np.zeros(shape, dtype)} if self.affine else {}
 
@@ -165,7 +168,7 @@ class LayerNorm(Layer):
     Notes
     -----
     Source: Ba, Kiros and Hinton 2016 (arXiv:1607.06450). As `torch.nn.LayerNorm`, where affine is called
-    elementwise_affine. Sums are formed in float64.
+    elementwise_affine. Sums are formed in float64, and whatever is finite is right, up to the largest numbers.
     """
 
     #: The input of the last forward pass in training.
