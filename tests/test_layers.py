@@ -185,7 +185,7 @@ def test_dropout() -> None:
 
 
 def mix(x: Array) -> Array:
-    """The hash of csrc/kernels/dropout.h, step by step."""
+    """The hash of csrc/kernels/dense/dropout.h, step by step."""
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
         x = x ^ (x >> np.uint32(shift))
         x = x * np.uint32(factor)

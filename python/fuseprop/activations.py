@@ -18,8 +18,9 @@ float64; any other dtype is a TypeError. ``out`` must have the result's shape an
 gives the mathematical limit; subnormal numbers are not flushed. At the joint of a piecewise function the derivative is
 the left one. Unlike PyTorch there is no graph: the caller keeps x.
 
-To add an elementwise one: the class with its Spec here, the functor and its row in csrc/kernels/activations, and the
-formula in reference.py. One along an axis likewise, with its row in csrc/kernels/softmax, gated or channels.
+To add an elementwise one: the class with its Spec here, the functor and its row in
+csrc/kernels/activations/activations, and the formula in reference.py. One along an axis likewise, with its row in
+softmax, gated or channels beside it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ Losses over classes have the class axis last: pred is (N, C), or (..., C), and a
 weights of the labels where there are any. Labels are integers of any width, and of shape (N,); one that is out of range
 is a ValueError that names its row, the label and C.
 
-To add one: the class with its Spec here, the functor and its row in csrc/kernels/losses, and the formulas in
+To add one: the class with its Spec here, the functor and its row in csrc/kernels/losses/losses, and the formulas in
 reference.py.
 """
 
