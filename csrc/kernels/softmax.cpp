@@ -184,10 +184,14 @@ struct Range {
     const hn::ScalableTag<T> d;
     auto largest = hn::Zero(d);
     ForEachVector<T>(0, n, [&](size_t i, size_t, size_t count, auto full) HWY_ATTR {
-      // A NaN hides nothing.
-      largest = SelectMax(largest, hn::Abs(full ? hn::LoadU(d, dy + i) : LoadPartial(d, dy + i, count)));
+      largest = hn::Max(hn::Abs(full ? hn::LoadU(d, dy + i) : LoadPartial(d, dy + i, count)), largest);
     });
-    return !hn::AllFalse(d, hn::Gt(largest, hn::Set(d, most)));
+    return Exceeds(d, largest);
+  }
+  // Yes where a maximum is NaN, which a target's maximum may keep or leave out.
+  template <class D>
+  HWY_INLINE bool Exceeds(D d, hn::Vec<D> largest) const {
+    return !hn::AllTrue(d, hn::Le(largest, hn::Set(d, most)));
   }
 
   T up, down, most;
@@ -278,12 +282,12 @@ HWY_INLINE void ShortRowGroupBackward(const softmax::ShortRows<T>& rows, const T
     if (in_row && apart[row] == kNowhere) apart[row] = at + static_cast<size_t>(lane);
     const T* from = dy + HWY_MIN(row, count - 1) * n + part * Rows::kGroup;
     const V v = LoadPartial(d, from, rows.Count(part));
-    largest = SelectMax(largest, hn::Abs(v));
+    largest = hn::Max(hn::Abs(v), largest);
     hn::Store(v, d, dys + at);
   });
   const Range<T> range(n);
   bool is_scaled[Rows::kGroup];
-  const bool scaled = !hn::AllFalse(d, hn::Gt(largest, hn::Set(d, range.most)));
+  const bool scaled = range.Exceeds(d, largest);
   if (HWY_UNLIKELY(scaled)) {
     for (size_t row = 0; row < Rows::kGroup; ++row) {
       T* const row_dy = dys + row * Rows::kStride;
