@@ -638,7 +638,8 @@ HWY_INLINE bool StripGradients(const NormBackward<T>& args, size_t begin, size_t
   const double* const means = args.mean;
   std::fill_n(sum_dy, n, 0.0);
   std::fill_n(sum_dy_t, n, 0.0);
-  VW largest = hn::Zero(DW());
+  VW largest[kRows];  // so that one maximum need not wait for the other
+  for (auto& v : largest) v = hn::Zero(DW());
   for (size_t row = begin; row < end; row += kRows) {
     const size_t block = HWY_MIN(kRows, end - row);
     const T* const x = args.x + row * n;
@@ -650,7 +651,7 @@ HWY_INLINE bool StripGradients(const NormBackward<T>& args, size_t begin, size_t
       const auto add = [&](size_t r) HWY_ATTR {
         const VW v = LoadWide(dy + r * n + i, count);
         s1 = hn::Add(s1, v);
-        largest = hn::Max(hn::Abs(v), largest);
+        largest[r] = hn::Max(hn::Abs(v), largest[r]);
         s2 = hn::MulAdd(v, hn::Sub(LoadWide(x + r * n + i, count), mean), s2);
       };
       if (block == kRows) {
@@ -663,7 +664,9 @@ HWY_INLINE bool StripGradients(const NormBackward<T>& args, size_t begin, size_t
       StoreWide(s2, sum_dy_t + i, count);
     });
   }
-  return Exceeds(largest, kMostGradient<T>);
+  bool exceeds = false;
+  for (const auto& v : largest) exceeds |= Exceeds(v, kMostGradient<T>);
+  return exceeds;
 }
 
 // Adds the strips' sums, 2 n of each, into those of the first.

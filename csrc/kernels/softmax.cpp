@@ -182,11 +182,20 @@ struct Range {
   // Whether one of dy[0, n) is too large.
   HWY_INLINE bool Exceeds(const T* HWY_RESTRICT dy, size_t n) const {
     const hn::ScalableTag<T> d;
-    auto largest = hn::Zero(d);
-    ForEachVector<T>(0, n, [&](size_t i, size_t, size_t count, auto full) HWY_ATTR {
-      largest = hn::Max(hn::Abs(full ? hn::LoadU(d, dy + i) : LoadPartial(d, dy + i, count)), largest);
-    });
-    return Exceeds(d, largest);
+    const size_t lanes = hn::Lanes(d);
+    hn::Vec<decltype(d)> largest[4];  // so that one maximum need not wait for the other
+    for (auto& v : largest) v = hn::Zero(d);
+    size_t i = 0;
+    for (; i + 4 * lanes <= n; i += 4 * lanes) {
+      HWY_UNROLL(4)
+      for (size_t k = 0; k < 4; ++k) {
+        largest[k] = hn::Max(hn::Abs(hn::LoadU(d, dy + i + k * lanes)), largest[k]);
+      }
+    }
+    for (; i < n; i += lanes) {
+      largest[0] = hn::Max(hn::Abs(LoadPartial(d, dy + i, HWY_MIN(lanes, n - i))), largest[0]);
+    }
+    return Exceeds(d, largest[0]) || Exceeds(d, largest[1]) || Exceeds(d, largest[2]) || Exceeds(d, largest[3]);
   }
   // Yes where a maximum is NaN, which a target's maximum may keep or leave out.
   template <class D>

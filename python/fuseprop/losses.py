@@ -1124,7 +1124,7 @@ class _MarginScores:
         self._by_weight = turn * size_x
         self._size_w = np.where(size_w == 0, 1.0, size_w)
 
-    @np.errstate(over="ignore")  # to infinity without a word, as in the core
+    @np.errstate(over="ignore", invalid="ignore")  # to infinity without a word, as in the core
     def backward(self, d_scores: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the gradients by features and weight; overwrites d_scores."""
         if self.margin == 1:
