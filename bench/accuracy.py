@@ -269,6 +269,16 @@ def figure(error: float) -> str:
     return f"{error:.3f}" if error < 100 else "wrong" if error == np.inf else f"{error:.1e}"
 
 
+def write_table(path: str, note: str, lines: list[str]) -> None:
+    """Write the table as docs/accuracy.md."""
+    command = " ".join(["python bench/accuracy.py", *sys.argv[1:]])
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"# Largest errors\n\nWritten by `{command}`: {note}. In units in the last place; how they are\n")
+        file.write("measured stands at the head of that program. A peer's figure includes its subnormal results;\n")
+        file.write('"wrong" is a NaN, an infinity or a zero where the truth is none; ours has none of them.\n\n')
+        file.write("\n".join(lines) + "\n")
+
+
 PEERS = ("NumPy", "PyTorch", "JAX")
 
 
@@ -325,14 +335,7 @@ def main() -> int:
     if failed:
         print(f"beyond their budgets: {', '.join(failed)}", file=sys.stderr)
     elif options.markdown:
-        command = " ".join(["python bench/accuracy.py", *sys.argv[1:]])
-        with open(options.markdown, "w", encoding="utf-8") as file:
-            file.write(
-                f"# Largest errors\n\nWritten by `{command}`: {note}. In units in the last place; how they are\n"
-            )
-            file.write("measured stands at the head of that program. A peer's figure includes its subnormal results;\n")
-            file.write('"wrong" is a NaN, an infinity or a zero where the truth is none; ours has none of them.\n\n')
-            file.write("\n".join(lines) + "\n")
+        write_table(options.markdown, note, lines)
     return int(bool(failed))
 
 

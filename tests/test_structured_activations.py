@@ -932,10 +932,8 @@ def test_softmax_of_gradients_near_the_largest_number(
     wide = np.float64 if dtype == np.float32 else np.longdouble
     e = np.exp(x.astype(wide) - x.max(axis=1, keepdims=True))
     p, g = e / e.sum(axis=1, keepdims=True), dy.astype(wide)
-    if name == "Softmax":
-        exact = p * (g - (p * g).sum(axis=1, keepdims=True))
-    else:
-        exact = g - p * g.sum(axis=1, keepdims=True)
+    of_softmax, of_log = p * (g - (p * g).sum(axis=1, keepdims=True)), g - p * g.sum(axis=1, keepdims=True)
+    exact = of_softmax if name == "Softmax" else of_log
     found = act.backward(x, dy) if axis == 1 else act.backward(np.asfortranarray(x).T, np.asfortranarray(dy).T).T
     scale = np.abs(g).max(axis=1, keepdims=True) + p * np.abs(g).sum(axis=1, keepdims=True)
     fits = np.abs(exact) < 0.999 * float(info.max)

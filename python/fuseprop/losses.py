@@ -1376,6 +1376,7 @@ class _MarginScores:
         self._by_weight = turn * size_x
         self._size_w = np.where(size_w == 0, 1.0, size_w)
 
+    @np.errstate(over="ignore", invalid="ignore")  # to infinity without a word, as in the core
     def backward(self, d_scores: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the gradients by features and weight; overwrites d_scores."""
         if self.margin == 1:
@@ -1384,12 +1385,10 @@ class _MarginScores:
         own = d_scores[rows, self.labels].astype(np.float64)
         d_scores[rows, self.labels] = own * self._slope
         d_features, d_weight = self._products(d_scores)
-        with np.errstate(over="ignore"):  # to infinity, as everywhere
-            by_features: Any = (own * self._by_features).astype(d_scores.dtype)
+        by_features: Any = (own * self._by_features).astype(d_scores.dtype)
         d_features += by_features[:, np.newaxis] * self.features
         own_by_weight = np.bincount(self.labels, weights=own * self._by_weight, minlength=len(self._size_w))
-        with np.errstate(over="ignore"):
-            by_weight: Any = (own_by_weight / self._size_w).astype(d_scores.dtype)
+        by_weight: Any = (own_by_weight / self._size_w).astype(d_scores.dtype)
         d_weight += by_weight * self.weight
         return d_features, d_weight
 

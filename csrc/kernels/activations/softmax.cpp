@@ -182,12 +182,25 @@ struct Range {
   // Whether one of dy[0, n) is too large.
   HWY_INLINE bool Exceeds(const T* HWY_RESTRICT dy, size_t n) const {
     const hn::ScalableTag<T> d;
-    auto largest = hn::Zero(d);
-    ForEachVector<T>(0, n, [&](size_t i, size_t, size_t count, auto full) HWY_ATTR {
-      // A NaN hides nothing.
-      largest = SelectMax(largest, hn::Abs(full ? hn::LoadU(d, dy + i) : LoadPartial(d, dy + i, count)));
-    });
-    return !hn::AllFalse(d, hn::Gt(largest, hn::Set(d, most)));
+    const size_t lanes = hn::Lanes(d);
+    hn::Vec<decltype(d)> largest[4];  // so that one maximum need not wait for the other
+    for (auto& v : largest) v = hn::Zero(d);
+    size_t i = 0;
+    for (; i + 4 * lanes <= n; i += 4 * lanes) {
+      HWY_UNROLL(4)
+      for (size_t k = 0; k < 4; ++k) {
+        largest[k] = hn::Max(hn::Abs(hn::LoadU(d, dy + i + k * lanes)), largest[k]);
+      }
+    }
+    for (; i < n; i += lanes) {
+      largest[0] = hn::Max(hn::Abs(LoadPartial(d, dy + i, HWY_MIN(lanes, n - i))), largest[0]);
+    }
+    return Exceeds(d, largest[0]) || Exceeds(d, largest[1]) || Exceeds(d, largest[2]) || Exceeds(d, largest[3]);
+  }
+  // Yes where a maximum is NaN, which a target's maximum may keep or leave out.
+  template <class D>
+  HWY_INLINE bool Exceeds(D d, hn::Vec<D> largest) const {
+    return !hn::AllTrue(d, hn::Le(largest, hn::Set(d, most)));
   }
 
   T up, down, most;
@@ -278,12 +291,12 @@ HWY_INLINE void ShortRowGroupBackward(const softmax::ShortRows<T>& rows, const T
     if (in_row && apart[row] == kNowhere) apart[row] = at + static_cast<size_t>(lane);
     const T* from = dy + HWY_MIN(row, count - 1) * n + part * Rows::kGroup;
     const V v = LoadPartial(d, from, rows.Count(part));
-    largest = SelectMax(largest, hn::Abs(v));
+    largest = hn::Max(hn::Abs(v), largest);
     hn::Store(v, d, dys + at);
   });
   const Range<T> range(n);
   bool is_scaled[Rows::kGroup];
-  const bool scaled = !hn::AllFalse(d, hn::Gt(largest, hn::Set(d, range.most)));
+  const bool scaled = range.Exceeds(d, largest);
   if (HWY_UNLIKELY(scaled)) {
     for (size_t row = 0; row < Rows::kGroup; ++row) {
       T* const row_dy = dys + row * Rows::kStride;

@@ -537,6 +537,36 @@ HWY_INLINE void StripMoments(const T* x, size_t rows, size_t n, double* mean, do
 
 // ---------------------------------------------------------------------------------------------------- batch norm
 
+// Whether a maximum is beyond `most`: yes where it is NaN, which a target's maximum may keep or leave out.
+HWY_INLINE bool Exceeds(VW largest, double most) { return !hn::AllTrue(DW(), hn::Le(largest, hn::Set(DW(), most))); }
+
+// Whether IsAtEase and IsFactor hold for all columns. A no costs time alone.
+template <class T, int k>
+HWY_INLINE bool AreAtEase(const double* mean, const double* var, const T* weight, size_t rows, size_t n, double eps) {
+  const DW dw;
+  constexpr double kMost = PowerOfTwo(k), kLeast = PowerOfTwo(-k);
+  constexpr double kMostFactor = PowerOfTwo(kForward<T> + 14), kLeastFactor = PowerOfTwo(-kForward<T> - 14);
+  const VW least = hn::Set(dw, kLeast);
+  const VW least_square = hn::Set(dw, kLeast * kLeast);
+  const VW v_rows = hn::Set(dw, static_cast<double>(rows));
+  auto all = hn::Eq(v_rows, v_rows);
+  ForEachColumns(dw, n, [&](size_t i, size_t count) HWY_ATTR {
+    const VW size = hn::Abs(LoadWide(mean + i, count));
+    const VW spread = LoadWide(var + i, count);
+    const VW sum = hn::Add(spread, hn::Set(dw, eps));
+    const VW w = Weights(weight, i, count);
+    const VW square = hn::Mul(w, w);
+    const auto is_large = hn::Or(hn::Gt(size, least), hn::Gt(spread, least_square));
+    all = hn::And(all, hn::Or(hn::Eq(size, hn::Zero(dw)), is_large));
+    all = hn::And(all, hn::And(hn::Lt(size, hn::Set(dw, kMost)), hn::Gt(sum, least_square)));
+    all = hn::And(all, hn::Lt(hn::Mul(sum, v_rows), hn::Set(dw, kMost * kMost)));
+    const auto in_range = hn::And(hn::Lt(square, hn::Mul(sum, hn::Set(dw, kMostFactor * kMostFactor))),
+                                  hn::Gt(square, hn::Mul(sum, hn::Set(dw, kLeastFactor * kLeastFactor))));
+    all = hn::And(all, hn::Or(hn::Eq(w, hn::Zero(dw)), in_range));
+  });
+  return hn::AllTrue(dw, all);
+}
+
 template <class T>
 HWY_INLINE void ColumnStatistics(const T* x, size_t rows, size_t n, double* sums, double* mean, double* var) {
   const DW dw;
@@ -566,7 +596,10 @@ void BatchForward(const NormForward<T>& args, bool training) {
   const hn::ScalableTag<T> d;
   auto& scratch = NormScratch<T>::Get(training ? 2 * n * Strips(args.rows).count : 0, 4 * n);
   if (training) ColumnStatistics(args.x, args.rows, n, scratch.sums.data(), args.mean, args.var);
-  const std::vector<CarefulColumn<T>> careful = CarefulForward(args, training);
+  std::vector<CarefulColumn<T>> careful;
+  if (HWY_UNLIKELY((!AreAtEase<T, kForward<T>>(args.mean, args.var, args.weight, args.rows, n, args.eps)))) {
+    careful = CarefulForward(args, training);
+  }
   T* const high = scratch.columns.data();
   T* const low = high + n;
   T* const scale = low + n;
@@ -603,7 +636,8 @@ HWY_INLINE bool StripGradients(const NormBackward<T>& args, size_t begin, size_t
   const double* const means = args.mean;
   std::fill_n(sum_dy, n, 0.0);
   std::fill_n(sum_dy_t, n, 0.0);
-  VW largest = hn::Zero(DW());
+  VW largest[kRows];  // so that one maximum need not wait for the other
+  for (auto& v : largest) v = hn::Zero(DW());
   for (size_t row = begin; row < end; row += kRows) {
     const size_t block = HWY_MIN(kRows, end - row);
     const T* const x = args.x + row * n;
@@ -615,7 +649,7 @@ HWY_INLINE bool StripGradients(const NormBackward<T>& args, size_t begin, size_t
       const auto add = [&](size_t r) HWY_ATTR {
         const VW v = LoadWide(dy + r * n + i, count);
         s1 = hn::Add(s1, v);
-        largest = SelectMax(largest, hn::Abs(v));
+        largest[r] = hn::Max(hn::Abs(v), largest[r]);
         s2 = hn::MulAdd(v, hn::Sub(LoadWide(x + r * n + i, count), mean), s2);
       };
       if (block == kRows) {
@@ -628,7 +662,9 @@ HWY_INLINE bool StripGradients(const NormBackward<T>& args, size_t begin, size_t
       StoreWide(s2, sum_dy_t + i, count);
     });
   }
-  return !hn::AllFalse(DW(), hn::Gt(largest, hn::Set(DW(), kMostGradient<T>)));
+  bool exceeds = false;
+  for (const auto& v : largest) exceeds |= Exceeds(v, kMostGradient<T>);
+  return exceeds;
 }
 
 // Adds the strips' sums, 2 n of each, into those of the first.
@@ -655,7 +691,11 @@ void BatchBackward(const NormBackward<T>& args) {
     const bool large = StripGradients(args, strips.begin(strip), strips.end(strip), to, to + n);
     if (HWY_UNLIKELY(large)) dy_is_large.store(true, std::memory_order_relaxed);
   });
-  const std::vector<CarefulColumn<T>> careful = CarefulBackward(args, dy_is_large.load(std::memory_order_relaxed));
+  std::vector<CarefulColumn<T>> careful;
+  const bool large = dy_is_large.load(std::memory_order_relaxed);
+  if (HWY_UNLIKELY((large || !AreAtEase<T, kBackward<T>>(args.mean, args.var, args.weight, args.rows, n, args.eps)))) {
+    careful = CarefulBackward(args, large);
+  }
   AddStrips(strips, n, sums);
   const VW share = hn::Set(DW(), 1.0 / static_cast<double>(HWY_MAX(args.rows, size_t{1})));
   T* const high = scratch.columns.data();
@@ -813,7 +853,7 @@ HWY_INLINE void RowBackward(const NormBackward<T>& args, size_t row, bool stream
     VW xhat = hn::Mul(hn::Sub(LoadWide(x + i, count), v_mean), v_rstd);
     if (count != hn::Lanes(dw)) xhat = hn::IfThenElseZero(hn::FirstN(dw, count), xhat);
     const VW g = weight == nullptr ? v_dy : hn::Mul(v_dy, LoadWide(weight + i, count));
-    largest = SelectMax(largest, hn::Abs(g));
+    largest = hn::Max(hn::Abs(g), largest);
     sum_g.Add(index, g);
     sum_g_xhat.AddProduct(index, g, xhat);
     if (sum_dy == nullptr) return;
@@ -821,7 +861,7 @@ HWY_INLINE void RowBackward(const NormBackward<T>& args, size_t row, bool stream
     StoreWide(hn::MulAdd(v_dy, xhat, LoadWide(sum_dy_xhat + i, count)), sum_dy_xhat + i, count);
   });
   if (args.dx == nullptr) return;
-  const bool g_is_large = !hn::AllFalse(dw, hn::Gt(largest, hn::Set(dw, kMostGradient<T>)));
+  const bool g_is_large = Exceeds(largest, kMostGradient<T>);
   if (HWY_UNLIKELY(g_is_large) && CarefulRow(args, row, nullptr, nullptr)) return;
   T* dx = args.dx + row * n;
   const double share = 1.0 / static_cast<double>(n);

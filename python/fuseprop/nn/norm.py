@@ -53,7 +53,7 @@ class BatchNorm(Layer):
     -----
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167). As `torch.nn.BatchNorm1d`, but for the place of the features,
     which is axis 1 there; momentum=None, the plain average, is not offered. "running_mean" and "running_var" are in
-    `state_dict`; they change when the step is complete, so that a failed one leaves them. They are float64, unlike there:
+    `state_dict`; they change when the step is complete, so that a failed one leaves them. They are float64 (not there):
     the variance of a float32 batch may be beyond float32, and would be infinite for good; what even float64 cannot hold
     is its largest number. Sums are formed in float64, and whatever is finite is right, up to the largest numbers.
     """
