@@ -53,6 +53,8 @@ ANY_KEYWORD = {
     "fuseprop.losses.LargeMarginSoftmax.grad_and_hess",
     "fuseprop.losses.LinearCrossEntropy.grad_and_hess",
 }
+#: What takes any number of arguments, which its docstring names.
+ANY_NUMBER = {"fuseprop.nn.Sequential"}
 #: Aliases of types, which are called by nobody.
 TYPES = {"fuseprop.optim.schedules.Schedule"}
 
@@ -148,6 +150,8 @@ def test_signatures_show_every_parameter(name: str) -> None:
     for entry in public(name):
         label, kinds = entry.label, {parameter.kind for parameter in entry.parameters}
         hidden = kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+        if label in ANY_NUMBER:
+            hidden.remove(inspect.Parameter.VAR_POSITIONAL)
         if label in ANY_KEYWORD:
             assert hidden, f"{label} does not: take it from the list"
         elif label not in NOT_CONSTRUCTED:

@@ -58,11 +58,12 @@ class BatchNorm(Layer):
     is its largest number. Sums are formed in float64, and whatever is finite is right, up to the largest numbers.
     """
 
-    #: The input of the last forward pass in training, and the arguments of `move_statistics` for it.
+    #: The input of the last forward pass in training.
     _x: FloatArray | None = None
-    _movement: tuple[Any, ...] | None = None
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
+        #: The arguments of `move_statistics` for the last forward pass in training.
+        self._movement: tuple[Any, ...] | None = None
         self.num_features = integer(num_features, "num_features", least=1)
         self.eps = real(eps, "eps", above=0.0)
         self.momentum = real(momentum, "momentum", least=0.0, most=1.0)
