@@ -323,8 +323,9 @@ class Updater:
     # Checks every gradient (`grads` has a sequence for each group) before anything is called or changed. If `clip` is
     # given, calls clip(norm of all gradients, gradients): a factor, or None to leave the step out. Then updates all
     # groups, each with its terms (lr, weight_decay, l1, decay): g = scale factor g + weight_decay p + l1 sign(p),
-    # p -= decay p, and then the rule, whose numbers are named at its functor in csrc/kernels/optim/optimizers.cpp; and counts
-    # the step. An exception on the way leaves all as it was. `step` must be steps + 1, what the numbers were made for.
+    # p -= decay p, and then the rule, whose numbers are named at its functor in csrc/kernels/optim/optimizers.cpp; and
+    # counts the step. An exception on the way leaves all as it was. `step` must be steps + 1, what the numbers were made
+    # for.
     def step(
         self,
         grads: Sequence[Sequence[FloatArray]],

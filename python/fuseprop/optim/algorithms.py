@@ -1,7 +1,7 @@
 """The optimizers: for each its formula, its defaults, and how it differs from PyTorch's.
 
-To add one: the class with its Spec here, the functor and its row in csrc/kernels/optim/optimizers.cpp, and the formula in
-reference.py. Tests, benchmarks and the table of errors follow the registry.
+To add one: the class with its Spec here, the functor and its row in csrc/kernels/optim/optimizers.cpp, and the formula
+in reference.py. Tests, benchmarks and the table of errors follow the registry.
 """
 
 from __future__ import annotations
