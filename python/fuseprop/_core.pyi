@@ -324,8 +324,7 @@ class Updater:
     # given, calls clip(norm of all gradients, gradients): a factor, or None to leave the step out. Then updates all
     # groups, each with its terms (lr, weight_decay, l1, decay): g = scale factor g + weight_decay p + l1 sign(p),
     # p -= decay p, and then the rule, whose numbers are named at its functor in csrc/kernels/optim/optimizers.cpp; and
-    # counts the step. An exception on the way leaves all as it was. `step` must be steps + 1, what the numbers were made
-    # for.
+    # counts the step. An exception on the way leaves all as it was. `step` must be steps + 1, which the numbers are of.
     def step(
         self,
         grads: Sequence[Sequence[FloatArray]],
