@@ -243,6 +243,9 @@ class Dense(Layer):
     Unlike PyTorch's `Linear`, W is (in, out), and both W and b have the initial values named above.
     """
 
+    #: None before the first forward pass in training. The class's, as what `__init__` sets goes along in copies.
+    _run: DenseRun | None = None
+
     @options(bias="use_bias", units="out_features", kernel_initializer="init")
     def __init__(
         self,
@@ -253,8 +256,6 @@ class Dense(Layer):
         use_bias: bool = True,
         init: str | Initializer | None = None,
     ) -> None:
-        #: None before the first forward pass in training.
-        self._run: DenseRun | None = None
         self.in_features = integer(in_features, "in_features", least=1)
         self.out_features = integer(out_features, "out_features", least=1)
         self.activation = None if activation is None else _as_elementwise(activation)
