@@ -711,12 +711,15 @@ def test_parameters_of_the_focal_loss() -> None:
         ([1.0, -1.0], r"class_weight\[1\] is -1.0; expected a finite number >= 0"),
         ([math.nan], r"class_weight\[0\] is nan"),
         ([], "class_weight is empty"),
-        (2.0, "class_weight is 2.0; expected None or one number for each class"),
-        ("ab", "class_weight is 'ab'"),
-        ([[1.0]], "class_weight is"),
+        ([0.0, 0.0], "class_weight has only zeros; expected at least one number > 0"),
+        (2.0, r"class_weight has shape \(\); expected \(C,\), one number for each class"),
+        ([[1.0]], r"class_weight has shape \(1, 1\)"),
     ):
-        with pytest.raises(ValueError, match=message):
-            focal(class_weight=bad)
+        for loss in (focal, LOSSES.SoftmaxCrossEntropy, LOSSES.LinearCrossEntropy):
+            with pytest.raises(ValueError, match=message):
+                loss(class_weight=bad)
+    with pytest.raises(TypeError, match="class_weight is a str; expected an array of numbers"):
+        focal(class_weight="ab")
     loss = focal(class_weight=np.array([1, 2, 3]))
     assert loss.class_weight == (1.0, 2.0, 3.0)
     for verb in verbs(loss):

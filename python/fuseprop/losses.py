@@ -58,7 +58,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import _core, _elsewhere, _registry
-from fuseprop._checks import choice, class_weights, flag, float_array, integer, real, real_array, refuse_masked
+from fuseprop._checks import choice, class_weights, flag, float_array, integer, real, real_array
 from fuseprop._formula import Formula
 from fuseprop._listing import listing
 from fuseprop._registry import Domain, LossSpec, register_loss
@@ -1127,23 +1127,7 @@ class KLDivergence(Loss):
     __slots__ = ()
 
     def __init__(self, log_target: bool = False) -> None:
-        if not isinstance(log_target, (bool, np.bool_)):
-            raise TypeError(f"log_target must be a bool, found {type(log_target).__name__}")
         super().__init__(log_target=flag(log_target, "log_target"))
-
-
-def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
-    """Return a tuple of finite numbers >= 0, or None."""
-    if class_weight is None:
-        return None
-    refuse_masked(class_weight, "class_weight")
-    if isinstance(class_weight, (str, bytes)) or np.ndim(class_weight) != 1:
-        raise ValueError(f"class_weight is {class_weight!r}; expected None or one number for each class")
-    values = enumerate(cast(Sequence[float], class_weight))
-    weights = tuple(real(value, f"class_weight[{i}]", least=0.0) for i, value in values)
-    if not weights:
-        raise ValueError("class_weight is empty; expected None or one number for each class")
-    return weights
 
 
 @register_loss(
@@ -1175,8 +1159,8 @@ class SoftmaxFocal(Loss, _core.SoftmaxFocal):
     gamma
         How much the easy examples count less, >= 0.
     class_weight
-        None, or the factors c of the classes' losses, C numbers >= 0. "mean" divides by the sum of the weights of the
-        labels, as PyTorch does for CrossEntropyLoss.
+        None, or the factors c of the classes' losses, C numbers >= 0, not all of them 0. "mean" divides by the sum of
+        the weights of the labels, as PyTorch does for CrossEntropyLoss.
 
     Notes
     -----
@@ -1186,7 +1170,10 @@ class SoftmaxFocal(Loss, _core.SoftmaxFocal):
     __slots__ = ()
 
     def __init__(self, gamma: float = 2.0, class_weight: ArrayLike | None = None) -> None:
-        super().__init__(gamma=real(gamma, "gamma", least=0.0), class_weight=_class_weights(class_weight))
+        super().__init__(
+            gamma=real(gamma, "gamma", least=0.0),
+            class_weight=None if class_weight is None else tuple(class_weights(class_weight, "class_weight").tolist()),
+        )
 
 
 @register_loss(
