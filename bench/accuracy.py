@@ -36,7 +36,7 @@ import fuseprop as fp
 from fuseprop import _registry
 from fuseprop._bench import peers
 from fuseprop._bench.cases import with_defaults
-from fuseprop._registry import Spec
+from fuseprop._registry import ActivationSpec
 
 VERBS = ("value", "derivative")
 CHUNK = 1 << 13  # inputs at a time: buffers stay in the cache, and are too small for mmap
@@ -63,7 +63,7 @@ def update(worst: Worst, key: tuple[str, str], subnormal: bool, error: float, at
         found[i : i + 2] = error, at
 
 
-def allowed(spec: Spec, verb: str, x: Array, derivative: Array) -> Array | float:
+def allowed(spec: ActivationSpec, verb: str, x: Array, derivative: Array) -> Array | float:
     """Return the absolute error that is allowed near a sign change, where terms cancel: 2^-23 of their sizes.
 
     Only a derivative of a function that is not monotone has one; those are x g(x), with the terms g and x g'.
@@ -111,7 +111,7 @@ class Truth:
 class Judge:
     """The errors of one activation on chunks of inputs, by the fastest way that cannot miss one."""
 
-    def __init__(self, spec: Spec, targets: list[str]) -> None:
+    def __init__(self, spec: ActivationSpec, targets: list[str]) -> None:
         self.spec = spec
         activation = spec.cls(**spec.parameters)
         self.verbs: dict[str, Callable[..., Any]] = {"value": activation, "derivative": activation.derivative}
@@ -200,7 +200,7 @@ def sweep(name: str, start: int, stop: int, stride: int, targets: list[str]) -> 
     return judge_.worst
 
 
-def peer_functions(spec: Spec) -> dict[str, Callable[[Array], tuple[Any, Any]]]:
+def peer_functions(spec: ActivationSpec) -> dict[str, Callable[[Array], tuple[Any, Any]]]:
     """For each installed peer that has the function: x -> (value, derivative) in float32."""
     parameters = dict(spec.parameters)
     functions: dict[str, Callable[[Array], tuple[Any, Any]]] = {}

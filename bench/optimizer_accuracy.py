@@ -20,7 +20,7 @@ import numpy as np
 
 import fuseprop as fp
 from fuseprop import _registry
-from fuseprop._registry import Spec
+from fuseprop._registry import OptimizerSpec
 
 SIZE = 4096
 STEPS = (1, 100, 1000)
@@ -37,7 +37,7 @@ Array = np.ndarray[Any, Any]
 Stepper = Callable[[Array], Array]
 
 
-def in_numpy(spec: Spec, start: Array, options: dict[str, Any]) -> Stepper:
+def in_numpy(spec: OptimizerSpec, start: Array, options: dict[str, Any]) -> Stepper:
     p, state, t = start.copy(), {}, 0
 
     def step(g: Array) -> Array:
@@ -49,7 +49,7 @@ def in_numpy(spec: Spec, start: Array, options: dict[str, Any]) -> Stepper:
     return step
 
 
-def ours(spec: Spec, start: Array, options: dict[str, Any]) -> Stepper:
+def ours(spec: OptimizerSpec, start: Array, options: dict[str, Any]) -> Stepper:
     p = start.copy()
     optimizer = spec.cls(p, **options)
 
@@ -60,7 +60,7 @@ def ours(spec: Spec, start: Array, options: dict[str, Any]) -> Stepper:
     return step
 
 
-def in_torch(spec: Spec, start: Array, options: dict[str, Any]) -> Stepper | None:
+def in_torch(spec: OptimizerSpec, start: Array, options: dict[str, Any]) -> Stepper | None:
     try:
         import torch  # noqa: PLC0415  # a peer, optional
     except ImportError:
@@ -81,7 +81,7 @@ def in_torch(spec: Spec, start: Array, options: dict[str, Any]) -> Stepper | Non
     return step
 
 
-def errors(spec: Spec, options: dict[str, Any]) -> dict[str, list[float] | None]:
+def errors(spec: OptimizerSpec, options: dict[str, Any]) -> dict[str, list[float] | None]:
     """Return the largest error of each library after each number of steps."""
     rng = np.random.default_rng(0)
     start, minimum = rng.standard_normal((2, SIZE)).astype(np.float32)

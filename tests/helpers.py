@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 import fuseprop as fp
 from fuseprop import _registry
-from fuseprop._registry import OVER_CLASSES, Spec
+from fuseprop._registry import LossSpec, Spec
 
 Array = NDArray[Any]
 Parameters = Mapping[str, Any]
@@ -35,17 +35,16 @@ SANITIZER: str = fp.build_info()["sanitizer"]
 #: The elementwise activations, and those of another structure.
 ACTIVATIONS = [spec for spec in _registry.activations().values() if spec.structure == "elementwise"]
 STRUCTURED = [spec for spec in _registry.activations().values() if spec.structure != "elementwise"]
+_OF_PRED = [spec for spec in _registry.losses().values() if spec.inputs == ("pred", "target")]
 #: Sums over elements, with two derivatives; and what is no such sum, or has no derivatives.
-LOSSES = [s for s in _registry.losses().values() if s.target_domain not in OVER_CLASSES and s.kind_of_value == "sum"]
-METRICS = [spec for spec in _registry.losses().values() if spec.kind_of_value == "metric"]
-ROOTS = [spec for spec in _registry.losses().values() if spec.kind_of_value == "root"]
+LOSSES = [spec for spec in _OF_PRED if spec.per_sample and not spec.over_classes]
+METRICS = [spec for spec in _OF_PRED if spec.kind_of_value == "metric"]
+ROOTS = [spec for spec in _OF_PRED if spec.kind_of_value == "root"]
 #: Losses over classes: of labels or distributions; of one of these only; and of a dense layer's input and weight.
-OVER_PRED = [
-    s for s in _registry.losses().values() if s.target_domain in OVER_CLASSES and s.inputs == ("pred", "target")
-]
+OVER_PRED = [spec for spec in _OF_PRED if spec.over_classes]
 CLASS_LOSSES = [spec for spec in OVER_PRED if spec.target_domain == "classes"]
 ROW_LOSSES = [spec for spec in OVER_PRED if spec.target_domain != "classes"]
-LAYER_LOSSES = [spec for spec in _registry.losses().values() if spec.inputs != ("pred", "target")]
+LAYER_LOSSES = [spec for spec in _registry.losses().values() if spec not in _OF_PRED]
 MARGIN_LOSSES = [spec for spec in LAYER_LOSSES if spec.target_domain == "labels"]
 LINEAR_LOSSES = [spec for spec in LAYER_LOSSES if spec.target_domain == "classes"]
 OPTIMIZERS = list(_registry.optimizers().values())
@@ -280,7 +279,7 @@ def numbers(n: int, dtype: DTypeLike, rng: np.random.Generator) -> Array:
     return x.astype(dtype)
 
 
-def targets_for(spec: Spec, shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator) -> Array:
+def targets_for(spec: LossSpec, shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator) -> Array:
     """Targets that the loss is defined for, whatever its parameters, with the edges of the domain among them."""
     domains = {spec.target_domain}
     if spec.targets_of is not None:
@@ -306,7 +305,7 @@ def number_of_classes(parameters: Parameters, default: int = 7) -> int:
 
 
 def row_targets(
-    spec: Spec, parameters: Parameters, shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator
+    spec: LossSpec, parameters: Parameters, shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator
 ) -> Array:
     """Targets of a loss over classes: labels, or distributions with zeros in them."""
     if spec.target_domain == "labels":
@@ -319,7 +318,7 @@ def row_targets(
         return (np.log(y) if domain == "log_distribution" else y).astype(dtype)
 
 
-def row_predictions(spec: Spec, x: Array) -> Array:
+def row_predictions(spec: LossSpec, x: Array) -> Array:
     """x, or its softmax for a loss of probabilities."""
     if spec.pred_domain != "unit":
         return x
@@ -340,12 +339,12 @@ _OUTSIDE: dict[str, list[float]] = {
 }
 
 
-def invalid_target(spec: Spec) -> list[float]:
+def invalid_target(spec: LossSpec) -> list[float]:
     """Targets that the loss must refuse at its default parameters."""
     return _OUTSIDE[spec.target_domain]
 
 
-def predictions_for(spec: Spec, x: Array) -> Array:
+def predictions_for(spec: LossSpec, x: Array) -> Array:
     """x where the loss takes any prediction; else folded into [0, 1], NaN apart."""
     if spec.pred_domain == "real":
         return x

@@ -33,7 +33,7 @@ def loss_cases(spec: Any) -> list[Case]:
     parameters = (spec.examples or (spec.parameters,))[-1]
     loss = spec.cls(**parameters)
     columns = number_of_classes(parameters, COLUMNS)
-    by_rows = spec.target_domain in _registry.OVER_CLASSES
+    by_rows = spec.over_classes
 
     def arguments(rng: np.random.Generator, shape: tuple[int, int], dtype: Any) -> Arguments:
         if by_rows:

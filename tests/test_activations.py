@@ -40,12 +40,12 @@ from hypothesis.extra import numpy as hnp
 
 import fuseprop as fp
 from fuseprop import _core
-from fuseprop._registry import Spec
+from fuseprop._registry import ActivationSpec
 
 SHAPE = (7, 19)
 
 
-def budget(spec: Spec, parameters: Parameters, dtype: Any, derivative: bool) -> float:
+def budget(spec: ActivationSpec, parameters: Parameters, dtype: Any, derivative: bool) -> float:
     """Allowed error in ULP. Each parameter that is not at its default may bring two roundings of its own."""
     own = spec.ulp[(2 if dtype == np.float64 else 0) + derivative]
     if dtype == np.float64:
@@ -54,7 +54,7 @@ def budget(spec: Spec, parameters: Parameters, dtype: Any, derivative: bool) -> 
     return own + (1.0 * changed if own else 0.0)
 
 
-def derivative_error_allowed(spec: Spec, x: Array, f: Array, d1: Array, ulp: float) -> Array | float:
+def derivative_error_allowed(spec: ActivationSpec, x: Array, f: Array, d1: Array, ulp: float) -> Array | float:
     """Allowed error of a derivative in ULP of it: 2^-23 of the terms' sizes near a sign change (docs/mathematics.md 6).
 
     Only a function that is not monotone has one; those are x g(x), with the terms g = f / x and x g' = f' - f / x.
@@ -88,7 +88,7 @@ def large_sample(name: str, parameters: tuple[tuple[str, float], ...], dtype: An
 
 @each_dtype
 @each_activation
-def test_accuracy(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_accuracy(spec: ActivationSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     act = spec.cls(**parameters)
     x, f, d1 = large_sample(spec.name, tuple(parameters.items()), dtype)
     slack = 0.0 if np.finfo(np.longdouble).nmant > 60 or dtype == np.float32 else 2.0  # of a float64 reference
@@ -101,7 +101,7 @@ def test_accuracy(spec: Spec, parameters: Parameters, dtype: Any, target: str) -
 
 
 @pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
-def test_float32_sweep(spec: Spec, target: str) -> None:
+def test_float32_sweep(spec: ActivationSpec, target: str) -> None:
     """Every 4099th of all float32 numbers, at the default parameters: the exhaustive check, thinned."""
     act = spec.cls()
     x, f, d1 = sweep(spec.name)
@@ -117,7 +117,7 @@ def sweep(name: str) -> tuple[Array, Array, Array]:
 
 
 @each_activation
-def test_float64_against_many_digits(spec: Spec, parameters: Parameters, target: str) -> None:
+def test_float64_against_many_digits(spec: ActivationSpec, parameters: Parameters, target: str) -> None:
     x, f, d1 = many_digits(spec.name, tuple(parameters.items()))
     act = spec.cls(**parameters)
     for actual, expected, derivative in ((act(x), f, False), (act.derivative(x), d1, True)):
@@ -140,7 +140,7 @@ def many_digits(name: str, parameters: tuple[tuple[str, float], ...]) -> tuple[A
 
 @each_dtype
 @each_activation
-def test_derivative_is_that_of_the_value(spec: Spec, parameters: Parameters, dtype: Any) -> None:
+def test_derivative_is_that_of_the_value(spec: ActivationSpec, parameters: Parameters, dtype: Any) -> None:
     """Fourth-order central differences of the float64 value, away from joints."""
     act = spec.cls(**parameters)
     h = 1e-3
@@ -158,7 +158,7 @@ def test_derivative_is_that_of_the_value(spec: Spec, parameters: Parameters, dty
 
 @each_dtype
 @each_activation
-def test_backward_is_dy_times_derivative(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_backward_is_dy_times_derivative(spec: ActivationSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     act = spec.cls(**parameters)
     x = numbers(1000, dtype, seeded("backward"))
     dy = numbers(1000, dtype, seeded("dy"))
@@ -173,7 +173,7 @@ def test_backward_is_dy_times_derivative(spec: Spec, parameters: Parameters, dty
 
 @each_dtype
 @each_activation
-def test_special_values(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_special_values(spec: ActivationSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     """NaN, infinities, signed zeros, subnormals, the largest numbers."""
     act = spec.cls(**parameters)
     x = extremes(dtype)
@@ -193,7 +193,7 @@ def test_special_values(spec: Spec, parameters: Parameters, dtype: Any, target: 
 
 @each_dtype
 @each_activation
-def test_a_nan_stays_in_its_element(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_a_nan_stays_in_its_element(spec: ActivationSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     act = spec.cls(**parameters)
     clean = numbers(TWO_VECTORS, dtype, seeded("nan"))
     dy = np.ones_like(clean)
@@ -220,7 +220,7 @@ def verbs(act: Any) -> dict[str, Callable[..., Any]]:
 
 @each_dtype
 @each_activation
-def test_every_size(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_every_size(spec: ActivationSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     act = spec.cls(**parameters)
     x = sample(dtype, 4 * TWO_VECTORS)[::-1].copy()  # the extremes first
     for name, verb in verbs(act).items():
@@ -232,7 +232,7 @@ def test_every_size(spec: Spec, parameters: Parameters, dtype: Any, target: str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_dtype
 @pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
-def test_layouts(spec: Spec, dtype: Any, layout: str) -> None:
+def test_layouts(spec: ActivationSpec, dtype: Any, layout: str) -> None:
     """Inputs and outputs of any strides; inputs are read-only; nothing beside the output is written."""
     act = spec.cls()
     x = numbers(np.prod(SHAPE), dtype, seeded("layouts")).reshape(SHAPE)
@@ -253,7 +253,7 @@ def test_layouts(spec: Spec, dtype: Any, layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_dtype
 @pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
-def test_in_place(spec: Spec, dtype: Any, layout: str) -> None:
+def test_in_place(spec: ActivationSpec, dtype: Any, layout: str) -> None:
     act = spec.cls()
     x = numbers(np.prod(SHAPE), dtype, seeded("in place")).reshape(SHAPE)
     dy = numbers(x.size, dtype, seeded("in place", "dy")).reshape(SHAPE)
@@ -276,7 +276,7 @@ def test_in_place(spec: Spec, dtype: Any, layout: str) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
-def test_other_dimensions(spec: Spec, dtype: Any) -> None:
+def test_other_dimensions(spec: ActivationSpec, dtype: Any) -> None:
     act = spec.cls()
     x = numbers(3 * 5 * 8, dtype, seeded("dimensions")).reshape(3, 5, 8)
     for name, verb in verbs(act).items():
@@ -302,7 +302,7 @@ def test_other_dimensions(spec: Spec, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
-def test_other_inputs(spec: Spec) -> None:
+def test_other_inputs(spec: ActivationSpec) -> None:
     """Lists, numbers, integers and booleans become float64; subclasses and foreign byte orders are taken."""
     act = spec.cls()
     x = np.array([[-3.0, 0.0, 2.0], [1.0, -1.0, 5.0]])
@@ -341,7 +341,7 @@ def test_inputs_that_speak_array() -> None:
 
 @each_dtype
 @pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
-def test_out_beyond_the_caches(spec: Spec, dtype: Any, threads: int) -> None:
+def test_out_beyond_the_caches(spec: ActivationSpec, dtype: Any, threads: int) -> None:
     """Outputs of 8 MiB and more are written around the caches; the start is not aligned."""
     act = spec.cls()
     n = (9 << 20) // np.dtype(dtype).itemsize
@@ -382,7 +382,7 @@ def test_any_shape_and_strides(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
 @given(points=hnp.arrays(np.float32, 64, elements=st.floats(width=32, allow_nan=False)))
-def test_properties(spec: Spec, points: Array) -> None:
+def test_properties(spec: ActivationSpec, points: Array) -> None:
     """The properties of the registry, which are those at default parameters."""
     act = spec.cls()
     low, high = spec.properties["range"]
@@ -403,7 +403,7 @@ def test_properties(spec: Spec, points: Array) -> None:
 
 
 @pytest.mark.parametrize("spec", ACTIVATIONS, ids=lambda spec: spec.name)
-def test_the_range_is_reached(spec: Spec) -> None:
+def test_the_range_is_reached(spec: ActivationSpec) -> None:
     low, high = spec.properties["range"]
     y = spec.cls()([-1e300, -1e4, -100.0, -1.0, 0.0, 1.0, 100.0, 1e4, 1e300])
     assert y.min() <= low + 0.3 if np.isfinite(low) else y.min() <= -1
@@ -562,7 +562,7 @@ TORCH = {
 
 
 @pytest.mark.parametrize("spec", [s for s in ACTIVATIONS if s.name in TORCH], ids=lambda spec: spec.name)
-def test_equal_to_torch(spec: Spec) -> None:
+def test_equal_to_torch(spec: ActivationSpec) -> None:
     torch = pytest.importorskip("torch")
     peer = getattr(torch.nn, TORCH[spec.name])()
     act = spec.cls()

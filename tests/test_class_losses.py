@@ -34,7 +34,7 @@ from helpers import (
 
 import fuseprop as fp
 from fuseprop import _registry
-from fuseprop._registry import Spec
+from fuseprop._registry import LossSpec
 
 each_case = pytest.mark.parametrize(("spec", "parameters"), cases(ROW_LOSSES))
 each_spec = pytest.mark.parametrize("spec", ROW_LOSSES, ids=lambda spec: spec.name)
@@ -46,7 +46,7 @@ LOSSES = fp.losses
 
 
 def sample(
-    spec: Spec, parameters: Parameters, shape: tuple[int, int], dtype: Any, spread: float = 3.0
+    spec: LossSpec, parameters: Parameters, shape: tuple[int, int], dtype: Any, spread: float = 3.0
 ) -> tuple[Array, Array]:
     shape = shape[0], number_of_classes(parameters, shape[1])
     rng = seeded(spec.name, shape, spread)
@@ -66,7 +66,7 @@ def unreduced(loss: Any, pred: Array, target: Array) -> tuple[Array, Array, Arra
 # --- accuracy -----------------------------------------------------------------------------------------------
 
 
-def distribution_bounds(spec: Spec, parameters: Parameters, pred: Array, target: Array) -> list[Array]:
+def distribution_bounds(spec: LossSpec, parameters: Parameters, pred: Array, target: Array) -> list[Array]:
     """k roundings of every term; with log_target, of the logarithms whose difference it is too."""
     info = np.finfo(pred.dtype)
     k, tiny = 4 * float(info.eps), 4 * float(info.smallest_subnormal)
@@ -122,7 +122,7 @@ def focal_bounds(parameters: Parameters, pred: Array, target: Array, expected: t
     ]
 
 
-def check(spec: Spec, parameters: Parameters, pred: Array, target: Array) -> None:
+def check(spec: LossSpec, parameters: Parameters, pred: Array, target: Array) -> None:
     expected = truth(spec, parameters, widened(pred), widened(dense(target, pred)))
     if spec.name == "softmax_focal":
         bounds = focal_bounds(parameters, pred, target, expected)
@@ -139,14 +139,14 @@ def check(spec: Spec, parameters: Parameters, pred: Array, target: Array) -> Non
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @each_dtype
 @each_case
-def test_accuracy(spec: Spec, parameters: Parameters, dtype: Any, shape: tuple[int, int], target: str) -> None:
+def test_accuracy(spec: LossSpec, parameters: Parameters, dtype: Any, shape: tuple[int, int], target: str) -> None:
     for spread in (0.01, 3.0, 40.0):
         check(spec, parameters, *sample(spec, parameters, shape, dtype, spread))
 
 
 @each_dtype
 @each_case
-def test_derivatives_are_those_of_the_value(spec: Spec, parameters: Parameters, dtype: Any) -> None:
+def test_derivatives_are_those_of_the_value(spec: LossSpec, parameters: Parameters, dtype: Any) -> None:
     """Fourth-order central differences in float64, of a row's value by each element and of each gradient's own."""
     loss = spec.cls(**parameters)
     pred, target = sample(spec, parameters, (40, 5), dtype, 1.0)
@@ -234,7 +234,7 @@ def test_focal_at_the_edges(dtype: Any, gamma: float, target: str) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("spec", OF_DISTRIBUTIONS, ids=lambda spec: spec.name)
-def test_zero_rules(spec: Spec, dtype: Any, target: str) -> None:
+def test_zero_rules(spec: LossSpec, dtype: Any, target: str) -> None:
     loss = spec.cls()
     pred = np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, 1.0], [0.5, 0.5]], dtype)
     y = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, -0.0]], dtype)
@@ -274,7 +274,7 @@ def test_kl_of_extremes(dtype: Any, target: str) -> None:
 # --- rules --------------------------------------------------------------------------------------------------
 
 
-def row_weights(spec: Spec, parameters: Parameters, target: Array, w: Array | None, rows: int) -> Array:
+def row_weights(spec: LossSpec, parameters: Parameters, target: Array, w: Array | None, rows: int) -> Array:
     """What "mean" divides by the sum of."""
     weights = np.ones(rows) if w is None else w.astype(np.float64)
     class_weight = parameters.get("class_weight")
@@ -286,7 +286,7 @@ def row_weights(spec: Spec, parameters: Parameters, target: Array, w: Array | No
 @pytest.mark.parametrize("shape", [(1, 3), (64, 10), (6007, 9), (3, 20_011)], ids=str)
 @each_dtype
 @each_case
-def test_reductions(spec: Spec, parameters: Parameters, dtype: Any, shape: tuple[int, int], weighted: bool) -> None:
+def test_reductions(spec: LossSpec, parameters: Parameters, dtype: Any, shape: tuple[int, int], weighted: bool) -> None:
     loss = spec.cls(**parameters)
     pred, target = sample(spec, parameters, shape, dtype)
     rng = seeded("weights")
@@ -326,7 +326,7 @@ def test_reductions(spec: Spec, parameters: Parameters, dtype: Any, shape: tuple
 
 @each_dtype
 @each_case
-def test_hess_floor(spec: Spec, parameters: Parameters, dtype: Any) -> None:
+def test_hess_floor(spec: LossSpec, parameters: Parameters, dtype: Any) -> None:
     loss = spec.cls(**parameters)
     pred, target = sample(spec, parameters, (50, 4), dtype)
     w = seeded("floor").random(50).astype(dtype)
@@ -343,7 +343,7 @@ def test_hess_floor(spec: Spec, parameters: Parameters, dtype: Any) -> None:
 
 @each_dtype
 @each_spec
-def test_empty_and_weights_of_sum_zero(spec: Spec, dtype: Any) -> None:
+def test_empty_and_weights_of_sum_zero(spec: LossSpec, dtype: Any) -> None:
     loss = spec.cls()
     for shape in ((0, 3), (0, 0)):
         pred = np.empty(shape, dtype)
@@ -366,7 +366,7 @@ def test_empty_and_weights_of_sum_zero(spec: Spec, dtype: Any) -> None:
 
 @each_dtype
 @each_spec
-def test_leading_axes(spec: Spec, dtype: Any) -> None:
+def test_leading_axes(spec: LossSpec, dtype: Any) -> None:
     """(..., C) is as many rows; (C,) is one, of value ()."""
     loss = spec.cls()
     pred, target = sample(spec, {}, (12, 5), dtype)
@@ -385,7 +385,7 @@ def test_leading_axes(spec: Spec, dtype: Any) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_dtype
 @each_spec
-def test_layouts(spec: Spec, dtype: Any, layout: str) -> None:
+def test_layouts(spec: LossSpec, dtype: Any, layout: str) -> None:
     loss = spec.cls()
     pred, target = sample(spec, {}, (7, 19), dtype)
     expected = loss.value_and_grad(pred, target)
@@ -406,7 +406,7 @@ def test_layouts(spec: Spec, dtype: Any, layout: str) -> None:
 
 
 @pytest.mark.parametrize("spec", OF_LABELS, ids=lambda spec: spec.name)
-def test_labels_of_any_width(spec: Spec) -> None:
+def test_labels_of_any_width(spec: LossSpec) -> None:
     loss = spec.cls()
     pred, labels = sample(spec, {}, (20, 5), np.float32)
     expected = loss.value_and_grad(pred, labels)
@@ -599,7 +599,7 @@ def verbs(loss: Any) -> list[Callable[..., Any]]:
 
 
 @each_spec
-def test_shapes_and_dtypes(spec: Spec) -> None:
+def test_shapes_and_dtypes(spec: LossSpec) -> None:
     loss = spec.cls()
     pred, target = sample(spec, {}, (4, 3), np.float64)
     for verb in verbs(loss):
@@ -641,7 +641,7 @@ def test_shapes_and_dtypes(spec: Spec) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("spec", OF_LABELS, ids=lambda spec: spec.name)
-def test_floors_beyond_the_dtype(spec: Spec, dtype: Any) -> None:
+def test_floors_beyond_the_dtype(spec: LossSpec, dtype: Any) -> None:
     """They act as the nearest number that it has."""
     info = np.finfo(dtype)
     pred = np.array([[1000.0, 0.0, 0.0]], dtype)  # every second derivative is 0
@@ -653,7 +653,7 @@ def test_floors_beyond_the_dtype(spec: Spec, dtype: Any) -> None:
 @each_dtype
 @pytest.mark.parametrize("integer", ["i1", "i8", "u1", "u8"])
 @pytest.mark.parametrize("spec", OF_LABELS, ids=lambda spec: spec.name)
-def test_labels_out_of_range(spec: Spec, integer: str, dtype: Any) -> None:
+def test_labels_out_of_range(spec: LossSpec, integer: str, dtype: Any) -> None:
     """Row, label and the number of classes are named; `out` is as it was."""
     loss = spec.cls()
     pred, labels = sample(spec, {}, (9001, 10), dtype)
@@ -680,7 +680,7 @@ def test_labels_out_of_range(spec: Spec, integer: str, dtype: Any) -> None:
 @each_dtype
 @pytest.mark.parametrize("name", ["pred", "target"])
 @pytest.mark.parametrize(("spec", "parameters"), cases(OF_DISTRIBUTIONS))
-def test_not_a_probability(spec: Spec, parameters: Parameters, name: str, dtype: Any) -> None:
+def test_not_a_probability(spec: LossSpec, parameters: Parameters, name: str, dtype: Any) -> None:
     """Index and value are named; `out` is as it was."""
     loss = spec.cls(**parameters)
     pred, target = sample(spec, parameters, (401, 17), dtype)
@@ -711,12 +711,15 @@ def test_parameters_of_the_focal_loss() -> None:
         ([1.0, -1.0], r"class_weight\[1\] is -1.0; expected a finite number >= 0"),
         ([math.nan], r"class_weight\[0\] is nan"),
         ([], "class_weight is empty"),
-        (2.0, "class_weight is 2.0; expected None or one number for each class"),
-        ("ab", "class_weight is 'ab'"),
-        ([[1.0]], "class_weight is"),
+        ([0.0, 0.0], "class_weight has only zeros; expected at least one number > 0"),
+        (2.0, r"class_weight has shape \(\); expected \(C,\), one number for each class"),
+        ([[1.0]], r"class_weight has shape \(1, 1\)"),
     ):
-        with pytest.raises(ValueError, match=message):
-            focal(class_weight=bad)
+        for loss in (focal, LOSSES.SoftmaxCrossEntropy, LOSSES.LinearCrossEntropy):
+            with pytest.raises(ValueError, match=message):
+                loss(class_weight=bad)
+    with pytest.raises(TypeError, match="class_weight is a str; expected an array of numbers"):
+        focal(class_weight="ab")
     loss = focal(class_weight=np.array([1, 2, 3]))
     assert loss.class_weight == (1.0, 2.0, 3.0)
     for verb in verbs(loss):
@@ -801,7 +804,7 @@ def margin_sample(dtype: Any, rows: int = 40) -> tuple[Array, Array, Array]:
 
 @each_dtype
 @each_margin
-def test_large_margin(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_large_margin(spec: LossSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     loss = spec.cls(**parameters)
     features, weight, labels = margin_sample(dtype)
     value, d_features, d_weight = spec.reference(
@@ -828,7 +831,7 @@ def test_large_margin(spec: Spec, parameters: Parameters, dtype: Any, target: st
 
 
 @each_margin
-def test_large_margin_gradients_are_those_of_the_value(spec: Spec, parameters: Parameters) -> None:
+def test_large_margin_gradients_are_those_of_the_value(spec: LossSpec, parameters: Parameters) -> None:
     loss = spec.cls(**parameters)
     features, weight, labels = margin_sample(np.float64, 12)
     gradients = loss.gradient(features, weight, labels)

@@ -88,7 +88,7 @@ def test_mathematics_has_every_budget() -> None:
     expected |= {
         spec.cls.__name__: [*(f"{budget:g}" for budget in spec.ulp), ", ".join(spec.cancels)]
         for spec in _registry.losses().values()
-        if len(spec.ulp) == 3
+        if spec.ulp is not None
     }
     assert {name: cells for name, _, cells in rows("6")} == expected
 

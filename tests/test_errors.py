@@ -34,7 +34,7 @@ from helpers import (
 
 import fuseprop as fp
 from fuseprop import _checks, _core, ops
-from fuseprop._registry import Spec
+from fuseprop._registry import ActivationSpec, LossSpec, Spec
 
 ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *LAYER_LOSSES]
 BAD_DTYPES = (np.float16, np.longdouble, np.complex64, np.complex128, object, "U3", "S3", "M8[s]", "m8[s]")
@@ -50,7 +50,7 @@ def refuses(error: type[Exception], *parts: str) -> Any:
     return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, parts)))
 
 
-def example(spec: Spec, shape: tuple[int, int] = (4, 3), dtype: Any = np.float64) -> tuple[Array, Array]:
+def example(spec: LossSpec, shape: tuple[int, int] = (4, 3), dtype: Any = np.float64) -> tuple[Array, Array]:
     rng = seeded("errors", spec.name)
     pred = predictions_for(spec, rng.standard_normal(shape).astype(dtype))
     if spec.target_domain == "classes":
@@ -304,7 +304,7 @@ def test_what_is_not_an_array(bad: Any) -> None:
 
 
 @each_activation
-def test_shapes_of_activations(spec: Spec) -> None:
+def test_shapes_of_activations(spec: ActivationSpec) -> None:
     act = spec.cls()
     x = np.ones((2, 3))
     for shape in ((3, 2), (3,), (2, 3, 1), (1, 3), ()):
@@ -321,7 +321,7 @@ def test_shapes_of_activations(spec: Spec) -> None:
 
 
 @each_elementwise_loss
-def test_shapes_of_losses(spec: Spec) -> None:
+def test_shapes_of_losses(spec: LossSpec) -> None:
     """No broadcasting: (N,) against (N, 1) is an error, not a matrix."""
     pred, target = example(spec)
     for verb in verbs(spec.cls()):
@@ -336,7 +336,7 @@ def test_shapes_of_losses(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize("spec", CLASS_LOSSES, ids=lambda spec: spec.name)
-def test_shapes_of_losses_over_classes(spec: Spec) -> None:
+def test_shapes_of_losses_over_classes(spec: LossSpec) -> None:
     pred = np.ones((4, 3))
     for verb in verbs(spec.cls()):
         for shape in ((3,), (4, 1), (1, 4), (5,), (4, 4), (3, 4), (4, 3, 1), ()):
@@ -352,7 +352,7 @@ def test_shapes_of_losses_over_classes(spec: Spec) -> None:
 
 
 @each_loss
-def test_options_of_losses(spec: Spec) -> None:
+def test_options_of_losses(spec: LossSpec) -> None:
     pred, target = example(spec)
     loss = spec.cls()
     for reduction in ("avg", "Mean", "", None, 3, b"mean"):
@@ -382,7 +382,7 @@ def test_options_of_losses(spec: Spec) -> None:
 @pytest.mark.parametrize("layout", ["c", "f", "step2"])
 @each_dtype
 @pytest.mark.parametrize("spec", REAL, ids=lambda spec: spec.name)
-def test_invalid_targets(spec: Spec, dtype: Any, layout: str) -> None:
+def test_invalid_targets(spec: LossSpec, dtype: Any, layout: str) -> None:
     """The first offending index and value are named, wherever it stands; `out` is as it was."""
     loss = spec.cls()
     shape = (701, 103)
@@ -449,7 +449,7 @@ def test_uninitialised_losses() -> None:
     "integer", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint64], ids=lambda t: t.__name__
 )
 @pytest.mark.parametrize("spec", CLASS_LOSSES, ids=lambda spec: spec.name)
-def test_labels_out_of_range(spec: Spec, integer: Any, dtype: Any) -> None:
+def test_labels_out_of_range(spec: LossSpec, integer: Any, dtype: Any) -> None:
     """Row, label and the number of classes are named; `out` is as it was."""
     loss = spec.cls()
     for rows, classes in ((5, 3), (9001, 10)):
@@ -478,7 +478,7 @@ def test_labels_out_of_range(spec: Spec, integer: Any, dtype: Any) -> None:
 @each_dtype
 @pytest.mark.parametrize("value", [-0.001, 1.5, np.nan, np.inf])
 @pytest.mark.parametrize("spec", CLASS_LOSSES, ids=lambda spec: spec.name)
-def test_invalid_distributions(spec: Spec, value: float, dtype: Any) -> None:
+def test_invalid_distributions(spec: LossSpec, value: float, dtype: Any) -> None:
     loss = spec.cls()
     pred = seeded("q").standard_normal((4001, 17)).astype(dtype)
     for row, column in ((0, 0), (2000, 5), (4000, 16)):

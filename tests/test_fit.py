@@ -605,6 +605,8 @@ def test_history_stays() -> None:
         ({"class_weight": {0: 1.0, 1: 1.0}}, ValueError, "class_weight has no number for the label 2 of y"),
         ({"class_weight": [1.0, 1.0]}, ValueError, "class_weight has 2 numbers; expected one for each of the labels"),
         ({"class_weight": "equal"}, ValueError, "class_weight is 'equal'"),
+        ({"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}}, ValueError, "class_weight has only zeros for the labels of y"),
+        ({"class_weight": [0.0, 0.0, 0.0, 1.0]}, ValueError, "class_weight has only zeros for the labels of y"),
         ({"class_weight": {0: -1.0, 1: 1.0, 2: 1.0}}, ValueError, "class_weight[0] is -1.0"),
         ({"class_weight": [1.0] * 3, "y": np.eye(3)[LABELS]}, ValueError, "class_weight needs labels (N,)"),
     ],

@@ -26,13 +26,13 @@ from helpers import (
 )
 
 import fuseprop as fp
-from fuseprop._registry import Spec
+from fuseprop._registry import LossSpec
 
 ALL = [*LOSSES, *OVER_PRED]
 each_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 
 
-def sample(spec: Spec, shape: tuple[int, int], dtype: Any) -> tuple[Array, Array]:
+def sample(spec: LossSpec, shape: tuple[int, int], dtype: Any) -> tuple[Array, Array]:
     rng = seeded("hessian out", spec.name)
     x = (3 * rng.standard_normal(shape)).astype(dtype)
     if spec in ROW_LOSSES:
@@ -44,7 +44,7 @@ def sample(spec: Spec, shape: tuple[int, int], dtype: Any) -> tuple[Array, Array
 
 @each_dtype
 @each_spec
-def test_layouts(spec: Spec, dtype: Any) -> None:
+def test_layouts(spec: LossSpec, dtype: Any) -> None:
     loss, shape = spec.cls(), (7, 19)
     pred, target = sample(spec, shape, dtype)
     weight = seeded("w").random(7).astype(dtype)
@@ -60,7 +60,7 @@ def test_layouts(spec: Spec, dtype: Any) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_dtype
 @each_spec
-def test_in_place(spec: Spec, dtype: Any, layout: str) -> None:
+def test_in_place(spec: LossSpec, dtype: Any, layout: str) -> None:
     """Each may be pred, target, or weights of pred's shape, if that has floats."""
     loss, shape = spec.cls(), (7, 19)
     pred, target = sample(spec, shape, dtype)
@@ -83,7 +83,7 @@ def test_in_place(spec: Spec, dtype: Any, layout: str) -> None:
 
 @each_dtype
 @each_spec
-def test_beyond_the_caches(spec: Spec, dtype: Any, target: str) -> None:
+def test_beyond_the_caches(spec: LossSpec, dtype: Any, target: str) -> None:
     """Outputs of 8 MiB and more go around the caches, from wherever in a vector they start."""
     loss, classes = spec.cls(), 5003
     rows = (9 << 20) // np.dtype(dtype).itemsize // classes + 1
@@ -105,7 +105,7 @@ def test_beyond_the_caches(spec: Spec, dtype: Any, target: str) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("spec", LOSSES, ids=lambda spec: spec.name)
-def test_values_beside_a_gradient_beyond_the_caches(spec: Spec, dtype: Any, target: str) -> None:
+def test_values_beside_a_gradient_beyond_the_caches(spec: LossSpec, dtype: Any, target: str) -> None:
     """The sum of the values does not depend on where the gradient starts in a vector, or whether there is one."""
     loss = spec.cls()
     n = (9 << 20) // np.dtype(dtype).itemsize + 5
@@ -122,7 +122,7 @@ def test_values_beside_a_gradient_beyond_the_caches(spec: Spec, dtype: Any, targ
 
 
 @each_spec
-def test_one_of_the_two(spec: Spec) -> None:
+def test_one_of_the_two(spec: LossSpec) -> None:
     """None in the tuple is a new array."""
     pred, target = sample(spec, (7, 19), np.float32)
     expected = spec.cls().grad_and_hess(pred, target)
@@ -136,7 +136,7 @@ def test_one_of_the_two(spec: Spec) -> None:
 
 
 @each_spec
-def test_refused(spec: Spec) -> None:
+def test_refused(spec: LossSpec) -> None:
     """What is not two arrays of pred's shape and dtype, apart; nothing is written."""
     loss = spec.cls()
     pred, target = sample(spec, (7, 19), np.float64)
@@ -179,7 +179,7 @@ def test_refused(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize("spec", [*CLASS_LOSSES, *ROW_LOSSES], ids=lambda spec: spec.name)
-def test_strided_labels_and_weights_in_out(spec: Spec) -> None:
+def test_strided_labels_and_weights_in_out(spec: LossSpec) -> None:
     """What the caller gave counts, not a copy of it that is contiguous or of another dtype."""
     loss = spec.cls()
     pred, target = sample(spec, (6, 3), np.float64)
@@ -204,7 +204,7 @@ def test_strided_labels_and_weights_in_out(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize("spec", LOSSES, ids=lambda spec: spec.name)
-def test_arguments_of_another_dtype_in_out(spec: Spec) -> None:
+def test_arguments_of_another_dtype_in_out(spec: LossSpec) -> None:
     """A cast copies, but the caller's array would be overwritten."""
     loss = spec.cls()
     pred, target = sample(spec, (6, 4), np.float32)
@@ -224,7 +224,7 @@ def test_arguments_of_another_dtype_in_out(spec: Spec) -> None:
 @pytest.mark.parametrize(
     "spec", [spec for spec in ALL if spec not in LOSSES or invalid_target(spec)], ids=lambda spec: spec.name
 )
-def test_a_bad_target_writes_nothing(spec: Spec, dtype: Any) -> None:
+def test_a_bad_target_writes_nothing(spec: LossSpec, dtype: Any) -> None:
     pred, target = sample(spec, (701, 103), dtype)
     target = target.copy()
     if target.ndim == 1:

@@ -28,7 +28,7 @@ from helpers import (
 )
 
 import fuseprop as fp
-from fuseprop._registry import Spec
+from fuseprop._registry import LossSpec
 
 REDUCTIONS = ("mean", "sum", "none")
 INTEGERS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
@@ -581,7 +581,7 @@ def test_not_a_distribution(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize(("spec", "parameters"), cases(LINEAR_LOSSES))
-def test_options_are_those_of_softmax_cross_entropy(spec: Spec, parameters: Parameters) -> None:
+def test_options_are_those_of_softmax_cross_entropy(spec: LossSpec, parameters: Parameters) -> None:
     assert dict(spec.parameters) == dict(fp.losses.SoftmaxCrossEntropy.spec.parameters)
     for name, value in {**spec.parameters, **parameters}.items():
         assert getattr(spec.cls(**parameters), name) == value

@@ -37,7 +37,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fuseprop as fp
-from fuseprop._registry import Spec
+from fuseprop._registry import LossSpec
 
 SHAPE = (7, 19)
 REDUCTIONS = ("mean", "sum", "none")
@@ -52,7 +52,7 @@ def unreduced(loss: Any, pred: Array, target: Array) -> tuple[Array, Array, Arra
 # --- accuracy -----------------------------------------------------------------------------------------------
 
 
-def allowed(spec: Spec, parameters: Parameters, pred: Array, target: Array) -> list[Array]:
+def allowed(spec: LossSpec, parameters: Parameters, pred: Array, target: Array) -> list[Array]:
     """How far value, d1 and d2 may be from the truth: the Spec's ULPs, of the result or, where that is a sum which may
     change its sign, of its terms.
 
@@ -63,10 +63,10 @@ def allowed(spec: Spec, parameters: Parameters, pred: Array, target: Array) -> l
     results = truth(spec, parameters, p, t, dtype=dtype)
     shifts = residual_shifts(spec, parameters, p, t, dtype)
     sizes = [np.abs(f) + terms for f, terms in zip(results, term_sizes(spec, parameters, p, t, dtype), strict=True)]
-    return [ulp * unit(size, dtype) + shift for ulp, size, shift in zip(spec.ulp[:3], sizes, shifts, strict=True)]
+    return [ulp * unit(size, dtype) + shift for ulp, size, shift in zip(spec.ulp or (), sizes, shifts, strict=True)]
 
 
-def residual_shifts(spec: Spec, parameters: Parameters, p: Array, t: Array, dtype: Any) -> list[Array]:
+def residual_shifts(spec: LossSpec, parameters: Parameters, p: Array, t: Array, dtype: Any) -> list[Array]:
     """What half an ULP of pred - target changes, of a loss that depends on nothing else; of others, zeros."""
     results = truth(spec, parameters, p, t, dtype=dtype)
     r, zero = (p - t).astype(np.longdouble), np.zeros(p.shape, np.longdouble)
@@ -84,7 +84,7 @@ def residual_shifts(spec: Spec, parameters: Parameters, p: Array, t: Array, dtyp
         ]
 
 
-def term_sizes(spec: Spec, parameters: Parameters, p: Array, t: Array, dtype: Any) -> list[Array]:
+def term_sizes(spec: LossSpec, parameters: Parameters, p: Array, t: Array, dtype: Any) -> list[Array]:
     """The sizes of what may cancel in value, d1 and d2, as the Spec says: the target's share, t df/dt."""
     sizes = [np.zeros(p.shape, np.longdouble) for _ in range(3)]
     step = np.longdouble(2.0**-20)  # downwards: stays in every domain
@@ -108,7 +108,7 @@ def focal_terms(p: Array, t: Array, gamma: float, alpha: float) -> Array:
     return total
 
 
-def sample(spec: Spec, dtype: Any, n: int) -> tuple[Array, Array]:
+def sample(spec: LossSpec, dtype: Any, n: int) -> tuple[Array, Array]:
     """Predictions of everyday size, large ones, and ones of any size; residuals that are small or 0 among them."""
     rng = seeded(spec.name, n)
     pred = (3 * rng.standard_normal(n)).astype(dtype)
@@ -126,7 +126,7 @@ def sample(spec: Spec, dtype: Any, n: int) -> tuple[Array, Array]:
 
 @each_dtype
 @each_loss
-def test_accuracy(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_accuracy(spec: LossSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     loss = spec.cls(**parameters)
     p, t = sample(spec, dtype, LARGE)
     expected = truth(spec, parameters, widened(p), widened(t), dtype=dtype)
@@ -138,7 +138,7 @@ def test_accuracy(spec: Spec, parameters: Parameters, dtype: Any, target: str) -
 
 
 @each_loss
-def test_float64_against_many_digits(spec: Spec, parameters: Parameters, target: str) -> None:
+def test_float64_against_many_digits(spec: LossSpec, parameters: Parameters, target: str) -> None:
     p, t = sample(spec, np.float64, 300)
     t = np.concatenate([t, t[: 2 * 101]])
     p = np.concatenate([p, predictions_for(spec, np.linspace(-40, 40, 202))])
@@ -158,7 +158,7 @@ def test_float64_against_many_digits(spec: Spec, parameters: Parameters, target:
 
 @each_dtype
 @each_loss
-def test_derivatives_are_those_of_the_value(spec: Spec, parameters: Parameters, dtype: Any) -> None:
+def test_derivatives_are_those_of_the_value(spec: LossSpec, parameters: Parameters, dtype: Any) -> None:
     """Fourth-order central differences in float64: d1 of the value, d2 of d1.
 
     Where the differences at h and 2 h differ, at a joint, none is compared with.
@@ -190,7 +190,7 @@ def test_derivatives_are_those_of_the_value(spec: Spec, parameters: Parameters, 
 
 @each_dtype
 @each_loss
-def test_special_predictions(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_special_predictions(spec: LossSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     """NaN gives NaN; nothing else does, nothing overflows or vanishes where the truth does not."""
     loss = spec.cls(**parameters)
     edges = predictions_for(spec, extremes(dtype))
@@ -219,7 +219,7 @@ def test_special_predictions(spec: Spec, parameters: Parameters, dtype: Any, tar
 
 @each_dtype
 @each_spec
-def test_a_nan_stays_in_its_element(spec: Spec, dtype: Any, target: str) -> None:
+def test_a_nan_stays_in_its_element(spec: LossSpec, dtype: Any, target: str) -> None:
     loss = spec.cls()
     rng = seeded("nan")
     p = predictions_for(spec, rng.standard_normal(TWO_VECTORS).astype(dtype))
@@ -266,7 +266,7 @@ def weights_of(kind: str, shape: tuple[int, ...], dtype: Any, rng: np.random.Gen
 @pytest.mark.parametrize("shape", [(1,), (5,), (33, 3), (3, 4, 5), (50_001, 2), (2, 50_001), (LARGE,)], ids=str)
 @each_dtype
 @each_spec
-def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, ...], weighted: str, target: str) -> None:
+def test_reductions(spec: LossSpec, dtype: Any, shape: tuple[int, ...], weighted: str, target: str) -> None:
     loss = spec.cls(**(spec.examples[-1] if spec.examples else {}))
     rng = seeded(spec.name, shape, weighted)
     p = predictions_for(spec, (3 * rng.standard_normal(shape)).astype(dtype))
@@ -309,7 +309,7 @@ def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, ...], weighted: st
 
 @each_dtype
 @each_spec
-def test_broadcast_weights_are_weights_per_element(spec: Spec, dtype: Any) -> None:
+def test_broadcast_weights_are_weights_per_element(spec: LossSpec, dtype: Any) -> None:
     loss = spec.cls()
     rng = seeded("broadcast")
     p = predictions_for(spec, rng.standard_normal((6, 4)).astype(dtype))
@@ -325,7 +325,7 @@ def test_broadcast_weights_are_weights_per_element(spec: Spec, dtype: Any) -> No
 
 @each_dtype
 @each_spec
-def test_weights_of_sum_zero(spec: Spec, dtype: Any) -> None:
+def test_weights_of_sum_zero(spec: LossSpec, dtype: Any) -> None:
     """A batch in which nothing counts has value 0 and gradient 0, not NaN."""
     loss = spec.cls()
     p = predictions_for(spec, np.array([2.0, -1.0, 0.5], dtype))
@@ -338,7 +338,7 @@ def test_weights_of_sum_zero(spec: Spec, dtype: Any) -> None:
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)], ids=str)
 @each_dtype
 @each_spec
-def test_empty(spec: Spec, dtype: Any, shape: tuple[int, ...]) -> None:
+def test_empty(spec: LossSpec, dtype: Any, shape: tuple[int, ...]) -> None:
     loss = spec.cls()
     p = np.empty(shape, dtype)
     for weight in (None, np.ones(shape[0]), np.ones(shape)):
@@ -353,7 +353,7 @@ def test_empty(spec: Spec, dtype: Any, shape: tuple[int, ...]) -> None:
 
 @each_dtype
 @each_spec
-def test_zero_dimensions(spec: Spec, dtype: Any) -> None:
+def test_zero_dimensions(spec: LossSpec, dtype: Any) -> None:
     loss = spec.cls()
     p, t = np.array(0.7, dtype), np.array(1.0, dtype)
     value, gradient = loss.value_and_grad(p, t)
@@ -366,7 +366,7 @@ def test_zero_dimensions(spec: Spec, dtype: Any) -> None:
 
 @each_dtype
 @each_spec
-def test_hess_floor(spec: Spec, dtype: Any) -> None:
+def test_hess_floor(spec: LossSpec, dtype: Any) -> None:
     """max(d2, floor), then the weight; a NaN stays NaN."""
     loss = spec.cls()
     rng = seeded("floor")
@@ -387,7 +387,7 @@ def test_hess_floor(spec: Spec, dtype: Any) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_dtype
 @each_spec
-def test_layouts(spec: Spec, dtype: Any, layout: str) -> None:
+def test_layouts(spec: LossSpec, dtype: Any, layout: str) -> None:
     loss = spec.cls()
     rng = seeded(spec.name, "layouts")
     p = predictions_for(spec, (3 * rng.standard_normal(SHAPE)).astype(dtype))
@@ -421,7 +421,7 @@ def test_layouts(spec: Spec, dtype: Any, layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_dtype
 @each_spec
-def test_in_place(spec: Spec, dtype: Any, layout: str) -> None:
+def test_in_place(spec: LossSpec, dtype: Any, layout: str) -> None:
     """out may be pred, target, or weights of pred's shape."""
     loss = spec.cls()
     rng = seeded(spec.name, "in place")
@@ -442,7 +442,7 @@ class Subclass(np.ndarray):
 
 
 @each_spec
-def test_pred_rules_the_dtype(spec: Spec) -> None:
+def test_pred_rules_the_dtype(spec: LossSpec) -> None:
     """target and weights are cast to pred's dtype; lists, integers and booleans are float64."""
     loss = spec.cls()
     p = predictions_for(spec, np.array([[0.5, -1.25, 2.0], [3.0, 0.0, -0.75]]))
@@ -469,7 +469,7 @@ def test_pred_rules_the_dtype(spec: Spec) -> None:
 
 @each_dtype
 @each_spec
-def test_every_size(spec: Spec, dtype: Any, target: str) -> None:
+def test_every_size(spec: LossSpec, dtype: Any, target: str) -> None:
     loss = spec.cls()
     p, t = sample(spec, dtype, TWO_VECTORS)
     whole = unreduced(loss, p, t)
@@ -480,7 +480,7 @@ def test_every_size(spec: Spec, dtype: Any, target: str) -> None:
 
 @each_dtype
 @each_spec
-def test_out_beyond_the_caches(spec: Spec, dtype: Any, threads: int) -> None:
+def test_out_beyond_the_caches(spec: LossSpec, dtype: Any, threads: int) -> None:
     """Gradients of 8 MiB and more are written around the caches; the start is not aligned."""
     loss = spec.cls()
     n = (9 << 20) // np.dtype(dtype).itemsize
@@ -535,7 +535,7 @@ TORCH = {
 
 
 @pytest.mark.parametrize("spec", [s for s in LOSSES if s.name in TORCH], ids=lambda spec: spec.name)
-def test_equal_to_torch(spec: Spec) -> None:
+def test_equal_to_torch(spec: LossSpec) -> None:
     torch = pytest.importorskip("torch")
     rng = seeded("torch")
     p = predictions_for(spec, 3 * rng.standard_normal((30, 4)))
@@ -851,7 +851,7 @@ def test_equal_to_sklearn_losses() -> None:
 
 
 @each_loss
-def test_weights_that_sum_to_zero_give_zero(spec: Spec, parameters: Parameters) -> None:
+def test_weights_that_sum_to_zero_give_zero(spec: LossSpec, parameters: Parameters) -> None:
     """Whatever the predictions are: value and gradient of a batch with no weight are 0."""
     loss = spec.cls(**parameters)
     pred = predictions_for(spec, np.array([[np.nan, 1.0], [np.inf, -2.0]], np.float32))
@@ -969,7 +969,7 @@ def test_tail_under_a_large_weight(target: str) -> None:
 
 @each_dtype
 @each_spec
-def test_weights_of_any_size(spec: Spec, dtype: Any) -> None:
+def test_weights_of_any_size(spec: LossSpec, dtype: Any) -> None:
     """A weighted mean does not change if all weights are multiplied by a power of two."""
     loss = spec.cls()
     rng = seeded("size", spec.name)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import fuseprop as fp
 from fuseprop import nn
-from fuseprop._registry import Spec
+from fuseprop._registry import OptimizerSpec
 
 F64 = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def problem(steps: int = 30, dtype: Any = np.float64) -> tuple[list[F64], list[l
 
 
 def reference_path(
-    spec: Spec,
+    spec: OptimizerSpec,
     params: list[F64],
     grads: list[list[F64]],
     *,
@@ -85,7 +85,7 @@ def clipped(grads: list[F64], max_norm: float) -> list[F64]:
 
 
 @pytest.mark.parametrize(("spec", "options"), CASES)
-def test_formula(spec: Spec, options: dict[str, Any]) -> None:
+def test_formula(spec: OptimizerSpec, options: dict[str, Any]) -> None:
     params, grads = problem()
     expected, states = reference_path(spec, params, grads, **options)
     optimizer = spec.cls(params, **options)
@@ -106,7 +106,7 @@ TORCH_CASES = [p for p in CASES if p.values[0].name != "lion" and not {"eps_root
 
 
 @pytest.mark.parametrize(("spec", "options"), TORCH_CASES)
-def test_torch(spec: Spec, options: dict[str, Any]) -> None:
+def test_torch(spec: OptimizerSpec, options: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
     params, grads = problem()
     theirs = [torch.tensor(p.copy(), requires_grad=True) for p in params]
@@ -153,7 +153,7 @@ def test_epsilon_under_the_root() -> None:
 
 
 @pytest.mark.parametrize(("spec", "options"), CASES)
-def test_float32_is_close_to_float64(spec: Spec, options: dict[str, Any]) -> None:
+def test_float32_is_close_to_float64(spec: OptimizerSpec, options: dict[str, Any]) -> None:
     params, grads = problem(dtype=np.float32)
     wide = [p.astype(np.float64) for p in params]
     ours, reference = spec.cls(params, **options), spec.cls(wide, **options)
@@ -168,7 +168,7 @@ def test_float32_is_close_to_float64(spec: Spec, options: dict[str, Any]) -> Non
 
 @each_dtype
 @pytest.mark.parametrize(("spec", "options"), OWN_CASES)
-def test_rounding_of_one_step(spec: Spec, options: dict[str, Any], dtype: Any) -> None:
+def test_rounding_of_one_step(spec: OptimizerSpec, options: dict[str, Any], dtype: Any) -> None:
     """From any state, a step rounds the parameter (twice with decoupled decay), and its own size some times.
 
     A step is at most 12 operations on 4 rounded constants. Each shifts a value on the way by half a unit at most, which
@@ -398,7 +398,7 @@ def test_lr_between_steps() -> None:
 
 @each_dtype
 @pytest.mark.parametrize(("spec", "options"), OWN_CASES)
-def test_threads_and_targets_give_the_same_bits(spec: Spec, options: dict[str, Any], dtype: Any) -> None:
+def test_threads_and_targets_give_the_same_bits(spec: OptimizerSpec, options: dict[str, Any], dtype: Any) -> None:
     rng = seeded("optimizer bits")
     start, grads = rng.standard_normal(LARGE).astype(dtype), rng.standard_normal((3, LARGE)).astype(dtype)
     grads[:, :100] = rng.choice([0.0, np.nan, np.inf, -np.inf, 1e-40, np.finfo(dtype).max], (3, 100))
@@ -863,7 +863,7 @@ def test_non_finite_gradients_propagate() -> None:
 
 @each_dtype
 @pytest.mark.parametrize(("spec", "options"), OWN_CASES)
-def test_a_non_finite_gradient_stays_where_it_is(spec: Spec, options: dict[str, Any], dtype: Any) -> None:
+def test_a_non_finite_gradient_stays_where_it_is(spec: OptimizerSpec, options: dict[str, Any], dtype: Any) -> None:
     rng = seeded(spec.name, "non-finite")
     x, g = rng.standard_normal((2, 40)).astype(dtype)
     expected, bad = x.copy(), g.copy()
@@ -890,7 +890,7 @@ def test_subnormal_numbers_are_not_flushed(dtype: Any) -> None:
 
 
 @each_optimizer
-def test_zero_gradients_of_zero_parameters_change_nothing(spec: Spec) -> None:
+def test_zero_gradients_of_zero_parameters_change_nothing(spec: OptimizerSpec) -> None:
     x = np.zeros(20)
     optimizer = spec.cls(x, max_norm=1.0, l1=0.5, nonfinite="raise")
     for _ in range(3):
@@ -908,7 +908,7 @@ def test_an_infinite_parameter_stays_without_penalties() -> None:
 @pytest.mark.parametrize("groups", [False, True])
 @pytest.mark.parametrize("max_norm", [None, 1.0])
 @each_optimizer
-def test_nonfinite_leaves_everything_as_it_was(spec: Spec, max_norm: Any, groups: bool, kind: Any) -> None:
+def test_nonfinite_leaves_everything_as_it_was(spec: OptimizerSpec, max_norm: Any, groups: bool, kind: Any) -> None:
     a, b = np.ones((2, 3)), np.ones(4, np.float32)
     params: Any = [{"params": a}, {"params": {"b": b}}] if groups else {"a": a, "b": b}
 
@@ -985,7 +985,7 @@ def test_decoupled_decay_of_groups() -> None:
 
 
 @each_optimizer
-def test_groups_take_the_path_of_one(spec: Spec) -> None:
+def test_groups_take_the_path_of_one(spec: OptimizerSpec) -> None:
     rng = seeded(spec.name, "groups")
     x, y = rng.standard_normal(5), rng.standard_normal((2, 3))
     one, two = [x.copy(), y.copy()], [x.copy(), y.copy()]
@@ -1002,7 +1002,7 @@ def test_groups_take_the_path_of_one(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize(("spec", "options"), OWN_CASES)
-def test_state_goes_on_exactly(spec: Spec, options: dict[str, Any]) -> None:
+def test_state_goes_on_exactly(spec: OptimizerSpec, options: dict[str, Any]) -> None:
     params, grads = problem(6)
     optimizer = spec.cls(params, **options)
     for step in grads[:3]:
@@ -1465,7 +1465,7 @@ each_copy = pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled, pickle
 @each_copy
 @pytest.mark.parametrize(("spec", "options"), OWN_CASES)
 def test_a_copy_of_arrays_and_optimizer_goes_on_exactly(
-    spec: Spec, options: dict[str, Any], duplicate: Callable[[Any], Any]
+    spec: OptimizerSpec, options: dict[str, Any], duplicate: Callable[[Any], Any]
 ) -> None:
     rng = seeded("copies", spec.name)
     params = {"a": rng.standard_normal((3, 5)), "b": rng.standard_normal(7).astype(np.float32)}
@@ -1494,7 +1494,7 @@ def test_a_copy_of_arrays_and_optimizer_goes_on_exactly(
 
 @each_copy
 @each_optimizer
-def test_a_copy_of_model_and_optimizer_trains_on(spec: Spec, duplicate: Callable[[Any], Any]) -> None:
+def test_a_copy_of_model_and_optimizer_trains_on(spec: OptimizerSpec, duplicate: Callable[[Any], Any]) -> None:
     model = fp.nn.Sequential([fp.nn.Dense(4, 8), fp.nn.BatchNorm(8), fp.nn.Dense(8, 3)], rng=0)
     optimizer = spec.cls(model)
     rng = np.random.default_rng(0)

@@ -25,6 +25,7 @@ from helpers import (
     STRUCTURED,
     cases,
     number_of_classes,
+    predictions_for,
     row_predictions,
     row_targets,
     seeded,
@@ -32,7 +33,7 @@ from helpers import (
 
 import fuseprop as fp
 from fuseprop import _core, _registry, reference
-from fuseprop._registry import Spec
+from fuseprop._registry import ActivationSpec, LossSpec, OptimizerSpec, Spec
 
 ALL = [*ACTIVATIONS, *STRUCTURED, *LOSSES, *METRICS, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES, *LAYER_LOSSES]
 each_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
@@ -76,7 +77,7 @@ def test_core_has_the_rules_of_the_registered_optimizers() -> None:
 
 
 @pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.name)
-def test_spec_of_an_optimizer(spec: Spec) -> None:
+def test_spec_of_an_optimizer(spec: OptimizerSpec) -> None:
     assert spec.cls.spec is spec
     assert spec.name == spec.cls.__name__.lower()
     assert getattr(fp.optim, spec.cls.__name__) is spec.cls
@@ -110,16 +111,17 @@ def test_get_refuses_optimizers() -> None:
 
 
 @each_spec
-def test_spec_fits_class_and_reference(spec: Spec) -> None:
+def test_spec_fits_class_and_reference(spec: ActivationSpec | LossSpec) -> None:
     assert spec.cls.spec is spec
     assert spec.name == snake_case(spec.cls.__name__)
     constructor = inspect.signature(spec.cls).parameters
     assert {name: p.default for name, p in constructor.items()} == {**spec.parameters, **spec.switches}
-    arrays = ["x"] if spec.kind == "activation" else list(spec.inputs)
-    expected = [*arrays, *spec.parameters]
-    # What is learned or drawn is an argument of its own, by default the constructor's value.
-    more = list(inspect.signature(spec.reference).parameters)[len(expected) :] if spec.structure == "slopes" else []
-    assert more in ([], list(spec.learned), ["slopes"])
+    expected = [*(["x"] if isinstance(spec, ActivationSpec) else spec.inputs), *spec.parameters]
+    more: list[str] = []
+    if isinstance(spec, ActivationSpec) and spec.structure == "slopes":
+        # What is learned or drawn is an argument of its own, by default the constructor's value.
+        more = list(inspect.signature(spec.reference).parameters)[len(expected) :]
+        assert more in ([], list(spec.learned), ["slopes"])
     assert list(inspect.signature(spec.reference).parameters) == [*expected, *more]
     for example in spec.examples:
         assert example.keys() <= spec.parameters.keys()
@@ -131,7 +133,7 @@ def test_spec_fits_class_and_reference(spec: Spec) -> None:
         assert tested == set(choices), "choices without examples are not tested"
 
 
-def beside_the_minimum(spec: Spec) -> tuple[Any, Any]:
+def beside_the_minimum(spec: LossSpec) -> tuple[Any, Any]:
     """Predictions close to where a sample's loss is least, on both sides, and the targets."""
     if spec.prediction == "value":
         target = np.repeat([0.4, 1.7, 30.0], 2)
@@ -145,7 +147,7 @@ def beside_the_minimum(spec: Spec) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(("spec", "parameters"), cases(LOSSES))
-def test_curvature(spec: Spec, parameters: dict[str, float]) -> None:
+def test_curvature(spec: LossSpec, parameters: dict[str, float]) -> None:
     wide = np.linspace(0.01, 0.99, 99) if spec.pred_domain == "unit" else np.linspace(-9.03, 9.02, 300)
     target = np.ones(())
     everywhere = spec.reference(wide, target, **parameters)[2]
@@ -155,7 +157,7 @@ def test_curvature(spec: Spec, parameters: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("spec", [*CLASS_LOSSES, *ROW_LOSSES], ids=lambda spec: spec.name)
-def test_curvature_over_classes(spec: Spec) -> None:
+def test_curvature_over_classes(spec: LossSpec) -> None:
     pred = row_predictions(spec, seeded(spec.name).standard_normal((9, 4)))
     labels = np.arange(9) % 4
     target = labels if spec.target_domain in ("labels", "classes") else np.eye(4)[labels]
@@ -164,7 +166,7 @@ def test_curvature_over_classes(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize("spec", [*ACTIVATIONS, *STRUCTURED], ids=lambda spec: spec.name)
-def test_activation_spec_has_its_properties(spec: Spec) -> None:
+def test_activation_spec_has_its_properties(spec: ActivationSpec) -> None:
     assert set(spec.properties) == {"range", "monotone", "saturating", "zero_centred", "near_identity"}
     low, high = spec.properties["range"]
     assert low < high
@@ -217,7 +219,7 @@ def test_get_refuses(kind: str) -> None:
 
 def test_a_name_cannot_be_registered_twice() -> None:
     with pytest.raises(ValueError, match="'logistic' is registered twice"):
-        _registry.register("activation", "tests_own", aliases=("logistic",))(type("TestsOwn", (), {}))
+        _registry.register_activation("tests_own", aliases=("logistic",))(type("TestsOwn", (), {}))
     for table in (_registry._specs, _registry._names):
         table["activation"].pop("tests_own", None)
 
@@ -265,22 +267,24 @@ def test_objects_are_immutable_values(spec: Spec, parameters: dict[str, float]) 
 
 
 @each_spec
-def test_a_pickled_copy_computes_the_same(spec: Spec) -> None:
+def test_a_pickled_copy_computes_the_same(spec: ActivationSpec | LossSpec) -> None:
     formula = spec.cls(**(spec.examples[-1] if spec.examples else {}))
     again = pickle.loads(pickle.dumps(formula))
-    x = np.linspace(0, 1, 12).reshape(4, 3) if spec.pred_domain == "unit" else np.linspace(-3, 3, 12).reshape(4, 3)
-    if spec.structure != "elementwise":
-        x = np.linspace(-3, 3, 72).reshape(1, 12, 6)
+    x = np.linspace(-3, 3, 12).reshape(4, 3)
     arguments: tuple[Any, ...] = (x,)
-    if spec in ROW_LOSSES:
+    if isinstance(spec, ActivationSpec):
+        if spec.structure != "elementwise":
+            arguments = (np.linspace(-3, 3, 72).reshape(1, 12, 6),)
+    elif spec in ROW_LOSSES:
         parameters = spec.examples[-1] if spec.examples else {}
         shape = (4, number_of_classes(parameters))
         pred = row_predictions(spec, seeded("pickled").standard_normal(shape))
         arguments = pred, row_targets(spec, parameters, shape, np.float64, seeded("pickled"))
     elif spec in LAYER_LOSSES:
         arguments = x, x[:3], np.array([0, 1, 2, 1])
-    elif spec.kind == "loss":
-        arguments = (x, np.array([0, 1, 2, 1]) if spec.target_domain == "classes" else np.full((4, 3), GOOD_TARGET))
+    else:
+        pred = predictions_for(spec, x)
+        arguments = pred, np.array([0, 1, 2, 1]) if spec.over_classes else np.full((4, 3), GOOD_TARGET)
     assert np.array_equal(formula(*arguments), again(*arguments))
 
 

@@ -30,7 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fuseprop as fp
-from fuseprop._registry import Spec
+from fuseprop._registry import LossSpec
 
 REDUCTIONS = ("mean", "sum", "none")
 #: (rows, classes): short rows, rows around a vector, long rows, and enough of them for several threads.
@@ -122,7 +122,7 @@ def truth_softmax(pred: Array) -> Array:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @each_dtype
 @each_spec
-def test_accuracy(spec: Spec, dtype: Any, shape: tuple[int, int], kind: str, target: str) -> None:
+def test_accuracy(spec: LossSpec, dtype: Any, shape: tuple[int, int], kind: str, target: str) -> None:
     for spread in (0.01, 3.0, 40.0):
         pred, labels = sample(shape, dtype, kind, spread)
         check(spec.cls(), pred, labels, truth(spec, {}, widened(pred), widened(dense(labels, pred))))
@@ -130,14 +130,14 @@ def test_accuracy(spec: Spec, dtype: Any, shape: tuple[int, int], kind: str, tar
 
 @each_dtype
 @each_spec
-def test_every_number_of_classes(spec: Spec, dtype: Any, target: str) -> None:
+def test_every_number_of_classes(spec: LossSpec, dtype: Any, target: str) -> None:
     for classes in range(1, 70):
         pred, labels = sample((5, classes), dtype, "labels")
         check(spec.cls(), pred, labels, truth(spec, {}, widened(pred), widened(one_hot(labels, classes, dtype))))
 
 
 @each_spec
-def test_float64_against_many_digits(spec: Spec, target: str) -> None:
+def test_float64_against_many_digits(spec: LossSpec, target: str) -> None:
     loss = spec.cls()
     for kind in ("labels", "distribution"):
         pred, labels = sample((12, 7), np.float64, kind, 9.0)
@@ -151,7 +151,7 @@ def test_float64_against_many_digits(spec: Spec, target: str) -> None:
 
 @each_dtype
 @each_spec
-def test_confident_rows_keep_their_digits(spec: Spec, dtype: Any, target: str) -> None:
+def test_confident_rows_keep_their_digits(spec: LossSpec, dtype: Any, target: str) -> None:
     """Where p is nearly 1, loss, gradient and Hessian are tiny, not zero: p - 1 must not be formed by subtraction."""
     gap = np.array([5.0, 20.0, 40.0, 80.0])
     pred = np.zeros((4, 3), dtype)
@@ -165,7 +165,7 @@ def test_confident_rows_keep_their_digits(spec: Spec, dtype: Any, target: str) -
 @each_kind
 @each_dtype
 @each_spec
-def test_derivatives_are_those_of_the_value(spec: Spec, dtype: Any, kind: str) -> None:
+def test_derivatives_are_those_of_the_value(spec: LossSpec, dtype: Any, kind: str) -> None:
     """Fourth-order central differences in float64, of the value by each logit and of each gradient's own."""
     loss = spec.cls()
     pred, labels = sample((6, 5), dtype, kind)
@@ -193,7 +193,7 @@ def test_derivatives_are_those_of_the_value(spec: Spec, dtype: Any, kind: str) -
 @pytest.mark.parametrize("shape", [(1, 3), (64, 10), (6007, 9)], ids=str)
 @each_dtype
 @each_spec
-def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, int], kind: str, weighted: bool) -> None:
+def test_reductions(spec: LossSpec, dtype: Any, shape: tuple[int, int], kind: str, weighted: bool) -> None:
     loss = spec.cls()
     pred, labels = sample(shape, dtype, kind)
     rng = seeded("weights")
@@ -234,7 +234,7 @@ def test_reductions(spec: Spec, dtype: Any, shape: tuple[int, int], kind: str, w
 
 @each_dtype
 @each_spec
-def test_hessian_of_boosters(spec: Spec, dtype: Any) -> None:
+def test_hessian_of_boosters(spec: LossSpec, dtype: Any) -> None:
     loss = spec.cls()
     pred, labels = sample((50, 4), dtype, "labels")
     w = seeded("weights").random(50).astype(dtype)
@@ -249,7 +249,7 @@ def test_hessian_of_boosters(spec: Spec, dtype: Any) -> None:
 
 @each_dtype
 @each_spec
-def test_labels_are_one_hot_distributions(spec: Spec, dtype: Any) -> None:
+def test_labels_are_one_hot_distributions(spec: LossSpec, dtype: Any) -> None:
     loss = spec.cls()
     pred, labels = sample((40, 6), dtype, "labels")
     q = one_hot(labels, 6, dtype)
@@ -260,7 +260,7 @@ def test_labels_are_one_hot_distributions(spec: Spec, dtype: Any) -> None:
 
 @pytest.mark.parametrize("integer", INTEGERS, ids=lambda t: t.__name__)
 @each_spec
-def test_labels_of_any_width(spec: Spec, integer: Any) -> None:
+def test_labels_of_any_width(spec: LossSpec, integer: Any) -> None:
     loss = spec.cls()
     pred, labels = sample((20, 5), np.float32, "labels")
     expected = loss.value_and_grad(pred, labels)
@@ -277,7 +277,7 @@ def test_labels_of_any_width(spec: Spec, integer: Any) -> None:
 
 
 @each_spec
-def test_more_dimensions(spec: Spec) -> None:
+def test_more_dimensions(spec: LossSpec) -> None:
     """Classes last; all other axes are rows."""
     loss = spec.cls()
     pred, labels = sample((24, 5), np.float64, "labels")
@@ -290,7 +290,7 @@ def test_more_dimensions(spec: Spec) -> None:
 
 @each_dtype
 @each_spec
-def test_special_rows(spec: Spec, dtype: Any, target: str) -> None:
+def test_special_rows(spec: LossSpec, dtype: Any, target: str) -> None:
     """A row with a NaN, a +inf or nothing but -inf is NaN throughout; others are not touched by it."""
     loss = spec.cls()
     inf = np.inf
@@ -320,7 +320,7 @@ def test_special_rows(spec: Spec, dtype: Any, target: str) -> None:
 
 @each_dtype
 @each_spec
-def test_huge_logits(spec: Spec, dtype: Any, target: str) -> None:
+def test_huge_logits(spec: LossSpec, dtype: Any, target: str) -> None:
     loss = spec.cls()
     big = float(np.finfo(dtype).max) / 4
     for top in (1e4, 3e37, big):
@@ -334,7 +334,7 @@ def test_huge_logits(spec: Spec, dtype: Any, target: str) -> None:
 
 
 @each_spec
-def test_empty(spec: Spec) -> None:
+def test_empty(spec: LossSpec) -> None:
     loss = spec.cls()
     pred = np.empty((0, 4), np.float32)
     labels = np.empty(0, int)
@@ -357,7 +357,7 @@ def test_empty(spec: Spec) -> None:
 @pytest.mark.parametrize("kind", ["labels", "distribution"])
 @each_dtype
 @each_spec
-def test_layouts(spec: Spec, dtype: Any, kind: str, layout: str) -> None:
+def test_layouts(spec: LossSpec, dtype: Any, kind: str, layout: str) -> None:
     loss = spec.cls()
     shape = (9, 21)
     pred, labels = sample(shape, dtype, kind)
@@ -387,7 +387,7 @@ def test_layouts(spec: Spec, dtype: Any, kind: str, layout: str) -> None:
 
 @each_dtype
 @each_spec
-def test_out_beyond_the_caches(spec: Spec, dtype: Any, threads: int) -> None:
+def test_out_beyond_the_caches(spec: LossSpec, dtype: Any, threads: int) -> None:
     """Gradients of 8 MiB and more are written around the caches; each row has the result that it has alone."""
     loss = spec.cls()
     classes = 5003
@@ -812,7 +812,7 @@ def test_temperature_and_z_loss_as_torch_differentiates_them(kind: str) -> None:
 
 @each_dtype
 @each_spec
-def test_floors_beyond_the_dtype(spec: Spec, dtype: Any) -> None:
+def test_floors_beyond_the_dtype(spec: LossSpec, dtype: Any) -> None:
     """They act as the nearest number that it has."""
     info = np.finfo(dtype)
     tiny = 1e-60 if dtype == np.float32 else 5e-324

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 import fuseprop as fp
 from fuseprop import reference
-from fuseprop._registry import Spec
+from fuseprop._registry import ActivationSpec
 
 each_spec = pytest.mark.parametrize("spec", STRUCTURED, ids=lambda spec: spec.name)
 
@@ -52,7 +52,7 @@ def shapes_for(parameters: Parameters, shapes: list[tuple[int, ...]]) -> list[tu
     return fitting if channels == 1 else [(*shape[:-1], channels) for shape in fitting]
 
 
-def complete(spec: Spec, parameters: Parameters) -> dict[str, Any]:
+def complete(spec: ActivationSpec, parameters: Parameters) -> dict[str, Any]:
     return {**spec.parameters, **parameters}
 
 
@@ -67,7 +67,7 @@ def input_and_gradient(act: Any, shape: tuple[int, ...], dtype: Any) -> tuple[Ar
     return x, sample(act.output_shape(shape), dtype, "dy", scale=1.0)
 
 
-def expected(spec: Spec, parameters: Parameters, x: Array, dy: Array) -> tuple[Array, Array]:
+def expected(spec: ActivationSpec, parameters: Parameters, x: Array, dy: Array) -> tuple[Array, Array]:
     """The reference's value and vector-Jacobian product, wider than x."""
     wide, wide_dy = (widened(a) if a.dtype == np.float64 else a.astype(np.float64) for a in (x, dy))
     with np.errstate(all="ignore"):
@@ -116,7 +116,7 @@ def softmax_bounds(parameters: Parameters, x: Array, dy: Array) -> tuple[Array, 
 GATES = {"swiglu": (reference.swish, 1.0), "geglu": (reference.gelu, "none")}
 
 
-def gate_error_allowed(spec: Spec, x: Array, dy: Array, dx: Array, ulp: float) -> Array | float:
+def gate_error_allowed(spec: ActivationSpec, x: Array, dy: Array, dx: Array, ulp: float) -> Array | float:
     """Allowed error of a gradient in ULP of it: 2^-23 of the terms' sizes near a sign change (docs/mathematics.md 6).
 
     The terms of the derivative of b h(b) are h and b h'.
@@ -138,7 +138,7 @@ def gate_error_allowed(spec: Spec, x: Array, dy: Array, dx: Array, ulp: float) -
 
 @each_dtype
 @each_structured
-def test_against_the_reference(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_against_the_reference(spec: ActivationSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     act = spec.cls(**parameters)
     u = np.finfo(dtype).eps / 2
     tiny = 4 * np.finfo(dtype).smallest_subnormal
@@ -178,7 +178,7 @@ def differences(function: Any, x: Array, dy: Array, h: float) -> Array:
 
 
 @each_structured
-def test_against_finite_differences(spec: Spec, parameters: Parameters) -> None:
+def test_against_finite_differences(spec: ActivationSpec, parameters: Parameters) -> None:
     act = spec.cls(**parameters)
     h = 1e-3
     for shape in shapes_for(parameters, [(12,), (12, 12), (12, 12, 4)]):
@@ -193,7 +193,7 @@ def test_against_finite_differences(spec: Spec, parameters: Parameters) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("spec", [s for s in STRUCTURED if s.learned], ids=lambda spec: spec.name)
-def test_backward_params(spec: Spec, dtype: Any, target: str, threads: int) -> None:
+def test_backward_params(spec: ActivationSpec, dtype: Any, target: str, threads: int) -> None:
     for parameters in (spec.parameters, *spec.examples):
         act = spec.cls(**parameters)
         (name,) = spec.learned
@@ -218,7 +218,7 @@ def test_backward_params(spec: Spec, dtype: Any, target: str, threads: int) -> N
 
 
 @pytest.mark.parametrize("spec", [s for s in STRUCTURED if s.learned], ids=lambda spec: spec.name)
-def test_backward_params_against_finite_differences(spec: Spec) -> None:
+def test_backward_params_against_finite_differences(spec: ActivationSpec) -> None:
     for parameters in (spec.parameters, *spec.examples):
         act = spec.cls(**parameters)
         for shape in shapes_for(parameters, [(12,), (24, 12)]):
@@ -240,7 +240,7 @@ def test_backward_params_against_finite_differences(spec: Spec) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_dtype
 @each_structured
-def test_layouts(spec: Spec, parameters: Parameters, dtype: Any, layout: str) -> None:
+def test_layouts(spec: ActivationSpec, parameters: Parameters, dtype: Any, layout: str) -> None:
     """Inputs and outputs of any strides; inputs are read-only; nothing beside the output is written."""
     act = spec.cls(**parameters)
     for shape in shapes_for(parameters, [(12, 36)]):
@@ -259,7 +259,7 @@ def test_layouts(spec: Spec, parameters: Parameters, dtype: Any, layout: str) ->
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_dtype
 @each_structured
-def test_in_place(spec: Spec, parameters: Parameters, dtype: Any, layout: str) -> None:
+def test_in_place(spec: ActivationSpec, parameters: Parameters, dtype: Any, layout: str) -> None:
     act = spec.cls(**parameters)
     for shape in shapes_for(parameters, [(12, 36)]):
         x, dy = input_and_gradient(act, shape, dtype)
@@ -281,7 +281,7 @@ def test_in_place(spec: Spec, parameters: Parameters, dtype: Any, layout: str) -
 
 @each_dtype
 @each_structured
-def test_dimensions_and_orders(spec: Spec, parameters: Parameters, dtype: Any, target: str) -> None:
+def test_dimensions_and_orders(spec: ActivationSpec, parameters: Parameters, dtype: Any, target: str) -> None:
     """Fortran order, transposed views and broadcast inputs give the same bits; empty arrays work."""
     act = spec.cls(**parameters)
     for shape in shapes_for(parameters, [(12, 24, 36), (12, 24, 2, 36)]):
@@ -302,7 +302,7 @@ def test_dimensions_and_orders(spec: Spec, parameters: Parameters, dtype: Any, t
 
 @each_dtype
 @pytest.mark.parametrize("spec", [s for s in STRUCTURED if s.structure == "axis"], ids=lambda spec: spec.name)
-def test_lines_do_not_depend_on_each_other(spec: Spec, dtype: Any, target: str) -> None:
+def test_lines_do_not_depend_on_each_other(spec: ActivationSpec, dtype: Any, target: str) -> None:
     """A line's bits are the same alone and among others, and along any axis."""
     act = spec.cls()
     for length in (2, 4, 10, 16, 18, 130, 1032):
@@ -320,7 +320,7 @@ def test_lines_do_not_depend_on_each_other(spec: Spec, dtype: Any, target: str) 
 
 @each_dtype
 @each_spec
-def test_out_beyond_the_caches(spec: Spec, dtype: Any, threads: int) -> None:
+def test_out_beyond_the_caches(spec: ActivationSpec, dtype: Any, threads: int) -> None:
     """Outputs of 8 MiB and more are written around the caches; the start is not aligned."""
     act = spec.cls()
     rows = (18 << 20) // (252 * np.dtype(dtype).itemsize)
@@ -338,7 +338,7 @@ def test_out_beyond_the_caches(spec: Spec, dtype: Any, threads: int) -> None:
 
 
 @each_spec
-def test_other_inputs(spec: Spec) -> None:
+def test_other_inputs(spec: ActivationSpec) -> None:
     """Lists, integers and booleans become float64; foreign byte orders are taken."""
     act = spec.cls()
     x = np.array([[-3.0, 0.0, 2.0, 1.0], [1.0, -1.0, 5.0, 7.0]])
@@ -359,7 +359,7 @@ def test_other_inputs(spec: Spec) -> None:
 
 @each_dtype
 @each_spec
-def test_special_values(spec: Spec, dtype: Any, target: str) -> None:
+def test_special_values(spec: ActivationSpec, dtype: Any, target: str) -> None:
     """What a NaN or an infinity does to its line is what the reference says, and nothing happens to the others."""
     act = spec.cls()
     for length in (2, 12, 40, 1032):
@@ -379,7 +379,7 @@ def test_special_values(spec: Spec, dtype: Any, target: str) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("spec", [s for s in STRUCTURED if "softmax" in s.name], ids=lambda spec: spec.name)
-def test_lines_of_softmax_that_are_nan(spec: Spec, dtype: Any, target: str) -> None:
+def test_lines_of_softmax_that_are_nan(spec: ActivationSpec, dtype: Any, target: str) -> None:
     for axis, length in itertools.product((0, 1), (1, 3, 16, 17, 300)):
         act = spec.cls(axis=axis)
         bad = [np.full(length, -np.inf), np.zeros(length), np.zeros(length), np.zeros(length)]
@@ -403,7 +403,7 @@ def test_lines_of_softmax_that_are_nan(spec: Spec, dtype: Any, target: str) -> N
 
 @each_dtype
 @pytest.mark.parametrize("spec", [s for s in STRUCTURED if "softmax" in s.name], ids=lambda spec: spec.name)
-def test_lines_of_nans_touch_nothing_else(spec: Spec, dtype: Any, target: str) -> None:
+def test_lines_of_nans_touch_nothing_else(spec: ActivationSpec, dtype: Any, target: str) -> None:
     """Rows of nothing but NaNs: neither the rows between them nor the memory around the result is written."""
     act = spec.cls()
     for length, rows in itertools.product(range(1, TWO_VECTORS + 1), (1, 5, 18)):
@@ -428,7 +428,7 @@ def test_lines_of_nans_touch_nothing_else(spec: Spec, dtype: Any, target: str) -
 
 @each_dtype
 @pytest.mark.parametrize("spec", [s for s in STRUCTURED if "softmax" in s.name], ids=lambda spec: spec.name)
-def test_softmax_over_few_columns(spec: Spec, dtype: Any) -> None:
+def test_softmax_over_few_columns(spec: ActivationSpec, dtype: Any) -> None:
     """Long columns side by side, fewer than the strip of columns that is copied at a time, or a few more."""
     rows, columns = spec.cls(), spec.cls(axis=0)
     for width in (2, 3, 15, 17, 33):
@@ -494,7 +494,7 @@ def test_beta_of_large_inputs(dtype: Any, target: str) -> None:
 
 
 @each_structured
-def test_out_and_dy_are_checked(spec: Spec, parameters: Parameters) -> None:
+def test_out_and_dy_are_checked(spec: ActivationSpec, parameters: Parameters) -> None:
     act = spec.cls(**parameters)
     for shape in shapes_for(parameters, [(12, 12)]):
         x, dy = input_and_gradient(act, shape, np.float64)
@@ -540,7 +540,7 @@ def test_out_and_dy_are_checked(spec: Spec, parameters: Parameters) -> None:
 
 
 @pytest.mark.parametrize("spec", [s for s in STRUCTURED if s.structure == "axis"], ids=lambda spec: spec.name)
-def test_axes(spec: Spec) -> None:
+def test_axes(spec: ActivationSpec) -> None:
     act = spec.cls()
     for call in (act, act.derivative):
         with pytest.raises(ValueError, match=r"x has shape \(\); expected at least one dimension"):
@@ -892,7 +892,7 @@ TORCH: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("spec", [s for s in STRUCTURED if s.name in TORCH], ids=lambda spec: spec.name)
-def test_equal_to_torch(spec: Spec) -> None:
+def test_equal_to_torch(spec: ActivationSpec) -> None:
     torch = pytest.importorskip("torch")
     act = spec.cls()
     x, dy = input_and_gradient(act, (24, 36), np.float64)

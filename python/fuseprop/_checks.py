@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
 import numpy as np
@@ -243,3 +243,10 @@ def choice(value: str, name: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}")
     return value
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three of the known names that `name` may be meant to be, the nearest first."""
+    import difflib  # noqa: PLC0415  # for errors alone
+
+    return difflib.get_close_matches(name, known)

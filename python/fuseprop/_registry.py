@@ -1,13 +1,17 @@
-"""What a formula is, in one record: the tests, the benchmarks and the documentation's tables are driven by it."""
+"""What a formula is, in one record: the tests, the benchmarks and the documentation's tables are driven by it.
+
+An activation, a loss and an optimizer have a record each, with the facts that their kind has. Whoever needs to know
+something of a formula reads it here, and asks neither for the class nor for the name.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from fuseprop import reference
+from fuseprop._checks import nearest
 
 Kind = Literal["activation", "loss", "optimizer"]
 #: What a loss is defined for: any real number, [0, 1], -1 and 1, finite numbers >= 0 or > 0, any number but 0; and
@@ -45,90 +49,37 @@ Curvature = Literal["constant", "varying", "none"]
 Structure = Literal["elementwise", "slopes", "axis"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Spec:
-    """One formula of the library.
+    """One formula of the library: what all kinds have.
 
     Parameters
     ----------
-    name
-        The name in the core's table, in `reference.py` and in `get`: snake_case of the class's name.
-    kind
-        "activation", "loss" or "optimizer".
     cls
         The public class; its constructor takes `parameters` by keyword (an optimizer's, behind what it updates).
+    name
+        The name in the core's table, in `reference.py` and in `get`: snake_case of the class's name.
     parameters
         The constructor's parameters with their defaults: those of the formula.
     choices
         For each parameter that is a string: the values it may take. The core is given the position in this list.
     switches
         What else the constructor takes, which does not change the formula, with the defaults.
-    structure
-        Of an activation: "elementwise", "slopes" or "axis".
-    learned
-        Of an activation: the arrays that `init_params` gives, if need be with a switch set.
     examples
         Further parameter values that the tests go through.
-    target_domain
-        Of a loss: what targets are allowed, at default parameters.
-    targets_of
-        Of a loss whose target_domain depends on its parameters: the domain by them.
-    pred_domain
-        Of a loss: what predictions are allowed; a NaN is, everywhere, and gives a NaN.
-    prediction
-        Of a loss: what a prediction is, see `Prediction`.
-    link
-        Of a loss: what leads from the quantity that is estimated to the prediction, see `Link`.
-    curvature
-        Of a loss with two derivatives: what its second one is like, see `Curvature`.
-    inputs
-        Of a loss: the arrays it takes. Those of more than pred and target have gradients by all but the target, and
-        no `out`.
-    kind_of_value
-        Of a loss: "sum" (a sum over elements, with two derivatives), "metric" (such a sum, without derivatives), or
-        "root" (of a mean: reduction "mean" only, a gradient but no derivatives per sample).
-    ulp
-        The largest errors allowed at default parameters, in units in the last place of the
-        result, as (float32 value, float32 derivative, float64 value, float64 derivative). 0: exact. Of a loss of one
-        prediction per target: (value, d1, d2), for both dtypes and the tests' parameters.
-    cancels
-        Of a loss: which of "value", "d1", "d2" are sums that may change their sign; `ulp` is of their terms there.
-    properties
-        Of an activation: "range", "monotone", "saturating", "zero_centred", "near_identity" (at 0).
     aliases
         Other names that `get` understands.
     """
 
-    name: str
-    kind: Kind
-    cls: type[Any]
+    kind: ClassVar[Kind]
+
+    cls: type[Any] = field(kw_only=False)
+    name: str = field(kw_only=False)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     switches: Mapping[str, bool] = field(default_factory=dict)
-    structure: Structure = "elementwise"
-    learned: tuple[str, ...] = ()
     examples: tuple[Mapping[str, Any], ...] = ()
-    target_domain: Domain = "real"
-    targets_of: Callable[[Mapping[str, Any]], Domain] | None = None
-    pred_domain: Domain = "real"
-    prediction: Prediction = "value"
-    link: Link = "identity"
-    curvature: Curvature = "varying"
-    inputs: tuple[str, ...] = ("pred", "target")
-    kind_of_value: Literal["sum", "metric", "root"] = "sum"
-    ulp: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    cancels: tuple[str, ...] = ()
-    properties: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
-
-    @property
-    def over_classes(self) -> bool:
-        """Whether it is a loss over classes: a prediction and one label, or a distribution, per row."""
-        return self.target_domain in OVER_CLASSES
-
-    def domain_of_targets(self, parameters: Mapping[str, Any]) -> Domain:
-        """Return what targets a loss of these parameters allows."""
-        return self.target_domain if self.targets_of is None else self.targets_of(parameters)
 
     @property
     def reference(self) -> Callable[..., Any]:
@@ -140,6 +91,126 @@ class Spec:
         """
         function: Callable[..., Any] = getattr(reference, self.name)
         return function
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ActivationSpec(Spec):
+    """An activation.
+
+    Parameters
+    ----------
+    structure
+        "elementwise", "slopes" or "axis", see `Structure`.
+    learned
+        The arrays that `init_params` gives, if need be with a switch set.
+    ulp
+        The largest errors allowed at default parameters, in units in the last place of the result, as (float32 value,
+        float32 derivative, float64 value, float64 derivative). 0: exact.
+    properties
+        "range", "monotone", "saturating", "zero_centred", "near_identity" (at 0).
+    """
+
+    kind = "activation"
+
+    structure: Structure = "elementwise"
+    learned: tuple[str, ...] = ()
+    ulp: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LossSpec(Spec):
+    """A loss.
+
+    Parameters
+    ----------
+    inputs
+        The arrays it takes. Those of more than pred and target have gradients by all but the target, and no `out`.
+    target_domain
+        What targets are allowed, at default parameters.
+    targets_of
+        Where the target domain depends on the parameters: the domain by them.
+    pred_domain
+        What predictions are allowed; a NaN is, everywhere, and gives a NaN.
+    prediction
+        What a prediction is, see `Prediction`.
+    link
+        What leads from the quantity that is estimated to the prediction, see `Link`.
+    curvature
+        With two derivatives: what the second one is like, see `Curvature`.
+    kind_of_value
+        "sum" (a sum over elements, with two derivatives), "metric" (such a sum, without derivatives), or "root" (of
+        a mean: reduction "mean" only, a gradient but no derivatives per sample).
+    best
+        The function of `_constants.py` that gives the best constant prediction; None where there is no closed form.
+    dropped
+        The function of `_constants.py` that gives the terms in the target alone that half the deviance has and the
+        loss leaves out; None: it leaves out nothing.
+    ulp
+        The largest errors allowed of (value, d1, d2), for both dtypes and the tests' parameters, in units in the last
+        place of the result. 0: exact. None: the errors are those of a sum, over samples or classes.
+    cancels
+        Which of "value", "d1", "d2" are sums that may change their sign; `ulp` is of their terms there.
+    """
+
+    kind = "loss"
+
+    inputs: tuple[str, ...] = ("pred", "target")
+    target_domain: Domain = "real"
+    targets_of: Callable[[Mapping[str, Any]], Domain] | None = None
+    pred_domain: Domain = "real"
+    prediction: Prediction = "value"
+    link: Link = "identity"
+    curvature: Curvature = "varying"
+    kind_of_value: Literal["sum", "metric", "root"] = "sum"
+    best: str | None = None
+    dropped: str | None = None
+    ulp: tuple[float, float, float] | None = None
+    cancels: tuple[str, ...] = ()
+
+    @property
+    def over_classes(self) -> bool:
+        """Whether it is a loss over classes: a prediction and one label, or a distribution, per row."""
+        return self.target_domain in OVER_CLASSES
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether it has a gradient and a second derivative for each prediction."""
+        return self.kind_of_value == "sum" and self.inputs == ("pred", "target")
+
+    def domain_of_targets(self, parameters: Mapping[str, Any]) -> Domain:
+        """Return what targets a loss of these parameters allows."""
+        return self.target_domain if self.targets_of is None else self.targets_of({**self.parameters, **parameters})
+
+    def best_constant(
+        self, target: Any, sample_weight: Any = None, parameters: Mapping[str, Any] | None = None
+    ) -> Any | None:
+        """Return the prediction that, given to all samples, has the smallest mean loss; None without a closed form.
+
+        A number for targets (N,), an array for targets of several columns. Over classes the targets are distributions,
+        labels as one-hot rows, and so is the result, one number for each class. Where many are as good, one of them.
+        """
+        if self.best is None:
+            return None
+        return _constant(self.best, target, sample_weight, {**self.parameters, **(parameters or {})})
+
+    def dropped_constant(self, target: Any, parameters: Mapping[str, Any] | None = None) -> Any:
+        """Return, for each target, what added to the loss makes half the deviance, or nothing: 0."""
+        if self.dropped is None:
+            return 0.0
+        return _constant(self.dropped, target, {**self.parameters, **(parameters or {})})
+
+
+def _constant(name: str, *arguments: Any) -> Any:
+    from fuseprop import _constants  # noqa: PLC0415  # what few need is not imported by all
+
+    return getattr(_constants, name)(*arguments)
+
+
+class OptimizerSpec(Spec):
+    """An optimizer, of which nothing more is to be known."""
+
+    kind = "optimizer"
 
 
 #: What an activation may have.
@@ -154,12 +225,12 @@ def properties(low: float, high: float, *traits: str) -> dict[str, Any]:
     return {"range": (low, high), **{trait: trait in traits for trait in TRAITS}}
 
 
-_specs: dict[str, dict[str, Spec]] = {"activation": {}, "loss": {}, "optimizer": {}}
-_names: dict[str, dict[str, str]] = {"activation": {}, "loss": {}, "optimizer": {}}
-_spellings: dict[str, dict[str, str]] = {"activation": {}, "loss": {}, "optimizer": {}}
+_specs: dict[Kind, dict[str, Spec]] = {"activation": {}, "loss": {}, "optimizer": {}}
+_names: dict[Kind, dict[str, str]] = {"activation": {}, "loss": {}, "optimizer": {}}
+_spellings: dict[Kind, dict[str, str]] = {"activation": {}, "loss": {}, "optimizer": {}}
 
 #: Names elsewhere that are ambiguous here, or of something other than the entry that is nearest: what to say of them.
-ELSEWHERE: dict[str, dict[str, str]] = {
+ELSEWHERE: dict[Kind, dict[str, str]] = {
     "loss": {
         "cross_entropy": "of logits it is 'softmax_cross_entropy', of probabilities 'categorical_cross_entropy'",
         "sparse_categorical_crossentropy": (
@@ -182,48 +253,66 @@ def _spelling(name: str) -> str:
 
 
 _Class = TypeVar("_Class", bound=type[Any])
+_Facts = ParamSpec("_Facts")
+
+
+def _registering(
+    record: Callable[Concatenate[type[Any], str, _Facts], Spec],
+) -> Callable[Concatenate[str, _Facts], Callable[[_Class], _Class]]:
+    """Return the class decorator for one kind of record, which takes the name and the facts."""
+
+    def register(name: str, /, *args: _Facts.args, **facts: _Facts.kwargs) -> Callable[[_Class], _Class]:
+        """Return what makes a class's record, puts it in the registry and on the class as `spec`.
+
+        The parameters become read-only attributes of the objects.
+        """
+
+        def add(cls: _Class) -> _Class:
+            cls.spec = record(cls, name, *args, **facts)
+            _add(cls.spec)
+            return cls
+
+        return add
+
+    return register
+
+
+register_activation = _registering(ActivationSpec)
+register_loss = _registering(LossSpec)
+register_optimizer = _registering(OptimizerSpec)
+
+
+def _add(spec: Spec) -> None:
+    kind, cls = spec.kind, spec.cls
+    for parameter in (*spec.parameters, *spec.switches):
+        if not (kind == "optimizer" and hasattr(cls, parameter)):  # an optimizer's lr can be set
+            setattr(cls, parameter, property(_parameter(parameter)))
+    _specs[kind][spec.name] = spec
+    # Spelled with and without underscores it is one name; a class has none in its own.
+    for key in {_spelling(alias) for alias in (spec.name, cls.__name__, *spec.aliases)}:
+        if key in _spellings[kind]:
+            raise ValueError(f"{kind} {key!r} is registered twice")
+        _spellings[kind][key] = spec.name
+    _names[kind].update(dict.fromkeys((spec.name, *spec.aliases), spec.name))
 
 
 def _parameter(name: str) -> Callable[[Any], Any]:
     return lambda formula: formula._parameters[name]
 
 
-def register(kind: Kind, name: str, **fields: Any) -> Callable[[_Class], _Class]:
-    """Class decorator: makes the class's Spec, puts it in the registry and on the class as `spec`.
-
-    The parameters become read-only attributes of the objects.
-    """
-
-    def add(cls: _Class) -> _Class:
-        cls.spec = Spec(name=name, kind=kind, cls=cls, **fields)
-        for parameter in (*cls.spec.parameters, *cls.spec.switches):
-            if not (kind == "optimizer" and hasattr(cls, parameter)):  # an optimizer's lr can be set
-                setattr(cls, parameter, property(_parameter(parameter)))
-        _specs[kind][name] = cls.spec
-        # Spelled with and without underscores it is one name; a class has none in its own.
-        for key in {_spelling(alias) for alias in (name, cls.__name__, *cls.spec.aliases)}:
-            if key in _spellings[kind]:
-                raise ValueError(f"{kind} {key!r} is registered twice")
-            _spellings[kind][key] = name
-        _names[kind].update(dict.fromkeys((name, *cls.spec.aliases), name))
-        return cls
-
-    return add
-
-
-def activations() -> Mapping[str, Spec]:
+def activations() -> Mapping[str, ActivationSpec]:
     """All activations, by name."""
-    return _specs["activation"]
+    return cast(Mapping[str, ActivationSpec], _specs["activation"])
 
 
-def losses() -> Mapping[str, Spec]:
+def losses() -> Mapping[str, LossSpec]:
     """All losses, by name."""
-    return _specs["loss"]
+    return cast(Mapping[str, LossSpec], _specs["loss"])
 
 
-def optimizers() -> Mapping[str, Spec]:
+def optimizers() -> Mapping[str, OptimizerSpec]:
     """All optimizers, by name."""
-    return _specs["optimizer"]
+    return cast(Mapping[str, OptimizerSpec], _specs["optimizer"])
 
 
 def find(kind: Kind, name: str) -> Spec:
@@ -235,6 +324,6 @@ def find(kind: Kind, name: str) -> Spec:
         return _specs[kind][_spellings[kind][_spelling(key)]]
     if key in ELSEWHERE[kind]:
         raise ValueError(f"unknown {kind} {name!r}; {ELSEWHERE[kind][key]}")
-    near = difflib.get_close_matches(key, _names[kind], n=3)
+    near = nearest(key, _names[kind])
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(_specs[kind])}"
     raise ValueError(f"unknown {kind} {name!r}; {hint}")

@@ -29,7 +29,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -38,7 +38,7 @@ from fuseprop import _checks, _core, _elsewhere, _registry
 from fuseprop._checks import choice, flag, integer, real
 from fuseprop._formula import Formula
 from fuseprop._listing import listing
-from fuseprop._registry import properties, register
+from fuseprop._registry import ActivationSpec, properties, register_activation
 from fuseprop._typing import FloatArray
 
 __all__ = [
@@ -99,6 +99,9 @@ class Activation(Formula, _core.Activation):
     """
 
     __slots__ = ("_parameters",)
+
+    if TYPE_CHECKING:
+        spec: ClassVar[ActivationSpec]
 
     __signature__ = _SignatureOfCall()
 
@@ -180,8 +183,7 @@ class Activation(Formula, _core.Activation):
         return self._output_shape(tuple(shape))
 
 
-@register(
-    "activation",
+@register_activation(
     "identity",
     aliases=("linear",),
     properties=properties(-inf, inf, "monotone", "zero_centred", "near_identity"),
@@ -195,8 +197,7 @@ class Identity(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "step",
     parameters={"at_zero": 1.0},
     examples=({"at_zero": 0.0}, {"at_zero": 0.5}),
@@ -223,8 +224,7 @@ class Step(Activation):
         super().__init__(at_zero=real(at_zero, "at_zero"))
 
 
-@register(
-    "activation",
+@register_activation(
     "relu",
     properties=properties(0.0, inf, "monotone"),
 )
@@ -240,8 +240,7 @@ class ReLU(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "leaky_relu",
     parameters={"negative_slope": 0.01},
     examples=({"negative_slope": 0.3}, {"negative_slope": 2.5}, {"negative_slope": -0.5}),
@@ -269,8 +268,7 @@ class LeakyReLU(Activation):
         super().__init__(negative_slope=real(negative_slope, "negative_slope"))
 
 
-@register(
-    "activation",
+@register_activation(
     "sigmoid",
     ulp=(2.0, 4.0, 4.0, 4.0),
     aliases=("logistic",),
@@ -288,8 +286,7 @@ class Sigmoid(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "tanh",
     ulp=(1.5, 4.0, 4.0, 4.0),
     properties=properties(-1.0, 1.0, "monotone", "saturating", "zero_centred", "near_identity"),
@@ -306,8 +303,7 @@ class Tanh(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "softplus",
     parameters={"beta": 1.0},
     examples=({"beta": 0.3}, {"beta": 3.7}),
@@ -337,8 +333,7 @@ class Softplus(Activation):
         super().__init__(beta=real(beta, "beta", above=0.0))
 
 
-@register(
-    "activation",
+@register_activation(
     "elu",
     parameters={"alpha": 1.0},
     examples=({"alpha": 0.3}, {"alpha": 2.5}, {"alpha": -0.5}),
@@ -366,8 +361,7 @@ class ELU(Activation):
         super().__init__(alpha=real(alpha, "alpha"))
 
 
-@register(
-    "activation",
+@register_activation(
     "selu",
     ulp=(2.0, 2.0, 3.0, 3.0),
     properties=properties(-1.7580993408473766, inf, "monotone"),
@@ -389,8 +383,7 @@ class SELU(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "celu",
     parameters={"alpha": 1.0},
     examples=({"alpha": 0.3}, {"alpha": 2.5}),
@@ -418,8 +411,7 @@ class CELU(Activation):
         super().__init__(alpha=real(alpha, "alpha", above=0.0))
 
 
-@register(
-    "activation",
+@register_activation(
     "swish",
     learned=("beta",),
     parameters={"beta": 1.0},
@@ -470,8 +462,7 @@ def SiLU() -> Swish:  # noqa: N802  # the name in torch.nn
 _APPROXIMATE = ("none", "tanh")
 
 
-@register(
-    "activation",
+@register_activation(
     "gelu",
     parameters={"approximate": "none"},
     choices={"approximate": _APPROXIMATE},
@@ -502,8 +493,7 @@ class GELU(Activation):
         super().__init__(approximate=choice(approximate, "approximate", _APPROXIMATE))
 
 
-@register(
-    "activation",
+@register_activation(
     "log_sigmoid",
     ulp=(2.0, 4.0, 4.0, 4.0),
     aliases=("logsigmoid",),
@@ -521,8 +511,7 @@ class LogSigmoid(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "mish",
     ulp=(3.0, 4.0, 4.0, 4.0),
     properties=properties(-0.30884341301725147, inf),
@@ -544,8 +533,7 @@ class Mish(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "softsign",
     ulp=(1.5, 4.0, 1.5, 4.0),
     aliases=("soft_sign",),
@@ -567,8 +555,7 @@ class Softsign(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "hardtanh",
     parameters={"min_val": -1.0, "max_val": 1.0},
     examples=({"min_val": -0.3, "max_val": 2.7}, {"min_val": 0.0, "max_val": 6.0}),
@@ -596,8 +583,7 @@ class Hardtanh(Activation):
         super().__init__(min_val=low, max_val=real(max_val, "max_val", above=low))
 
 
-@register(
-    "activation",
+@register_activation(
     "hardsigmoid",
     ulp=(2.0, 0.5, 2.0, 0.5),
     aliases=("hard_sigmoid",),
@@ -619,8 +605,7 @@ class Hardsigmoid(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "hardswish",
     ulp=(3.0, 2.0, 3.0, 2.0),
     aliases=("hard_swish", "hard_silu"),
@@ -661,8 +646,7 @@ def _nearest(value: float, dtype: Any) -> Any:
     return dtype(min(max(value, -largest), largest))
 
 
-@register(
-    "activation",
+@register_activation(
     "prelu",
     structure="slopes",
     learned=("alpha",),
@@ -712,8 +696,7 @@ class PReLU(Activation):
         return {"alpha": _learned(self.init, self.num_parameters, dtype)}
 
 
-@register(
-    "activation",
+@register_activation(
     "rrelu",
     structure="slopes",
     parameters={"lower": 1 / 8, "upper": 1 / 3},
@@ -784,8 +767,7 @@ class RReLU(Activation):
         np.clip(slopes, lower, upper, out=slopes)
 
 
-@register(
-    "activation",
+@register_activation(
     "softmax",
     structure="axis",
     parameters={"axis": -1},
@@ -816,8 +798,7 @@ class Softmax(Activation):
         super().__init__(axis=_checks.axis(axis))
 
 
-@register(
-    "activation",
+@register_activation(
     "log_softmax",
     structure="axis",
     parameters={"axis": -1},
@@ -847,8 +828,7 @@ class LogSoftmax(Activation):
         super().__init__(axis=_checks.axis(axis))
 
 
-@register(
-    "activation",
+@register_activation(
     "crelu",
     structure="axis",
     parameters={"axis": -1},
@@ -881,8 +861,7 @@ class CReLU(Activation):
         super().__init__(axis=_checks.axis(axis))
 
 
-@register(
-    "activation",
+@register_activation(
     "maxout",
     structure="axis",
     parameters={"pieces": 2, "axis": -1},
@@ -918,8 +897,7 @@ class Maxout(Activation):
         super().__init__(pieces=integer(pieces, "pieces", least=1, most=2**31), axis=_checks.axis(axis))
 
 
-@register(
-    "activation",
+@register_activation(
     "glu",
     structure="axis",
     ulp=(3.0, 4.0, 4.5, 4.5),
@@ -948,8 +926,7 @@ class GLU(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "swiglu",
     structure="axis",
     ulp=(4.0, 5.0, 5.0, 5.0),
@@ -978,8 +955,7 @@ class SwiGLU(Activation):
         super().__init__()
 
 
-@register(
-    "activation",
+@register_activation(
     "geglu",
     structure="axis",
     ulp=(4.0, 5.0, 5.0, 5.0),

@@ -86,7 +86,7 @@ class _Objective:
         if not isinstance(self.loss, losses.Loss):
             raise TypeError(f"loss must be a Loss or its name, found {type(loss).__name__}")
         spec = self.loss.spec
-        if spec.kind_of_value != "sum" or spec.inputs != ("pred", "target"):
+        if not spec.per_sample:
             raise ValueError(f"loss is {self.loss!r}, which has no gradient and Hessian per sample")
         if spec.prediction in ("probability", "log_probability"):
             instead = "softmax_cross_entropy" if spec.over_classes else "binary_cross_entropy_with_logits"

@@ -29,7 +29,6 @@ deviations); unlike PyTorch, where a weight is `(out, in)`, fan_in is the first 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
@@ -41,7 +40,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fuseprop import activations
-from fuseprop._checks import choice, integer, real
+from fuseprop._checks import choice, integer, nearest, real
 from fuseprop._listing import listing
 
 if TYPE_CHECKING:
@@ -372,7 +371,7 @@ def get(name: str, **options: Any) -> Initializer:
     """
     known = _BY_NAME | _ALIASES
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3)
+        near = nearest(str(name), known)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(_BY_NAME)}"
         raise ValueError(f"unknown initialiser {name!r}; {hint}")
     function: Initializer = known[name]

@@ -52,16 +52,16 @@ reference.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import _core, _elsewhere, _registry
-from fuseprop._checks import choice, class_weights, flag, float_array, integer, real, real_array, refuse_masked
+from fuseprop._checks import choice, class_weights, flag, float_array, integer, real, real_array
 from fuseprop._formula import Formula
 from fuseprop._listing import listing
-from fuseprop._registry import Domain, register
+from fuseprop._registry import Domain, LossSpec, register_loss
 from fuseprop._typing import FloatArray
 
 __all__ = [
@@ -113,6 +113,9 @@ class Loss(Formula, _core.Loss):
     """What all losses share; see the module's description."""
 
     __slots__ = ("_parameters",)
+
+    if TYPE_CHECKING:
+        spec: ClassVar[LossSpec]
 
     def __call__(
         self,
@@ -205,9 +208,9 @@ class Loss(Formula, _core.Loss):
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, out)
 
 
-@register(
-    "loss",
+@register_loss(
     "zero_one",
+    best="majority",
     prediction="margin",
     link=None,
     target_domain="sign",
@@ -227,9 +230,9 @@ class ZeroOne(Loss):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "hinge",
+    best="majority",
     curvature="none",
     prediction="margin",
     link=None,
@@ -254,9 +257,9 @@ class Hinge(Loss):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "squared_hinge",
+    best="mean",
     prediction="margin",
     link=None,
     ulp=(2.0, 0.5, 0.0),
@@ -276,9 +279,9 @@ class SquaredHinge(Loss):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "exponential",
+    best="half_log_odds_of_signs",
     prediction="margin",
     link="half_logit",
     ulp=(1.0, 1.0, 1.0),
@@ -302,9 +305,9 @@ class Exponential(Loss):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "logistic",
+    best="log_odds_of_signs",
     prediction="logit",
     link="logit",
     ulp=(2.0, 3.0, 5.0),
@@ -325,7 +328,7 @@ class Logistic(Loss):
         super().__init__()
 
 
-@register("loss", "half_squared_error", curvature="constant", ulp=(0.5, 0.0, 0.0), aliases=("half_mse",))
+@register_loss("half_squared_error", best="mean", curvature="constant", ulp=(0.5, 0.0, 0.0), aliases=("half_mse",))
 class HalfSquaredError(Loss):
     """r^2 / 2 with r = pred - target; d1 = r, d2 = 1.
 
@@ -338,9 +341,9 @@ class HalfSquaredError(Loss):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "squared_error",
+    best="mean",
     curvature="constant",
     ulp=(0.5, 0.0, 0.0),
     aliases=("mse", "l2", "mean_squared_error", "mse_loss"),
@@ -357,7 +360,7 @@ class SquaredError(Loss):
         super().__init__()
 
 
-@register("loss", "root_mean_squared_error", kind_of_value="root", aliases=("rmse",))
+@register_loss("root_mean_squared_error", best="mean", kind_of_value="root", aliases=("rmse",))
 class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
     """sqrt(sum(w r^2) / sum(w)) with r = pred - target and weights w of 1 if none are given.
 
@@ -375,9 +378,9 @@ class RootMeanSquaredError(Loss, _core.RootMeanSquaredError):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "absolute_error",
+    best="median",
     curvature="none",
     ulp=(0.0, 0.0, 0.0),
     aliases=("mae", "l1", "mean_absolute_error", "l1_loss"),
@@ -402,9 +405,9 @@ def _percentage_targets(parameters: Mapping[str, Any]) -> Domain:
     return "nonzero" if parameters["on_zero"] == "raise" else "real"
 
 
-@register(
-    "loss",
+@register_loss(
     "absolute_percentage_error",
+    best="relative_median",
     curvature="none",
     ulp=(2.5, 0.5, 0.0),
     parameters={"on_zero": "raise"},
@@ -435,7 +438,7 @@ class AbsolutePercentageError(Loss):
         super().__init__(on_zero=choice(on_zero, "on_zero", _ON_ZERO))
 
 
-@register("loss", "symmetric_absolute_percentage_error", curvature="none", ulp=(3.0, 4.0, 6.0), aliases=("smape",))
+@register_loss("symmetric_absolute_percentage_error", curvature="none", ulp=(3.0, 4.0, 6.0), aliases=("smape",))
 class SymmetricAbsolutePercentageError(Loss):
     """200 abs(r) / S with r = pred - target and S = abs(pred) + abs(target): SMAPE, from 0 to 200.
 
@@ -450,8 +453,7 @@ class SymmetricAbsolutePercentageError(Loss):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "huber",
     ulp=(1.5, 0.0, 0.0),
     parameters={"delta": 1.0},
@@ -480,8 +482,8 @@ class Huber(Loss):
         super().__init__(delta=real(delta, "delta", above=0.0))
 
 
-@register(
-    "loss", "pseudo_huber", ulp=(3.0, 2.0, 8.0), parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 3.0})
+@register_loss(
+    "pseudo_huber", ulp=(3.0, 2.0, 8.0), parameters={"delta": 1.0}, examples=({"delta": 0.25}, {"delta": 3.0})
 )
 class PseudoHuber(Loss):
     """delta^2 (sqrt(1 + (r / delta)^2) - 1) with r = pred - target: a smooth Huber.
@@ -505,7 +507,7 @@ class PseudoHuber(Loss):
         super().__init__(delta=real(delta, "delta", above=0.0))
 
 
-@register("loss", "log_cosh", ulp=(5.5, 1.5, 2.5), aliases=("logcosh",))
+@register_loss("log_cosh", ulp=(5.5, 1.5, 2.5), aliases=("logcosh",))
 class LogCosh(Loss):
     """log(cosh(r)) with r = pred - target; d1 = tanh(r), d2 = 1 / cosh^2(r).
 
@@ -519,9 +521,9 @@ class LogCosh(Loss):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "quantile",
+    best="quantile",
     curvature="none",
     ulp=(1.0, 0.5, 0.0),
     parameters={"q": 0.5},
@@ -565,9 +567,9 @@ def _quantiles(q: float | Sequence[float]) -> float | tuple[float, ...]:
     return values
 
 
-@register(
-    "loss",
+@register_loss(
     "binary_cross_entropy",
+    best="mean",
     prediction="probability",
     ulp=(2.5, 4.0, 4.0),
     cancels=("d1",),
@@ -601,9 +603,9 @@ class BinaryCrossEntropy(Loss):
         return (self._parameters["eps"] or 0.0,)
 
 
-@register(
-    "loss",
+@register_loss(
     "binary_cross_entropy_with_logits",
+    best="log_odds",
     prediction="logit",
     link="logit",
     ulp=(4.0, 4.0, 6.5),
@@ -632,8 +634,7 @@ class BinaryCrossEntropyWithLogits(Loss):
         super().__init__(pos_weight=real(pos_weight, "pos_weight", least=0.0))
 
 
-@register(
-    "loss",
+@register_loss(
     "focal_with_logits",
     prediction="logit",
     link="logit",
@@ -671,9 +672,10 @@ class FocalWithLogits(Loss):
         super().__init__(gamma=real(gamma, "gamma", least=0.0), alpha=real(alpha, "alpha", least=0.0, most=1.0))
 
 
-@register(
-    "loss",
+@register_loss(
     "poisson",
+    best="log_mean",
+    dropped="poisson_constant",
     link="log",
     ulp=(2.0, 2.0, 1.0),
     cancels=("value", "d1"),
@@ -694,9 +696,10 @@ class Poisson(Loss):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "gamma",
+    best="log_mean",
+    dropped="gamma_constant",
     link="log",
     ulp=(4.0, 4.0, 4.0),
     cancels=("value", "d1"),
@@ -722,9 +725,10 @@ def _tweedie_targets(parameters: Mapping[str, Any]) -> Domain:
     return "real" if power <= 0 else "nonnegative" if power < 2 else "positive"
 
 
-@register(
-    "loss",
+@register_loss(
     "tweedie",
+    best="log_mean",
+    dropped="tweedie_constant",
     link="log",
     ulp=(7.0, 7.0, 8.0),
     cancels=("value", "d1", "d2"),
@@ -806,9 +810,9 @@ class _LogitsLoss(Loss):
         return () if self._values() == tuple(self.spec.parameters.values()) else values
 
 
-@register(
-    "loss",
+@register_loss(
     "softmax_cross_entropy",
+    best="class_logits",
     prediction="logit",
     link="multinomial_logit",
     parameters=_OPTIONS,
@@ -893,8 +897,7 @@ class SoftmaxCrossEntropy(_LogitsLoss, _core.SoftmaxCrossEntropy):
         return self._grad_and_hess(pred, target, sample_weight, hess_floor, out, hessian)
 
 
-@register(
-    "loss",
+@register_loss(
     "linear_cross_entropy",
     prediction="logit",
     link="multinomial_logit",
@@ -1038,9 +1041,9 @@ class LinearCrossEntropy(_LogitsLoss, _core.LinearCrossEntropy):
         )
 
 
-@register(
-    "loss",
+@register_loss(
     "categorical_cross_entropy",
+    best="distribution",
     prediction="probability",
     target_domain="distribution",
     pred_domain="unit",
@@ -1062,9 +1065,9 @@ class CategoricalCrossEntropy(Loss):
         super().__init__()
 
 
-@register(
-    "loss",
+@register_loss(
     "negative_log_likelihood",
+    best="log_distribution",
     curvature="none",
     prediction="log_probability",
     link="log",
@@ -1090,9 +1093,9 @@ def _kl_targets(parameters: Mapping[str, Any]) -> Domain:
     return "log_distribution" if parameters["log_target"] else "distribution"
 
 
-@register(
-    "loss",
+@register_loss(
     "kl_divergence",
+    best="distribution",
     prediction="probability",
     parameters={"log_target": False},
     examples=({"log_target": True},),
@@ -1124,27 +1127,10 @@ class KLDivergence(Loss):
     __slots__ = ()
 
     def __init__(self, log_target: bool = False) -> None:
-        if not isinstance(log_target, (bool, np.bool_)):
-            raise TypeError(f"log_target must be a bool, found {type(log_target).__name__}")
         super().__init__(log_target=flag(log_target, "log_target"))
 
 
-def _class_weights(class_weight: ArrayLike | None) -> tuple[float, ...] | None:
-    """Return a tuple of finite numbers >= 0, or None."""
-    if class_weight is None:
-        return None
-    refuse_masked(class_weight, "class_weight")
-    if isinstance(class_weight, (str, bytes)) or np.ndim(class_weight) != 1:
-        raise ValueError(f"class_weight is {class_weight!r}; expected None or one number for each class")
-    values = enumerate(cast(Sequence[float], class_weight))
-    weights = tuple(real(value, f"class_weight[{i}]", least=0.0) for i, value in values)
-    if not weights:
-        raise ValueError("class_weight is empty; expected None or one number for each class")
-    return weights
-
-
-@register(
-    "loss",
+@register_loss(
     "softmax_focal",
     prediction="logit",
     link="multinomial_logit",
@@ -1173,8 +1159,8 @@ class SoftmaxFocal(Loss, _core.SoftmaxFocal):
     gamma
         How much the easy examples count less, >= 0.
     class_weight
-        None, or the factors c of the classes' losses, C numbers >= 0. "mean" divides by the sum of the weights of the
-        labels, as PyTorch does for CrossEntropyLoss.
+        None, or the factors c of the classes' losses, C numbers >= 0, not all of them 0. "mean" divides by the sum of
+        the weights of the labels, as PyTorch does for CrossEntropyLoss.
 
     Notes
     -----
@@ -1184,11 +1170,13 @@ class SoftmaxFocal(Loss, _core.SoftmaxFocal):
     __slots__ = ()
 
     def __init__(self, gamma: float = 2.0, class_weight: ArrayLike | None = None) -> None:
-        super().__init__(gamma=real(gamma, "gamma", least=0.0), class_weight=_class_weights(class_weight))
+        super().__init__(
+            gamma=real(gamma, "gamma", least=0.0),
+            class_weight=None if class_weight is None else tuple(class_weights(class_weight, "class_weight").tolist()),
+        )
 
 
-@register(
-    "loss",
+@register_loss(
     "large_margin_softmax",
     prediction="logit",
     link="multinomial_logit",

@@ -39,7 +39,7 @@ from fuseprop import activations as _activations
 from fuseprop import losses as _losses
 from fuseprop._checks import choice, integer, real
 from fuseprop._listing import listing
-from fuseprop._registry import OVER_CLASSES, Spec
+from fuseprop._registry import LossSpec
 from fuseprop.activations import Activation
 from fuseprop.losses import Loss
 
@@ -245,16 +245,15 @@ _ABSCISSAE = {
 }
 
 
-def _against(spec: Spec) -> str:
+def _against(spec: LossSpec) -> str:
     """Return what the curve of a loss is drawn against; ValueError if it has no curve."""
-    if spec.target_domain in OVER_CLASSES:
+    if spec.over_classes:
         raise ValueError(f"{spec.name} is a loss over classes: it has no curve of one number")
     if spec.kind_of_value == "root":
         raise ValueError(f"{spec.name} is no sum over samples: it has no curve of one number")
-    if spec.pred_domain == "unit":
-        return "probability"
-    by_domain = {"sign": "margin", "unit": "margin", "nonnegative": "logarithm", "positive": "logarithm"}
-    return by_domain.get(spec.target_domain, "residual")
+    if spec.prediction == "value":
+        return "residual" if spec.link == "identity" else "logarithm"
+    return "probability" if spec.prediction == "probability" else "margin"
 
 
 def loss_curves(

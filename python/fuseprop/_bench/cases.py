@@ -30,7 +30,7 @@ from fuseprop._bench.problem import (
     expect,
 )
 from fuseprop._bench.timing import call
-from fuseprop._registry import Spec
+from fuseprop._registry import ActivationSpec, LossSpec, OptimizerSpec
 
 Array = NDArray[Any]
 
@@ -77,7 +77,7 @@ def _torch(peers: Peers, function: Callable[..., Any], *args: Any, variant: str 
 # --- activations --------------------------------------------------------------------------------------------
 
 
-def _activation_forward(spec: Spec, n: int, peers: Peers) -> Problem:
+def _activation_forward(spec: ActivationSpec, n: int, peers: Peers) -> Problem:
     parameters: dict[str, Any] = dict(spec.parameters)
     act, x = spec.cls(**parameters), _normal(n, scale=2)
     out = np.empty(act.output_shape(x.shape), np.float32)
@@ -100,7 +100,7 @@ def _activation_forward(spec: Spec, n: int, peers: Peers) -> Problem:
     return Problem(candidates, [expect(value)], elements=n, num_bytes=8 * n)
 
 
-def _activation_backward(spec: Spec, n: int, peers: Peers) -> Problem:
+def _activation_backward(spec: ActivationSpec, n: int, peers: Peers) -> Problem:
     parameters: dict[str, Any] = dict(spec.parameters)
     act, x = spec.cls(**parameters), _normal(n, scale=2)
     dy = _normal(*act.output_shape(x.shape), seed=1)
@@ -137,7 +137,7 @@ def with_defaults(function: Callable[..., Any], parameters: Mapping[str, float])
 # --- activations of another structure -----------------------------------------------------------------------
 
 
-def _structured_forward(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+def _structured_forward(spec: ActivationSpec, shape: tuple[int, int], peers: Peers) -> Problem:
     act, x = spec.cls(), _normal(*shape, scale=2)
     out = np.empty(act.output_shape(shape), np.float32)
     arrays = [x, *act.init_params().values()]
@@ -153,7 +153,7 @@ def _structured_forward(spec: Spec, shape: tuple[int, int], peers: Peers) -> Pro
     return Problem(candidates, [expect(value, 4)], elements=x.size, num_bytes=4 * (x.size + out.size))
 
 
-def _structured_backward(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+def _structured_backward(spec: ActivationSpec, shape: tuple[int, int], peers: Peers) -> Problem:
     """dL/dx, and the gradient of what is learned."""
     act, x = spec.cls(), _normal(*shape, scale=2)
     dy = _normal(*act.output_shape(shape), seed=1)
@@ -182,7 +182,7 @@ def _structured_backward(spec: Spec, shape: tuple[int, int], peers: Peers) -> Pr
     return Problem(candidates, expected, elements=x.size, num_bytes=4 * (2 * x.size + dy.size))
 
 
-def _checked(spec: Spec) -> Callable[[Any], list[Array]] | None:
+def _checked(spec: ActivationSpec) -> Callable[[Any], list[Array]] | None:
     """Return what to compare of NumPy's answer: not GELU's approximation."""
     return None if spec.name == "geglu" else as_arrays
 
@@ -190,13 +190,13 @@ def _checked(spec: Spec) -> Callable[[Any], list[Array]] | None:
 # --- losses of one prediction per target --------------------------------------------------------------------
 
 
-def _predictions(spec: Spec, n: int) -> Array:
+def _predictions(spec: LossSpec, n: int) -> Array:
     if spec.pred_domain == "unit":
         return np.random.default_rng(0).uniform(0.01, 0.99, n).astype(np.float32)
     return _normal(n, scale=2)
 
 
-def _targets(spec: Spec, pred: Array) -> Array:
+def _targets(spec: LossSpec, pred: Array) -> Array:
     rng = np.random.default_rng(2)
     if spec.target_domain == "unit":
         return rng.random(pred.shape, np.float32)
@@ -209,7 +209,7 @@ def _targets(spec: Spec, pred: Array) -> Array:
     return np.where(rng.random(pred.shape, np.float32) < 0.5, np.float32(-1), np.float32(1))
 
 
-def _loss_value_and_grad(spec: Spec, n: int, peers: Peers) -> Problem:
+def _loss_value_and_grad(spec: LossSpec, n: int, peers: Peers) -> Problem:
     parameters: dict[str, Any] = dict(spec.parameters)
     loss, p = spec.cls(**parameters), _predictions(spec, n)
     y = _targets(spec, p)
@@ -231,7 +231,7 @@ def _loss_value_and_grad(spec: Spec, n: int, peers: Peers) -> Problem:
     return Problem(candidates, expected, elements=n, num_bytes=12 * n)
 
 
-def _mean_and_grad(spec: Spec, p: Array, y: Array, parameters: Mapping[str, Any]) -> tuple[Any, Array]:
+def _mean_and_grad(spec: LossSpec, p: Array, y: Array, parameters: Mapping[str, Any]) -> tuple[Any, Array]:
     value, gradient, _ = spec.reference(p, y, **parameters)
     return (value, gradient) if spec.kind_of_value == "root" else (value.mean(), gradient / p.size)
 
@@ -257,7 +257,7 @@ def _sklearn_value_and_grad(sklearn_loss: Any, p: Array, y: Array) -> Candidate:
     return Candidate("scikit-learn", call(value_and_grad), outputs=outputs)
 
 
-def _loss_value(spec: Spec, n: int, peers: Peers) -> Problem:
+def _loss_value(spec: LossSpec, n: int, peers: Peers) -> Problem:
     """Measure a metric, which has a value only."""
     parameters: dict[str, Any] = dict(spec.parameters)
     loss, p = spec.cls(**parameters), _predictions(spec, n)
@@ -287,7 +287,7 @@ def _torch_value_and_grad(peers: Peers, loss: Callable[[Any, Any], Any], p: Arra
     return Candidate("PyTorch", call(value_and_grad))
 
 
-def _loss_grad_and_hess(spec: Spec, n: int, peers: Peers) -> Problem:
+def _loss_grad_and_hess(spec: LossSpec, n: int, peers: Peers) -> Problem:
     parameters: dict[str, Any] = dict(spec.parameters)
     loss, p = spec.cls(**parameters), _predictions(spec, n)
     y = _targets(spec, p)
@@ -326,7 +326,7 @@ def _edge_rows(array: Array) -> Array:
     return array if len(array) <= 256 else np.concatenate([array[:8], array[-8:]])
 
 
-def _class_reference(spec: Spec, z: Array, labels: Array) -> tuple[float, Array, Array]:
+def _class_reference(spec: LossSpec, z: Array, labels: Array) -> tuple[float, Array, Array]:
     """Return mean value, and gradient and Hessian of the edge rows, in float64, some rows at a time."""
     parameters, classes = dict(spec.parameters), z.shape[1]
 
@@ -341,7 +341,7 @@ def _class_reference(spec: Spec, z: Array, labels: Array) -> tuple[float, Array,
     return total / len(z), gradient, hessian
 
 
-def _class_value_and_grad(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+def _class_value_and_grad(spec: LossSpec, shape: tuple[int, int], peers: Peers) -> Problem:
     loss, z = spec.cls(**spec.parameters), _normal(*shape, scale=3)
     labels = np.random.default_rng(4).integers(0, shape[1], shape[0])
 
@@ -383,7 +383,7 @@ def _mean_and_rows(found: Any) -> tuple[Any, Array]:
     return value.mean(), gradient / len(gradient)
 
 
-def _class_grad_and_hess(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+def _class_grad_and_hess(spec: LossSpec, shape: tuple[int, int], peers: Peers) -> Problem:
     loss, z = spec.cls(**spec.parameters), _normal(*shape, scale=3)
     labels = np.random.default_rng(4).integers(0, shape[1], shape[0])
     one_hot = np.zeros_like(z)
@@ -404,7 +404,7 @@ def _class_grad_and_hess(spec: Spec, shape: tuple[int, int], peers: Peers) -> Pr
     return Problem(candidates, [expect(gradient), expect(hessian)], elements=z.size, num_bytes=12 * z.size)
 
 
-def _row_inputs(spec: Spec, shape: tuple[int, int]) -> tuple[Array, Array]:
+def _row_inputs(spec: LossSpec, shape: tuple[int, int]) -> tuple[Array, Array]:
     """Return predictions and targets of a loss of labels or of distributions."""
     pred = _normal(*shape, scale=3)
     if spec.name != "softmax_focal":
@@ -414,7 +414,7 @@ def _row_inputs(spec: Spec, shape: tuple[int, int]) -> tuple[Array, Array]:
     return pred, np.asarray(fp.ops.softmax(_normal(*shape, seed=4)))
 
 
-def _row_value_and_grad(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+def _row_value_and_grad(spec: LossSpec, shape: tuple[int, int], peers: Peers) -> Problem:
     loss, (pred, target) = spec.cls(), _row_inputs(spec, shape)
     candidates = [Candidate(OURS, call(loss.value_and_grad, pred, target, out=np.empty_like(pred)))]
     if peers.numpy:
@@ -429,13 +429,13 @@ def _row_value_and_grad(spec: Spec, shape: tuple[int, int], peers: Peers) -> Pro
     return Problem(candidates, expected, elements=pred.size, num_bytes=8 * pred.size)
 
 
-def _row_reference(spec: Spec, pred: Array, target: Array) -> tuple[Array, Array, Array]:
+def _row_reference(spec: LossSpec, pred: Array, target: Array) -> tuple[Array, Array, Array]:
     wide = np.eye(pred.shape[1])[target] if spec.target_domain == "labels" else target.astype(np.float64)
     found: tuple[Array, Array, Array] = spec.reference(pred.astype(np.float64), wide, **spec.parameters)
     return found
 
 
-def _row_grad_and_hess(spec: Spec, shape: tuple[int, int], peers: Peers) -> Problem:
+def _row_grad_and_hess(spec: LossSpec, shape: tuple[int, int], peers: Peers) -> Problem:
     loss, (pred, target) = spec.cls(), _row_inputs(spec, shape)
     out = np.empty_like(pred), np.empty_like(pred)
     candidates = [Candidate(OURS, call(loss.grad_and_hess, pred, target, out=out))]
@@ -445,7 +445,7 @@ def _row_grad_and_hess(spec: Spec, shape: tuple[int, int], peers: Peers) -> Prob
     return Problem(candidates, [expect(gradient, 4), expect(hessian, 8)], elements=pred.size)
 
 
-def _margin_value_and_grad(spec: Spec, shape: tuple[int, int, int], peers: Peers) -> Problem:
+def _margin_value_and_grad(spec: LossSpec, shape: tuple[int, int, int], peers: Peers) -> Problem:
     rows, features, classes = shape
     x, weight = _normal(rows, features), _normal(features, classes, seed=1, scale=features**-0.5)
     labels = np.random.default_rng(4).integers(0, classes, rows)
@@ -476,7 +476,7 @@ def _margin_value_and_grad(spec: Spec, shape: tuple[int, int, int], peers: Peers
     return Problem(candidates, expected, elements=rows * classes, flops=6.0 * rows * features * classes)
 
 
-def _linear_value_and_grad(spec: Spec, shape: tuple[int, int, int], peers: Peers) -> Problem:
+def _linear_value_and_grad(spec: LossSpec, shape: tuple[int, int, int], peers: Peers) -> Problem:
     """Measure loss and gradients of a last layer without bias."""
     rows, features, classes = shape
     x, weight = _normal(rows, features), _normal(features, classes, seed=1, scale=features**-0.5)
@@ -778,7 +778,7 @@ def _joined(parameters: Iterable[Any]) -> Callable[[Any], list[Array]]:
     return lambda _: [np.concatenate(as_arrays(found))]
 
 
-def _optimizer(spec: Spec, options: dict[str, Any], tensors: tuple[int, int], peers: Peers) -> Problem:
+def _optimizer(spec: OptimizerSpec, options: dict[str, Any], tensors: tuple[int, int], peers: Peers) -> Problem:
     number, length = tensors
     start = [_normal(length, seed=2 * i) for i in range(number)]
     grads = [_normal(length, seed=2 * i + 1) for i in range(number)]

@@ -77,8 +77,9 @@ def fit(
     sample_weight
         (N,), finite and >= 0, or None. A batch's loss is its weighted mean.
     class_weight
-        Multiplies the weights of the samples of each class: a dict from labels to numbers, which must have all labels
-        of y; an array with one number for each of the classes 0, 1, ...; or "balanced", N / (classes * count).
+        Multiplies the weights of the samples of each class: a dict from labels to numbers, not all 0, which must have
+        all labels of y; an array with one number for each of the classes 0, 1, ...; or "balanced",
+        N / (classes * count).
     validation_data
         (x, y) or (x, y, sample_weight), evaluated after each epoch.
     early_stopping
@@ -519,6 +520,8 @@ def _weights_of_classes(class_weight: Any, y: NDArray[Any]) -> NDArray[np.float6
     if missing:
         raise ValueError(f"class_weight has no number for the label {missing[0]!r} of y")
     chosen = [real(class_weight[label], f"class_weight[{label!r}]", least=0.0) for label in labels.tolist()]
+    if labels.size and not any(chosen):
+        raise ValueError("class_weight has only zeros for the labels of y; expected at least one number > 0")
     return np.asarray(np.array(chosen, np.float64)[place])
 
 

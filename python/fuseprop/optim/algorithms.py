@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fuseprop._checks import flag, real
-from fuseprop._registry import register
+from fuseprop._registry import register_optimizer
 from fuseprop.optim.arrays import Params
 from fuseprop.optim.optimizer import NonFinite, Optimizer, Shared
 
@@ -24,8 +24,7 @@ def _pair(betas: tuple[float, float]) -> tuple[float, float]:
     return real(betas[0], "betas[0]", least=0.0, below=1.0), real(betas[1], "betas[1]", least=0.0, below=1.0)
 
 
-@register(
-    "optimizer",
+@register_optimizer(
     "sgd",
     parameters={"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0},
     examples=(
@@ -121,8 +120,7 @@ class SGD(Optimizer):
         return (numbers[0], 1.0, numbers[2]) if step == 1 and numbers else numbers
 
 
-@register(
-    "optimizer",
+@register_optimizer(
     "adagrad",
     parameters={
         "lr": 0.01,
@@ -210,8 +208,7 @@ class Adagrad(Optimizer):
                 sums.fill(start)
 
 
-@register(
-    "optimizer",
+@register_optimizer(
     "rmsprop",
     parameters={
         "lr": 0.01,
@@ -365,8 +362,7 @@ class _Adam(Optimizer):
         return (beta1, beta2, 1.0 - beta2**step, eps, eps_root, 1.0 - beta1**step)
 
 
-@register(
-    "optimizer",
+@register_optimizer(
     "adam",
     parameters={
         "lr": 1e-3,
@@ -459,8 +455,7 @@ class Adam(_Adam):
         )
 
 
-@register(
-    "optimizer",
+@register_optimizer(
     "adamw",
     parameters={
         "lr": 1e-3,
@@ -548,8 +543,7 @@ class AdamW(_Adam):
         )
 
 
-@register(
-    "optimizer",
+@register_optimizer(
     "nadam",
     parameters={
         "lr": 2e-3,
@@ -667,8 +661,7 @@ class NAdam(_Adam):
         return (*super()._numbers(step)[:5], of_gradient, of_moment)
 
 
-@register(
-    "optimizer",
+@register_optimizer(
     "adadelta",
     parameters={"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0},
     examples=({"lr": 0.5, "rho": 0.6, "eps": 1e-3, "weight_decay": 0.1},),
@@ -742,8 +735,7 @@ class Adadelta(Optimizer):
         )
 
 
-@register(
-    "optimizer",
+@register_optimizer(
     "lion",
     parameters={"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0},
     examples=({"lr": 0.02, "betas": (0.6, 0.8), "weight_decay": 0.3},),

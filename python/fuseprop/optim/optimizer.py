@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import itertools
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from fuseprop import _core
-from fuseprop._checks import choice, flag, integer, real, real_array
+from fuseprop._checks import choice, flag, integer, nearest, real, real_array
 from fuseprop._memory import Changes, aligned_zeros
-from fuseprop._registry import Spec
+from fuseprop._registry import OptimizerSpec
 from fuseprop.optim.arrays import Params, Structure, check_apart, describe
 
 if TYPE_CHECKING:
@@ -232,7 +231,7 @@ class Optimizer:
     )
 
     #: Name, parameters, examples; see `fuseprop._registry`.
-    spec: ClassVar[Spec]
+    spec: ClassVar[OptimizerSpec]
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse an option that there is not, with the name that it may have here."""
@@ -240,7 +239,7 @@ class Optimizer:
         for name in options:
             if known and name not in known:
                 meant = _ELSEWHERE.get(name, name)
-                near = [meant] if meant in known else difflib.get_close_matches(name, known, 1)
+                near = [meant] if meant in known else nearest(name, known)[:1]
                 hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
                 raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}; {hint}")
         return super().__new__(cls)
