@@ -434,3 +434,42 @@ def test_running_statistics_stay_finite(dtype: Any) -> None:
     np.testing.assert_array_equal(running[0], [0.0, 0.0])
     np.testing.assert_allclose(running[1], [min(float(largest), np.finfo(np.float64).max / 2), 0.5 + 0.5 * 16 / 3])
     assert np.isfinite(running[1]).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("layer", ["batch", "layer"])
+def test_a_constant_far_from_zero(layer: str, dtype: Any, target: str) -> None:
+    """Its deviations are 0 and only eps counts, however much larger the constant is: dx = (dy - mean) / sqrt(eps)."""
+    dy = seeded("constant").standard_normal((6, 5)).astype(dtype)
+    exact = dy.astype(np.longdouble)
+    dx = (exact - exact.mean(axis=0 if layer == "batch" else 1, keepdims=True)) / np.sqrt(np.longdouble(1e-5))
+    for constant in (3.0, 1e30) if dtype is np.float32 else (3.0, 1e150, 1e160, 1e200, 1e300):
+        norm = fp.nn.BatchNorm(5) if layer == "batch" else fp.nn.LayerNorm(5)
+        model = fp.nn.Sequential([norm], dtype=dtype)
+        assert not model(np.full((6, 5), constant, dtype), training=True).any()
+        np.testing.assert_allclose(model.backward(dy), dx.astype(np.float64), rtol=64 * np.finfo(dtype).eps)
+
+
+@each_dtype
+@pytest.mark.parametrize("layer", ["batch", "layer"])
+@pytest.mark.parametrize("size", [1e-11, 1e-13, 1e-16, 1e-25])
+def test_units_that_are_all_but_dead(size: float, layer: str, dtype: Any, target: str) -> None:
+    """Where eps carries the variance, dx and the gradients of the parameters are those of the formula."""
+    rng = seeded("dead")
+    axis, n = (0, 7) if layer == "batch" else (1, 6)
+    x, dy = (size * rng.standard_normal((7, 6))).astype(dtype), rng.standard_normal((7, 6)).astype(dtype)
+    norm = fp.nn.BatchNorm(6) if layer == "batch" else fp.nn.LayerNorm(6)
+    model = fp.nn.Sequential([norm], dtype=dtype)
+    model(x, training=True)
+    dx = model.backward(dy)
+    wide, grad = x.astype(np.longdouble), dy.astype(np.longdouble)
+    t = wide - wide.mean(axis=axis, keepdims=True)
+    rstd = 1 / np.sqrt((t**2).sum(axis=axis, keepdims=True) / n + np.longdouble(1e-5))
+    expected = rstd * (
+        grad - grad.mean(axis=axis, keepdims=True) - t * rstd**2 * (grad * t).mean(axis=axis, keepdims=True)
+    )
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(dx, expected.astype(np.float64), rtol=64 * eps, atol=64 * eps)
+    dweight = (grad * t * rstd).sum(axis=0)
+    terms = np.abs(grad * t * rstd).sum(axis=0)
+    assert (np.abs(model.gradients()["0.weight"] - dweight) <= 16 * eps * terms).all()

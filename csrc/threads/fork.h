@@ -10,8 +10,9 @@ namespace fuseprop {
 // The number of forks between the process that loaded this and the one that asks, plus one.
 uint64_t ProcessNumber();
 
-// Whether a thread of this process is using an object. In the child of a fork nobody is: the thread that was exists in
-// the parent alone. Not atomic; for use under the GIL.
+// Whether a thread of this process is using an object. In the child of a fork nobody counts as using it: another thread
+// that was exists in the parent alone. (A thread that forks within its own use is not known for that here.) Not atomic;
+// for use under the GIL.
 class BusyFlag {
  public:
   // Returns false if it is set already.

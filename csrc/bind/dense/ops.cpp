@@ -95,6 +95,7 @@ PyObject* PyMatmulPlan(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
       if (PyErr_Occurred() != nullptr) throw PythonError();
       if (sizes[i] == 0) Raise(PyExc_ValueError, "sizes must be positive");
     }
+    if (sizes[3] != sizeof(float) && sizes[3] != sizeof(double)) Raise(PyExc_ValueError, "itemsize must be 4 or 8");
     const bool transpose_a = AsBool(args[4], "transpose_a");
     const bool transpose_b = AsBool(args[5], "transpose_b");
     const bool accumulate = AsBool(args[6], "accumulate");

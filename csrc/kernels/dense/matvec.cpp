@@ -31,8 +31,6 @@ constexpr size_t kParallelMatrix = size_t{3} << 14;
 // sets of the first: either is read along its columns, as no piece of them stays until the next is wanted.
 constexpr size_t kFarBytes = size_t{1} << 19;
 constexpr size_t kCrowdedBytes = 2048;
-// Shares for each thread: enough to even out threads that are disturbed.
-constexpr size_t kShares = 1;
 
 struct MatvecTable {
   void (*f32)(const MatmulArgs<float>&, bool reserve);
@@ -186,6 +184,18 @@ HWY_NOINLINE void MultiplyByRows(const MatvecOperands<T>& operands, size_t begin
   MultiplyRowsWhile<1>(operands, row, end, y + (row - begin));
 }
 
+// The sum of virtual lanes, of which those from k on are zero: adding one zero is what adding all of them would be.
+template <class D, size_t kCount, class V = hn::Vec<D>>
+HWY_INLINE V AddLanes(D d, V (&lanes)[kCount], size_t k) {
+  HWY_UNROLL(4)
+  for (size_t width = kCount / 2; width != 0; width /= 2) {
+    if (width >= k) continue;
+    HWY_UNROLL(8)
+    for (size_t c = 0; c < width; ++c) lanes[c] = hn::Add(lanes[c], lanes[c + width]);
+  }
+  return k < kCount ? hn::Add(lanes[0], hn::Zero(d)) : lanes[0];
+}
+
 // y[r] for kVectors vectors of rows of a matrix by columns, of the last of which `last` are there. So many lanes at
 // once as there are registers for their sums.
 template <size_t kVectors, bool kWhole, class T>
@@ -212,6 +222,7 @@ HWY_NOINLINE void MultiplyNearColumns(const MatvecOperands<T>& operands, size_t 
       for (size_t v = 0; v < kVectors; ++v) acc[c][v] = hn::Zero(d);
     }
     size_t i = q * kAtOnce;
+    if (i >= k) continue;
     const T* a = operands.a + i * stride + row;
     for (; i + kAtOnce <= k; i += kChains<T>, a += kChains<T> * stride) {
       HWY_UNROLL(8)
@@ -236,12 +247,7 @@ HWY_NOINLINE void MultiplyNearColumns(const MatvecOperands<T>& operands, size_t 
     V lanes[kChains<T>];
     HWY_UNROLL(16)
     for (size_t c = 0; c < kChains<T>; ++c) lanes[c] = sums[c / kAtOnce][c % kAtOnce][v];
-    HWY_UNROLL(4)
-    for (size_t width = kChains<T> / 2; width != 0; width /= 2) {
-      HWY_UNROLL(8)
-      for (size_t c = 0; c < width; ++c) lanes[c] = hn::Add(lanes[c], lanes[c + width]);
-    }
-    StorePartial(lanes[0], d, y + v * kLanes, v + 1 < kVectors ? kLanes : last);
+    StorePartial(AddLanes(d, lanes, k), d, y + v * kLanes, v + 1 < kVectors ? kLanes : last);
   }
 }
 
@@ -304,7 +310,7 @@ HWY_NOINLINE void MultiplyFarColumns(const MatvecOperands<T>& operands, size_t b
     for (size_t c = 0; c < num_lanes && i + c < k; ++c) {
       const T* const a = operands.a + (i + c) * stride + begin;
       const T* const x = operands.x + i + c;
-      const size_t steps = HWY_MIN(kSteps, (k - i - c + kChains<T> - 1) / kChains<T>);
+      const size_t steps = HWY_MIN(kSteps, CeilDiv(k - i - c, kChains<T>));
       switch (steps) {
         case 1:
           AddSteps<1>(a, stride, x, rows, i == 0, lanes[c]);
@@ -325,12 +331,7 @@ HWY_NOINLINE void MultiplyFarColumns(const MatvecOperands<T>& operands, size_t b
     hn::Vec<decltype(d)> sums[kChains<T>];
     HWY_UNROLL(16)
     for (size_t c = 0; c < kChains<T>; ++c) sums[c] = c < num_lanes ? hn::Load(d, lanes[c] + r) : hn::Zero(d);
-    HWY_UNROLL(4)
-    for (size_t width = kChains<T> / 2; width != 0; width /= 2) {
-      HWY_UNROLL(8)
-      for (size_t c = 0; c < width; ++c) sums[c] = hn::Add(sums[c], sums[c + width]);
-    }
-    StorePartial(sums[0], d, y + r, HWY_MIN(kLanes, rows - r));
+    StorePartial(AddLanes(d, sums, k), d, y + r, HWY_MIN(kLanes, rows - r));
   }
 }
 
@@ -389,10 +390,9 @@ void Multiply(const MatmulArgs<T>& args, bool reserve) {
   };
   const size_t threads = operands.rows * operands.k < kParallelMatrix ? 1 : static_cast<size_t>(NumThreads());
   if (threads == 1) return multiply(0, operands.rows);
-  // Shares of whole vectors and lines of y.
-  constexpr size_t kWhole = 128 / sizeof(T);
-  const size_t share = (operands.rows / (threads * kShares) + kWhole) / kWhole * kWhole;
-  ParallelFor((operands.rows + share - 1) / share,
+  // One share of whole lines of y for each thread, so that most often a thread reads what it has read the last time.
+  const size_t share = RoundUp(CeilDiv(operands.rows, threads), 128 / sizeof(T));
+  ParallelFor(CeilDiv(operands.rows, share),
               [&](size_t part) { multiply(part * share, std::min(operands.rows, (part + 1) * share)); });
 }
 

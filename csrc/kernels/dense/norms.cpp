@@ -118,13 +118,22 @@ constexpr double PowerOfTwo(int exponent) {
   return power;
 }
 
+// Elements smaller than this are too small. Where eps is by far the largest part of a variance, those that the forward
+// pass can bear will do for the backward pass too: dx hardly depends on them (units that are all but dead are common).
+template <class T, int k>
+double LeastSize(double eps) {
+  constexpr double kCarries = PowerOfTwo(60 - 2 * k);
+  return eps > kCarries ? PowerOfTwo(-kForward<T>) : PowerOfTwo(-k);
+}
+
 // Whether statistics of n elements are within 2^-k to 2^k. NaN is not.
-template <int k>
+template <class T, int k>
 bool IsAtEase(double mean, double var, size_t n, double eps) {
   constexpr double kMost = PowerOfTwo(k), kLeast = PowerOfTwo(-k);
   const double size = std::fabs(mean);
+  const double least = LeastSize<T, k>(eps);
   return size < kMost && (var + eps) * static_cast<double>(n) < kMost * kMost && var + eps > kLeast * kLeast &&
-         (size == 0.0 || size > kLeast || var > kLeast * kLeast);
+         (size == 0.0 || size > least || var > least * least);
 }
 
 // Whether weight / sqrt(var), as T, keeps its accuracy.
@@ -173,8 +182,9 @@ class CarefulLine {
     const double largest = x.Largest();
     is_finite_ = std::isfinite(largest) && x.count != 0;
     if (!is_finite_) return;
+    exponent_ = ExponentOf(largest);
     // Where eps is by far the larger one, its quotient must not overflow.
-    exponent_ = std::max(ExponentOf(largest), (ExponentOf(eps) - 900) / 2);
+    if (eps != 0.0) exponent_ = std::max(exponent_, (ExponentOf(eps) - 900) / 2);
     const auto n = static_cast<double>(x.count);
     // The second time for what the first one's rounding left: a constant has no deviations.
     for (int round = 0; round < 2; ++round) {
@@ -185,6 +195,11 @@ class CarefulLine {
     double squares = 0.0;
     for (size_t i = 0; i < x.count; ++i) squares += (At(i) - mean_) * (At(i) - mean_);
     var_ = squares / n;
+    if (var_ == 0.0 && exponent_ > 0) {
+      // A large constant, which is its own mean: eps alone counts, however much smaller it is.
+      mean_ = std::ldexp(mean_, exponent_);
+      exponent_ = 0;
+    }
     const double sum = var_ + std::ldexp(eps, -2 * exponent_);
     rstd_ = sum == 0.0 ? 0.0 : 1.0 / std::sqrt(sum);
   }
@@ -285,13 +300,13 @@ std::vector<CarefulColumn<T>> CarefulForward(const NormForward<T>& args, bool tr
     const Line<T> x = {args.x + j, args.rows, args.n};
     const bool is_factor = IsFactor<T>(weight, var + args.eps);
     if (training) {
-      if (is_factor && IsAtEase<kForward<T>>(mean, var, args.rows, args.eps)) continue;
+      if (is_factor && IsAtEase<T, kForward<T>>(mean, var, args.rows, args.eps)) continue;
       const CarefulLine<T> line(x, args.eps);
       if (!line.is_finite()) continue;
       args.mean[j] = line.mean();
       args.var[j] = line.var();
       CarefulColumn<T> column = {j, std::vector<T>(args.rows)};
-      for (size_t i = 0; i < args.rows; ++i) column.values[i] = static_cast<T>(line.Xhat(i) * weight + bias);
+      for (size_t i = 0; i < args.rows; ++i) column.values[i] = static_cast<T>(line.TimesXhat(weight, i) + bias);
       columns.push_back(std::move(column));
     } else {
       constexpr double kMost = PowerOfTwo(kForward<T>);
@@ -317,7 +332,7 @@ std::vector<CarefulColumn<T>> CarefulBackward(const NormBackward<T>& args, bool 
     const double weight = WeightOf(args.weight, j);
     const Line<T> dy = {args.dy + j, args.rows, args.n};
     const bool at_ease = IsFactor<T>(weight, args.var[j] + args.eps) &&
-                         IsAtEase<kBackward<T>>(args.mean[j], args.var[j], args.rows, args.eps);
+                         IsAtEase<T, kBackward<T>>(args.mean[j], args.var[j], args.rows, args.eps);
     if (at_ease && (!dy_is_large || dy.Largest() <= kMostGradient<T>)) continue;
     const CarefulLine<T> line({args.x + j, args.rows, args.n}, args.eps);
     if (!line.is_finite()) continue;
@@ -342,7 +357,7 @@ bool CarefulRow(const NormForward<T>& args, size_t row) {
   if (args.var != nullptr) args.var[row] = line.var();
   for (size_t i = 0; i < args.n; ++i) {
     const double bias = args.bias == nullptr ? 0.0 : static_cast<double>(args.bias[i]);
-    args.y[row * args.n + i] = static_cast<T>(line.Xhat(i) * WeightOf(args.weight, i) + bias);
+    args.y[row * args.n + i] = static_cast<T>(line.TimesXhat(WeightOf(args.weight, i), i) + bias);
   }
   return true;
 }
@@ -546,7 +561,9 @@ HWY_INLINE bool AreAtEase(const double* mean, const double* var, const T* weight
   const DW dw;
   constexpr double kMost = PowerOfTwo(k), kLeast = PowerOfTwo(-k);
   constexpr double kMostFactor = PowerOfTwo(kForward<T> + 14), kLeastFactor = PowerOfTwo(-kForward<T> - 14);
-  const VW least = hn::Set(dw, kLeast);
+  const double least_size = LeastSize<T, k>(eps);
+  const VW least = hn::Set(dw, least_size);
+  const VW least_spread = hn::Set(dw, least_size * least_size);
   const VW least_square = hn::Set(dw, kLeast * kLeast);
   const VW v_rows = hn::Set(dw, static_cast<double>(rows));
   auto all = hn::Eq(v_rows, v_rows);
@@ -556,7 +573,7 @@ HWY_INLINE bool AreAtEase(const double* mean, const double* var, const T* weight
     const VW sum = hn::Add(spread, hn::Set(dw, eps));
     const VW w = Weights(weight, i, count);
     const VW square = hn::Mul(w, w);
-    const auto is_large = hn::Or(hn::Gt(size, least), hn::Gt(spread, least_square));
+    const auto is_large = hn::Or(hn::Gt(size, least), hn::Gt(spread, least_spread));
     all = hn::And(all, hn::Or(hn::Eq(size, hn::Zero(dw)), is_large));
     all = hn::And(all, hn::And(hn::Lt(size, hn::Set(dw, kMost)), hn::Gt(sum, least_square)));
     all = hn::And(all, hn::Lt(hn::Mul(sum, v_rows), hn::Set(dw, kMost * kMost)));
@@ -811,7 +828,7 @@ void LayerForward(const NormForward<T>& args) {
       T* y = args.y + row * n;
       const double mean = RowMean(x, n);
       const double var = RowVariance(x, n, mean);
-      if (HWY_UNLIKELY(!IsAtEase<kForward<T>>(mean, var, n, args.eps)) && CarefulRow(args, row)) continue;
+      if (HWY_UNLIKELY((!IsAtEase<T, kForward<T>>(mean, var, n, args.eps))) && CarefulRow(args, row)) continue;
       if (args.mean != nullptr) args.mean[row] = mean;
       if (args.var != nullptr) args.var[row] = var;
       const auto high = hn::Set(d, static_cast<T>(mean));
@@ -839,7 +856,7 @@ HWY_INLINE void RowBackward(const NormBackward<T>& args, size_t row, bool stream
   const T* const dy = args.dy + row * n;
   const T* const weight = args.weight;
   const double mean = args.mean[row];
-  if (HWY_UNLIKELY(!IsAtEase<kBackward<T>>(mean, args.var[row], n, args.eps)) &&
+  if (HWY_UNLIKELY((!IsAtEase<T, kBackward<T>>(mean, args.var[row], n, args.eps))) &&
       CarefulRow(args, row, sum_dy, sum_dy_xhat)) {
     return;
   }
