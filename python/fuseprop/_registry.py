@@ -181,6 +181,12 @@ class LossSpec(Spec):
         """Return what targets a loss of these parameters allows."""
         return self.target_domain if self.targets_of is None else self.targets_of({**self.parameters, **parameters})
 
+    def samples(self, parameters: Mapping[str, Any] | None = None) -> tuple[list[float], list[float]]:
+        """Return target values that a loss of these parameters allows, and some that it refuses."""
+        from fuseprop import _constants  # noqa: PLC0415  # what few need is not imported by all
+
+        return _constants.SAMPLES[self.domain_of_targets(parameters or {})]
+
     def best_constant(
         self, target: Any, sample_weight: Any = None, parameters: Mapping[str, Any] | None = None
     ) -> Any | None:
