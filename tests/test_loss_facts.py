@@ -22,6 +22,30 @@ NO_CLOSED_FORM = {
     "softmax_focal",
 }
 
+# --- the domain of targets ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spec", "parameters"), cases(ONE_PREDICTION))
+def test_samples_of_the_domain(spec: LossSpec, parameters: dict[str, Any]) -> None:
+    """Whatever the parameters, what is said to be inside is taken, and what is not is refused."""
+    loss = spec.cls(**parameters)
+    inside, outside = spec.samples(parameters)
+    assert np.isfinite(loss(np.full(len(inside), 0.5), inside)) or parameters.get("on_zero") == "inf"
+    for value in outside:
+        with pytest.raises(ValueError, match=r"target\[1\] is .*; \w+ expects "):
+            loss(np.full(2, 0.5), [inside[-1], value])
+
+
+@pytest.mark.parametrize(("spec", "parameters"), cases(s for s in OVER_PRED if s.domain_of_targets({}) != "labels"))
+def test_samples_of_distributions(spec: LossSpec, parameters: dict[str, Any]) -> None:
+    loss = spec.cls(**parameters)
+    inside, outside = spec.samples(parameters)
+    loss(np.full((1, len(inside)), 0.5), [inside])
+    for value in outside:
+        with pytest.raises(ValueError, match=r"target\[0, 1\] is .*; "):
+            loss(np.full((1, 2), 0.5), [[inside[-1], value]])
+
+
 # --- values by hand -----------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""What of a loss depends on the targets alone: its best constant prediction, and the terms that it leaves out.
+"""What of a loss depends on the targets alone: samples of them, its best constant prediction, what it leaves out.
 
 Each function is named by a `LossSpec`, as `best` or as `dropped`. The former take targets with the samples first,
 their weights or None, and the loss's parameters; the latter targets and parameters. All compute in float64.
@@ -12,8 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fuseprop._registry import Domain
+
 F64 = NDArray[np.float64]
 Parameters = Mapping[str, Any]
+
+_SHARES = ([0.0, 0.25, 1.0], [-0.01, 1.01, np.nan, np.inf])
+
+#: Of each domain, numbers that are inside, its edges among them, and numbers that are not.
+SAMPLES: dict[Domain, tuple[list[float], list[float]]] = {
+    "real": ([-3.5, 0.0, 2.0], []),
+    "unit": _SHARES,
+    "sign": ([-1.0, 1.0], [0.0, 0.5, -1.001, np.nan, -np.inf]),
+    "nonnegative": ([0.0, 0.25, 7.0], [-0.01, np.nan, np.inf, -np.inf]),
+    "positive": ([0.25, 7.0], [0.0, -0.0, -3.0, np.nan, np.inf]),
+    "nonzero": ([-3.5, 0.25, 7.0], [0.0, -0.0]),
+    "labels": ([0.0, 1.0], [-1.0]),
+    "distribution": _SHARES,
+    "log_distribution": ([-np.inf, -0.5, 0.0], [0.01, np.nan, np.inf]),
+    "classes": _SHARES,
+}
 
 
 def _columns(target: ArrayLike, sample_weight: ArrayLike | None) -> tuple[F64, F64]:

@@ -29,8 +29,7 @@ Domain = Literal[
     "log_distribution",
     "classes",
 ]
-#: The target domains of losses over classes.
-OVER_CLASSES = ("labels", "distribution", "log_distribution", "classes")
+_OVER_CLASSES = ("labels", "distribution", "log_distribution", "classes")
 #: What a loss's prediction is. "value": an estimate of the target, its mean, median or a quantile, on a scale that the
 #: link says. Over two classes: "margin", a score whose sign is the class; "logit", the log-odds of class 1;
 #: "probability", that of class 1. Of a loss over classes, one for each class: "logit", scores whose softmax are the
@@ -171,7 +170,7 @@ class LossSpec(Spec):
     @property
     def over_classes(self) -> bool:
         """Whether it is a loss over classes: a prediction and one label, or a distribution, per row."""
-        return self.target_domain in OVER_CLASSES
+        return self.target_domain in _OVER_CLASSES
 
     @property
     def per_sample(self) -> bool:
@@ -181,6 +180,12 @@ class LossSpec(Spec):
     def domain_of_targets(self, parameters: Mapping[str, Any]) -> Domain:
         """Return what targets a loss of these parameters allows."""
         return self.target_domain if self.targets_of is None else self.targets_of({**self.parameters, **parameters})
+
+    def samples(self, parameters: Mapping[str, Any] | None = None) -> tuple[list[float], list[float]]:
+        """Return target values that a loss of these parameters allows, and some that it refuses."""
+        from fuseprop import _constants  # noqa: PLC0415  # what few need is not imported by all
+
+        return _constants.SAMPLES[self.domain_of_targets(parameters or {})]
 
     def best_constant(
         self, target: Any, sample_weight: Any = None, parameters: Mapping[str, Any] | None = None

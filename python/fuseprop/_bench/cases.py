@@ -263,13 +263,16 @@ def _loss_value(spec: LossSpec, n: int, peers: Peers) -> Problem:
     loss, p = spec.cls(**parameters), _predictions(spec, n)
     y = _targets(spec, p)
     candidates = [Candidate(OURS, call(loss, p, y))]
-    if peers.numpy:
-        candidates.append(_numpy(lambda: np.mean(p * y <= 0)))
-    if peers.torch:
+    metric = other.METRICS.get(spec.name)
+    if peers.numpy and metric:
+        candidates.append(_numpy(lambda: np.mean(metric(p, y))))
+    elif peers.numpy:
+        candidates.append(_numpy(lambda: np.mean(spec.reference(p, y, **parameters)[0]), variant="reference"))
+    if peers.torch and metric:
         pt, yt = map(peers.torch.from_numpy, (p, y))
-        candidates.append(_torch(peers, lambda: (pt * yt <= 0).float().mean()))
-    if peers.jax:
-        candidates.append(_jax(peers, lambda p, y: (p * y <= 0).mean(), p, y))
+        candidates.append(_torch(peers, lambda: metric(pt, yt).float().mean()))
+    if peers.jax and metric:
+        candidates.append(_jax(peers, lambda p, y: metric(p, y).mean(), p, y))
     value = spec.reference(p.astype(np.float64), y.astype(np.float64), **parameters)[0]
     return Problem(candidates, [expect(value.mean(), 4)], elements=n, num_bytes=8 * n)
 
@@ -407,8 +410,8 @@ def _class_grad_and_hess(spec: LossSpec, shape: tuple[int, int], peers: Peers) -
 def _row_inputs(spec: LossSpec, shape: tuple[int, int]) -> tuple[Array, Array]:
     """Return predictions and targets of a loss of labels or of distributions."""
     pred = _normal(*shape, scale=3)
-    if spec.name != "softmax_focal":
-        pred = np.asarray(fp.ops.log_softmax(pred) if spec.target_domain == "labels" else fp.ops.softmax(pred))
+    if spec.prediction != "logit":
+        pred = np.asarray(fp.ops.softmax(pred) if spec.prediction == "probability" else fp.ops.log_softmax(pred))
     if spec.target_domain == "labels":
         return pred, np.random.default_rng(4).integers(0, shape[1], shape[0])
     return pred, np.asarray(fp.ops.softmax(_normal(*shape, seed=4)))
@@ -418,11 +421,13 @@ def _row_value_and_grad(spec: LossSpec, shape: tuple[int, int], peers: Peers) ->
     loss, (pred, target) = spec.cls(), _row_inputs(spec, shape)
     candidates = [Candidate(OURS, call(loss.value_and_grad, pred, target, out=np.empty_like(pred)))]
     if peers.numpy:
-        candidates.append(_numpy(other.NUMPY_ROW_LOSSES[spec.name], pred, target))
-    if peers.torch:
-        candidates.append(_torch_value_and_grad(peers, other.torch_row_loss(peers.torch, spec.name), pred, target))
-    if peers.jax:
-        jax_loss = other.jax_row_loss(peers.jax, spec.name)
+        if spec.name in other.NUMPY_ROW_LOSSES:
+            candidates.append(_numpy(other.NUMPY_ROW_LOSSES[spec.name], pred, target))
+        else:
+            candidates.append(_numpy(lambda: _mean_and_rows(_row_reference(spec, pred, target)), variant="reference"))
+    if peers.torch and (torch_loss := other.torch_row_loss(peers.torch, spec.name)):
+        candidates.append(_torch_value_and_grad(peers, torch_loss, pred, target))
+    if peers.jax and (jax_loss := other.jax_row_loss(peers.jax, spec.name)):
         candidates.append(_jax(peers, peers.jax.value_and_grad(jax_loss), pred, target))
     value, gradient, _ = _row_reference(spec, pred, target)
     expected = [expect(value.mean(), 4), expect(gradient / len(pred), 4)]
@@ -462,7 +467,7 @@ def _margin_value_and_grad(spec: LossSpec, shape: tuple[int, int, int], peers: P
     candidates = [Candidate(OURS, call(loss.value_and_grad, x, weight, labels), outputs=flat)]
     if peers.numpy:
         candidates.append(_numpy(reference, x, weight, variant="reference"))
-    if peers.torch:
+    if peers.torch and spec.name == "large_margin_softmax":
         torch = peers.torch
         xt, wt = (torch.from_numpy(a).requires_grad_() for a in (x, weight))
         yt = torch.from_numpy(labels)
@@ -1078,7 +1083,7 @@ def _losses(sizes: Sequence[str]) -> Iterator[Case]:
                 name = f"loss/{spec.name}/grad_and_hess/{rows}x{classes}"
                 yield Case(name, entry, partial(_class_grad_and_hess, spec, (rows, classes)))
             continue
-        if spec.target_domain in _registry.OVER_CLASSES:
+        if spec.over_classes:
             for rows, classes in CLASS_SHAPES[:2]:
                 for verb, row_build in (("value_and_grad", _row_value_and_grad), ("grad_and_hess", _row_grad_and_hess)):
                     name = f"loss/{spec.name}/{verb}/{rows}x{classes}"

@@ -540,6 +540,9 @@ def _numpy_softmax_focal(z: Array, labels: Array) -> tuple[Any, Array]:
 
 
 #: (mean value, its gradient) at default parameters as one writes them in NumPy.
+#: Metrics as one writes them for arrays of any of the libraries: what the mean is of.
+METRICS: dict[str, Callable[[Any, Any], Any]] = {"zero_one": lambda p, y: p * y <= 0}
+
 NUMPY_ROW_LOSSES: dict[str, Callable[..., tuple[Any, Array]]] = {
     "categorical_cross_entropy": _numpy_categorical_cross_entropy,
     "kl_divergence": _numpy_kl_divergence,
@@ -548,8 +551,8 @@ NUMPY_ROW_LOSSES: dict[str, Callable[..., tuple[Any, Array]]] = {
 }
 
 
-def torch_row_loss(torch: Any, name: str) -> Callable[[Any, Any], Any]:
-    """Return the mean loss at default parameters as one writes it in PyTorch."""
+def torch_row_loss(torch: Any, name: str) -> Callable[[Any, Any], Any] | None:
+    """Return the mean loss at default parameters as one writes it in PyTorch, or None."""
     functional = torch.nn.functional
 
     def focal(z: Any, labels: Any) -> Any:
@@ -562,11 +565,11 @@ def torch_row_loss(torch: Any, name: str) -> Callable[[Any, Any], Any]:
         "negative_log_likelihood": functional.nll_loss,
         "softmax_focal": focal,
     }
-    return losses[name]
+    return losses.get(name)
 
 
-def jax_row_loss(jax: Any, name: str) -> Callable[[Any, Any], Any]:
-    """Return the mean loss at default parameters as one writes it in JAX."""
+def jax_row_loss(jax: Any, name: str) -> Callable[[Any, Any], Any] | None:
+    """Return the mean loss at default parameters as one writes it in JAX, or None."""
     xp = jax.numpy
 
     def own(log_p: Any, labels: Any) -> Any:
@@ -582,7 +585,7 @@ def jax_row_loss(jax: Any, name: str) -> Callable[[Any, Any], Any]:
         "negative_log_likelihood": lambda log_p, labels: -own(log_p, labels).mean(),
         "softmax_focal": focal,
     }
-    return losses[name]
+    return losses.get(name)
 
 
 def torch_large_margin(torch: Any, x: Any, weight: Any, labels: Any) -> Any:
