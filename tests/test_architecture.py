@@ -195,3 +195,10 @@ def test_the_core_knows_python_in_bind_alone() -> None:
         if any(re.match(r"(?i)python|numpy/|pybind11/", other) for other in included)
     }
     assert knowing == {"bind"}
+
+
+def test_the_core_asks_python_for_words_alone() -> None:
+    """What an error says of an argument that is no array of numbers."""
+    texts = [(CSRC / name).read_text(encoding="utf-8") for name in sources()]
+    asked = {name for text in texts for name in re.findall(r'Import\w*\("(fuseprop[\w.]*)"', text)}
+    assert asked == {"fuseprop._checks"}

@@ -18,12 +18,8 @@ from numpy.typing import DTypeLike
 
 from fuseprop._checks import integer
 from fuseprop._memory import Changes
-from fuseprop.nn.containers import Flatten, Residual
-from fuseprop.nn.dropout import Dropout
-from fuseprop.nn.layers import Activation, Dense, Layer
-from fuseprop.nn.maxout import Maxout
+from fuseprop.nn.layers import LAYERS, Layer
 from fuseprop.nn.model import Model
-from fuseprop.nn.norm import BatchNorm, LayerNorm
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -33,16 +29,6 @@ if TYPE_CHECKING:
 _Model = TypeVar("_Model", bound=Model)
 
 _FORMAT = "fuseprop 1"
-_LAYERS: tuple[type, ...] = (
-    Activation,
-    BatchNorm,
-    Dense,
-    Dropout,
-    Flatten,
-    LayerNorm,
-    Maxout,
-    Residual,
-)
 #: What a checkpoint has beside the model.
 _CHECKPOINT = "checkpoint."
 #: What files may hold besides float32 and float64, by the format's names.
@@ -85,7 +71,7 @@ def read_model(cls: type[_Model], path: str | PathLike[str], layers: Iterable[ty
             if architecture["dtype"] not in ("float32", "float64"):
                 raise ValueError(f"dtype is {architecture['dtype']!r}; expected 'float32' or 'float64'")
             assembled = partial(cls._assembled, dtype=architecture["dtype"])
-            known: dict[str, Any] = {layer.__name__: layer for layer in _LAYERS} | {"Sequential": assembled}
+            known: dict[str, Any] = {name: spec.cls for name, spec in LAYERS.items()} | {"Sequential": assembled}
             known |= {layer.__name__: layer for layer in layers}
             model = assembled(_built(architecture["layers"], known, "layers"))
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
@@ -150,7 +136,7 @@ def _check_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
     expected: dict[str, tuple[int, ...]] = {}
     for path, layer in model._leaves():
         # Of a layer of one's own it is not known before.
-        needed = layer._shapes() if type(layer) in _LAYERS else None
+        needed = layer._shapes() if _is_ours(layer) else None
         if needed is None:
             own.append(f"{path}.")
         else:
@@ -165,17 +151,19 @@ def _check_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
             raise ValueError(f"{name!r} is of no layer that is described")
 
 
+def _is_ours(layer: Layer) -> bool:
+    name = type(layer).__name__
+    return name in LAYERS and type(layer) is LAYERS[name].cls
+
+
 def _start(model: Model, rng: np.random.Generator) -> None:
     """Lay out a model whose parameters are about to be loaded: nothing is drawn for them."""
-    layers = [layer for _, layer in model._leaves()]
-    dense: list[Any] = [
-        layer._linear if type(layer) is Maxout else layer for layer in layers if type(layer) in (Dense, Maxout)
-    ]
-    inits = [layer.init for layer in dense]
-    for layer in dense:
+    drawn: list[Any] = [layer for _, layer in model._leaves() if _is_ours(layer) and hasattr(layer, "init")]
+    inits = [layer.init for layer in drawn]
+    for layer in drawn:
         layer.init = _blank
     model._start(rng)
-    for layer, init in zip(dense, inits, strict=True):
+    for layer, init in zip(drawn, inits, strict=True):
         layer.init = init
 
 
