@@ -32,7 +32,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -157,13 +157,14 @@ class Layer:
         return f"{type(self).__name__}()"
 
 
-class LayerSpec(NamedTuple):
-    """What the library knows of one of its classes of layers."""
+class LayerSpec:
+    """What the library knows of one of its classes of layers.
 
-    cls: type[Layer]
-    #: Makes layers for samples of `input_shape`: what is done with each layer, the tests do with these.
-    samples: Callable[[], Sequence[Layer]]
-    input_shape: tuple[int, ...]
+    `samples` makes layers for samples of `input_shape`: what the tests do with each layer, they do with these.
+    """
+
+    def __init__(self, cls: type[Layer], samples: Callable[[], Sequence[Layer]], input_shape: tuple[int, ...]) -> None:
+        self.cls, self.samples, self.input_shape = cls, samples, input_shape
 
 
 #: The library's classes of layers by their names, by which files name them.

@@ -28,15 +28,14 @@ if TYPE_CHECKING:
 
     from fuseprop._typing import FloatArray
 
+    class _ValueAndGrad(Protocol):
+        def __call__(
+            self, pred: FloatArray, target: Any, sample_weight: Any, reduction: str, out: FloatArray, /
+        ) -> tuple[Any, FloatArray]: ...
+
+
 #: A loss of the library, its class or name, or a function of (pred, target) that returns (value, gradient).
 LossLike: TypeAlias = "losses.Loss | type[losses.Loss] | str | Callable[..., tuple[float, ArrayLike]]"
-
-
-class _ValueAndGrad(Protocol):
-    def __call__(
-        self, pred: FloatArray, target: Any, sample_weight: Any, reduction: str, out: FloatArray, /
-    ) -> tuple[Any, FloatArray]: ...
-
 
 #: In the place of a loss or an optimizer before there is one; no argument is this object.
 _NONE_YET = object()

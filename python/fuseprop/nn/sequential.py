@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fuseprop import activations, optim
-from fuseprop.nn import data, io
+from fuseprop.nn import io
 from fuseprop.nn.containers import Formula, Nestable, Part
-from fuseprop.nn.fit import Training
 from fuseprop.nn.layers import Layer
 from fuseprop.nn.model import (
     LossLike,
@@ -188,6 +187,8 @@ class Sequential(Model):
         With one generator state, a run is the same to the bit, on any number of threads, and whether it was interrupted
         and resumed between two epochs or not.
         """
+        from fuseprop.nn.fit import Training  # noqa: PLC0415  # not needed to import the package
+
         training = Training(self, loss, optimizer, metrics)
         training.take(x, y, sample_weight, class_weight, batch_size=batch_size, shuffle=shuffle, rng=rng)
         training.accompany(validation_data, early_stopping, schedule, callbacks)
@@ -209,7 +210,9 @@ class Sequential(Model):
         ValueError, TypeError
             As for a call of the model.
         """
-        return data.predict(self, x, batch_size)
+        from fuseprop.nn.data import predict  # noqa: PLC0415  # not needed to import the package
+
+        return predict(self, x, batch_size)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write architecture, parameters and buffers into a safetensors file.
