@@ -20,6 +20,7 @@ from test_nn import Scale, numeric_gradient
 import fuseprop as fp
 from fuseprop import _core, nn
 from fuseprop._memory import BatchBuffer, RowBuffer
+from fuseprop.nn.layers import LAYERS
 
 Array = Any
 
@@ -86,34 +87,62 @@ def check_gradients(model: nn.Sequential, x: Array, *, rtol: float = 1e-6, h: fl
 # --- each layer ---------------------------------------------------------------------------------------------
 
 
+def each(name: str) -> list[Any]:
+    """Makers of the registered samples of one class of layers."""
+    makers = [lambda i=i: LAYERS[name].samples()[i] for i in range(len(LAYERS[name].samples()))]
+    return [pytest.param(make, LAYERS[name].input_shape, id=repr(make()).replace("\n", "")) for make in makers]
+
+
+each_layer = pytest.mark.parametrize(("make", "shape"), [sample for name in LAYERS for sample in each(name)])
+
+
+def test_all_layers_are_registered() -> None:
+    public = [getattr(nn, name) for name in nn.__all__]
+    classes = [cls for cls in public if isinstance(cls, type) and issubclass(cls, nn.Layer) and cls is not nn.Layer]
+    assert {cls.__name__: cls for cls in classes} == {name: spec.cls for name, spec in LAYERS.items()}
+    assert all({type(layer) for layer in spec.samples()} == {spec.cls} for spec in LAYERS.values())
+
+
+@each_layer
+def test_a_layer_says_its_shapes(make: Any, shape: tuple[int, ...]) -> None:
+    """What `load` compares with a file before there is memory for it, and what a model follows."""
+    model = nn.Sequential([make()], rng=0)
+    x = seeded("shapes").standard_normal((5, *shape))
+    assert model(x).shape[1:] == make().output_shape(shape)
+    found = {name: array.shape for name, array in model.state_dict().items()}
+    shapes = {f"{path}.{name}": size for path, layer in model._leaves() for name, size in layer._shapes().items()}
+    assert shapes == found
+
+
+@each_layer
+def test_gradients_of_a_layer(make: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
+    check_layer(make, shape, tmp_path)
+
+
 @pytest.mark.parametrize(
-    "layer",
+    "make",
     [
-        lambda: nn.BatchNorm(6),
-        lambda: nn.BatchNorm(6, affine=False, eps=0.1),
-        lambda: nn.LayerNorm(6),
-        lambda: nn.LayerNorm(6, affine=False),
-        lambda: nn.Dropout(0.4),
-        lambda: nn.Maxout(6, 4),
-        lambda: nn.Maxout(6, 2, pieces=5, use_bias=False),
-        lambda: nn.Residual(nn.Dense(6, 6, "tanh")),
         lambda: nn.Residual([nn.Dense(6, 9, "tanh"), nn.BatchNorm(9), nn.Dense(9, 6)]),
         lambda: nn.Residual(nn.Residual(nn.Sequential([nn.Dense(6, 6, "sigmoid")]))),
-        lambda: nn.Activation("rrelu"),
         lambda: nn.Sequential([nn.Sequential([nn.Dense(6, 5)]), nn.Activation("tanh")]),
     ],
     ids=lambda make: repr(make()).replace("\n", ""),
 )
-def test_gradients_of_a_layer(layer: Any, tmp_path: Path) -> None:
-    x = seeded("gradients").standard_normal((9, 6))
+def test_gradients_of_nested_layers(make: Any, tmp_path: Path) -> None:
+    check_layer(make, (6,), tmp_path)
+
+
+def check_layer(make: Any, shape: tuple[int, ...], folder: Path) -> None:
+    """The gradients of a layer, alone and between others; and its model, saved and loaded."""
+    x = seeded("gradients").standard_normal((9, *shape))
     for place in ("alone", "between"):
-        made = layer()
-        features = nn.Sequential([made])(x).shape[1]
-        made = layer()
-        layers = [made] if place == "alone" else [nn.Dense(6, 6, "tanh"), made, nn.Dense(features, 2, "tanh")]
+        features = nn.Sequential([make()])(x).shape[1]
+        made = make()
+        before = [nn.Dense(6, 6, "tanh")] if shape == (6,) else []
+        layers = [made] if place == "alone" else [*before, made, nn.Dense(features, 2, "tanh")]
         model = nn.Sequential(layers, rng=1, dtype=np.float64)
         check_gradients(model, x.copy())
-        path = tmp_path / place
+        path = folder / place
         model.save(path)
         loaded = nn.load(path)
         assert repr(loaded) == repr(model)
@@ -540,39 +569,23 @@ def test_a_failed_step_changes_nothing(change: dict[str, Any], error: type[Excep
     np.testing.assert_equal(optimizer.state_dict(), state)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: nn.Dense(4, 4),
-        lambda: nn.Dense(4, 4, "tanh"),
-        lambda: nn.Activation("tanh"),
-        lambda: nn.Activation("prelu"),
-        lambda: nn.Activation("rrelu"),
-        lambda: nn.Activation("softmax"),
-        lambda: nn.BatchNorm(4),
-        lambda: nn.LayerNorm(4),
-        lambda: nn.Dropout(0.5),
-        nn.Flatten,
-        lambda: nn.Maxout(4, 4),
-        lambda: nn.Residual(nn.LayerNorm(4)),
-        lambda: nn.Residual([nn.Dense(4, 4), nn.BatchNorm(4)]),
-    ],
-)
+@each_layer
 @pytest.mark.parametrize("in_model", [False, True])
-def test_backward_needs_forward(make: Any, in_model: bool) -> None:
+def test_backward_needs_forward(make: Any, shape: tuple[int, ...], in_model: bool) -> None:
     """Of each layer, also of one that is in no model yet."""
-    layer, dy = make(), np.ones((3, 4), np.float32)
+    layer, x = make(), np.ones((3, *shape), np.float32)
+    dy = np.ones((3, *layer.output_shape(shape)), np.float32)
     if in_model:
         model = nn.Sequential([nn.Sequential([layer])], rng=0)
         for part in (model, model._chain, model._chain.children["0"]):
             with pytest.raises(RuntimeError, match="needs a"):
                 part.backward(dy.copy())
-        assert model(dy).shape == dy.shape  # evaluation keeps nothing
+        assert model(x).shape == dy.shape  # evaluation keeps nothing
     with pytest.raises(RuntimeError, match="needs a forward pass in training before it"):
         layer.backward(dy.copy())
     if in_model:
-        layer.forward(dy, True)
-        assert layer.backward(dy.copy()).shape == dy.shape
+        layer.forward(x, True)
+        assert layer.backward(dy.copy()).shape == x.shape
 
 
 @pytest.mark.parametrize("state", [np.ones(3), [np.ones(3)], None, 3, "state.safetensors"])

@@ -30,12 +30,13 @@ from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, Run
 from fuseprop.nn.containers import Flatten, Residual
 from fuseprop.nn.dropout import Dropout
 from fuseprop.nn.health import GradientHealth, LayerHealth
-from fuseprop.nn.io import load, load_checkpoint, save_checkpoint
+from fuseprop.nn.io import load_checkpoint, save_checkpoint
 from fuseprop.nn.layers import Activation, Dense, Layer
 from fuseprop.nn.maxout import Maxout
 from fuseprop.nn.metrics import accuracy
+from fuseprop.nn.model import NonFiniteLossError
 from fuseprop.nn.norm import BatchNorm, LayerNorm
-from fuseprop.nn.sequential import NonFiniteLossError, Sequential
+from fuseprop.nn.sequential import Sequential, load
 
 __all__ = [
     "Activation",

@@ -15,11 +15,11 @@ from fuseprop.nn.metrics import direction, monitored
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
-    from fuseprop.nn.sequential import Sequential
+    from fuseprop.nn.model import Model
     from fuseprop.optim import Optimizer
 
 #: Called after each epoch with (epoch, the epoch's values, model); training stops if it returns True.
-EpochFunction: TypeAlias = "Callable[[int, Mapping[str, float], Sequential], bool | None]"
+EpochFunction: TypeAlias = "Callable[[int, Mapping[str, float], Any], bool | None]"
 
 
 class PlateauSchedule(Protocol):
@@ -44,7 +44,8 @@ class Run:
     that has just ended, whose values are `history[name][epoch]`.
     """
 
-    model: Sequential
+    #: The `Sequential` that is trained, whose verbs are above this module.
+    model: Any
     optimizer: Optimizer
     #: Passes over the data in all, the one that runs, and how many are complete.
     epochs: int
@@ -98,7 +99,7 @@ class Callback:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned."""
 
-    def _check_state(self, state: Mapping[str, Any], model: Sequential) -> None:
+    def _check_state(self, state: Mapping[str, Any], model: Model) -> None:
         """Refuse a state that is one of another model."""
 
 
@@ -188,7 +189,7 @@ class EarlyStopping(Callback):
         if self.restore_best:
             self.restore(run.model)
 
-    def restore(self, model: Sequential) -> None:
+    def restore(self, model: Model) -> None:
         """Give the model the best parameters and buffers so far."""
         if self._best_state:
             model.load_state_dict(self._best_state)
@@ -214,7 +215,7 @@ class EarlyStopping(Callback):
             best_epoch = integer(best_epoch, "state['best_epoch']", least=0)
         set_attributes(self, best=best, best_epoch=best_epoch, _waited=waited, _best_state=dict(state["state"]))
 
-    def _check_state(self, state: Mapping[str, Any], model: Sequential) -> None:
+    def _check_state(self, state: Mapping[str, Any], model: Model) -> None:
         if state["state"]:
             model._plan(state["state"], Changes())
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fuseprop import activations
 from fuseprop._memory import BatchBuffer
-from fuseprop.nn.layers import Activation, DenseRun, Layer, Shape, Visitor, in_runs, no_forward
+from fuseprop.nn.layers import Activation, Dense, DenseRun, Layer, Shape, Visitor, in_runs, no_forward, register
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
@@ -222,6 +222,7 @@ class Chain(Container):
         return {"layers": [describe(part) for part in self.parts]}
 
 
+@register(lambda: (Residual(Dense(6, 6, "tanh")), Residual([Dense(6, 9), Activation("tanh"), Dense(9, 6)])))
 class Residual(Container):
     """A block with a connection around it: y = x + block(x), dx = dy + (the block's dx).
 
@@ -303,6 +304,7 @@ class Residual(Container):
         return {"block": describe(self.block)}
 
 
+@register(lambda: [Flatten()], input_shape=(2, 3))
 class Flatten(Layer):
     """Samples of any shape as vectors: (N, a, b, ...) becomes (N, a b ...), in C order."""
 

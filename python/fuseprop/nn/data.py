@@ -1,4 +1,4 @@
-"""What a run is given: samples, targets and weights, looked through once before the first step.
+"""What a model is given: samples, targets and weights, looked through once before the first step, then in batches.
 
 A batch's error would name a row of the shuffled batch, when parameters have moved already; these name the row of the
 caller's array.
@@ -6,15 +6,25 @@ caller's array.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses
-from fuseprop._checks import real_array, refuse_masked
+from fuseprop._checks import class_weights, integer, real, real_array, refuse_masked
+from fuseprop._memory import RowBuffer
 from fuseprop._registry import Domain
+
+if TYPE_CHECKING:
+    from fuseprop._typing import FloatArray
+    from fuseprop.nn.model import Model
+
+#: (x, y) or (x, y, sample_weight).
+ValidationData: TypeAlias = "tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]"
+#: Samples, targets, and weights or None.
+Batch: TypeAlias = "tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]"
 
 #: Elements that are looked at at once: what is computed of them stays in the cache.
 _BLOCK = 1 << 16
@@ -146,3 +156,148 @@ def _place(name: str, begin: int, wrong: NDArray[np.bool_], owner: str) -> str:
 
 def _first(block: NDArray[Any], wrong: NDArray[np.bool_]) -> Any:
     return block[np.unravel_index(int(wrong.argmax()), wrong.shape)].item()
+
+
+# --- batches ------------------------------------------------------------------------------------------------
+
+
+def batches(rows: Any, size: int) -> Iterator[Any]:
+    """Give what has rows (an array, a sparse matrix, an order) in batches of `size`; the last one may be smaller."""
+    for begin in range(0, rows.shape[0], size):
+        yield rows[begin : begin + size]
+
+
+class Source:
+    """An array whose rows are gathered into a buffer of a given dtype."""
+
+    def __init__(self, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
+        self._array = array
+        self._buffer = RowBuffer(array.shape[1:], dtype)
+        # np.take would copy a whole array that is not C-contiguous, and cannot cast.
+        self._take = array.flags.c_contiguous and array.dtype == dtype
+
+    def gather(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """Return these rows, which the next call overwrites."""
+        batch = self._buffer.rows(len(rows))
+        if self._take:
+            # With the default mode, take would go through another buffer; the rows are in range.
+            np.take(self._array, rows, axis=0, out=batch, mode="clip")
+        else:
+            batch[...] = self._array[rows]
+        return batch
+
+
+class Batches:
+    """Samples, targets and weights of one length, gathered batch by batch."""
+
+    def __init__(
+        self,
+        model: Model,
+        x: ArrayLike,
+        y: ArrayLike,
+        loss: object,
+        sample_weight: ArrayLike | None,
+        *,
+        class_weight: Mapping[Any, float] | ArrayLike | None,
+    ) -> None:
+        xs = real_array(x, "x")
+        output_shape = model._sample_output(xs.shape)
+        self.size = len(xs)
+        if self.size == 0:
+            raise ValueError(f"x has shape {xs.shape}; expected at least one sample")
+        ys = target_array(y, "y", loss)
+        self._check_length("y", ys)
+        check_samples(xs, model.dtype)
+        check_targets(ys, model.dtype, loss, output_shape)
+        self._x = Source(xs, model.dtype)
+        self._y = Source(ys, _target_dtype(ys, model.dtype, loss))
+        self._weight: Source | None = None
+        of_classes = None if class_weight is None else _weights_of_classes(class_weight, ys)
+        if sample_weight is None and of_classes is not None:
+            self._weight = Source(of_classes.astype(model.dtype), model.dtype)
+        if sample_weight is not None:
+            weights = real_array(sample_weight, "sample_weight")
+            self._check_length("sample_weight", weights)
+            if weights.ndim != 1:
+                raise ValueError(f"sample_weight has shape {weights.shape}; expected ({self.size},)")
+            check_weights(weights, model.dtype)
+            weights = weights if of_classes is None else weights * of_classes
+            self._weight = Source(weights, model.dtype)
+
+    def _check_length(self, name: str, array: NDArray[Any]) -> None:
+        if array.ndim == 0 or len(array) != self.size:
+            raise ValueError(f"{name} has shape {array.shape}; expected {self.size} samples, as x has")
+
+    def through(self, order: NDArray[np.intp], size: int) -> Iterator[Batch]:
+        """Give the samples in this order in batches, each of which overwrites the one before."""
+        return map(self.gather, batches(order, size))
+
+    def gather(self, rows: NDArray[np.intp]) -> Batch:
+        """Return the batch of these samples."""
+        weight = None if self._weight is None else self._weight.gather(rows)
+        return self._x.gather(rows), self._y.gather(rows), weight
+
+
+def _weights_of_classes(class_weight: Any, y: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the weight of each sample's class."""
+    if y.ndim != 1 and y.shape[1:] != (1,):
+        raise ValueError(f"class_weight needs labels (N,); y has shape {y.shape}")
+    labels, place, counts = np.unique(y.reshape(-1), return_inverse=True, return_counts=True)
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ValueError(f"class_weight is {class_weight!r}; expected 'balanced', a dict or an array")
+        weights = y.size / (len(labels) * counts.astype(np.float64))
+        return np.asarray(weights[place])
+    if not isinstance(class_weight, Mapping):
+        numbers = class_weights(class_weight, "class_weight")
+        if y.dtype.kind not in "biu" or labels[0] < 0 or labels[-1] >= len(numbers):
+            raise ValueError(
+                f"class_weight has {len(numbers)} numbers; expected one for each of the labels 0, 1, ... of y, which "
+                f"are from {labels[0]} to {labels[-1]}"
+            )
+        class_weight = dict(enumerate(numbers.tolist()))
+    missing = [label for label in labels.tolist() if label not in class_weight]
+    if missing:
+        raise ValueError(f"class_weight has no number for the label {missing[0]!r} of y")
+    chosen = [real(class_weight[label], f"class_weight[{label!r}]", least=0.0) for label in labels.tolist()]
+    if labels.size and not any(chosen):
+        raise ValueError("class_weight has only zeros for the labels of y; expected at least one number > 0")
+    return np.asarray(np.array(chosen, np.float64)[place])
+
+
+def _target_dtype(y: NDArray[Any], dtype: np.dtype[Any], loss: object) -> np.dtype[Any]:
+    """Labels keep their dtype, and so does everything for a user's loss; other targets get the model's."""
+    ours = isinstance(loss, losses.Loss)
+    labels = y.ndim == 1 and y.dtype.kind in "biu"
+    if not ours or labels or not np.can_cast(y.dtype, dtype, "same_kind"):
+        return y.dtype
+    return dtype
+
+
+def predict(model: Model, x: ArrayLike, batch_size: int | None = None) -> FloatArray:
+    """`Sequential.predict`."""
+    x = real_array(x, "x")
+    rows = _rows_at_once(model, x) if batch_size is None else integer(batch_size, "batch_size", least=1)
+    if x.ndim == 0 or len(x) <= rows:
+        return model(x)
+    first = model(x[:rows])
+    result: FloatArray = np.empty((len(x), *first.shape[1:]), first.dtype)
+    result[:rows] = first
+    for y, batch in zip(batches(result[rows:], rows), batches(x[rows:], rows), strict=True):
+        y[...] = model(batch)
+    return result
+
+
+#: Of the largest activation that `predict` has by itself: more would take memory without being faster.
+_ACTIVATION_BYTES = 4 << 20
+_FEW_ROWS = 256
+
+
+def _rows_at_once(model: Model, x: NDArray[Any]) -> int:
+    """Return how many samples may go through the layers at once; few always may."""
+    if x.ndim == 0 or len(x) <= _FEW_ROWS:
+        return _FEW_ROWS
+    sizes = [x[0].size]
+    model._check_shape(x.shape)
+    model._trace(x[:1], False, lambda path, layer, y: sizes.append(y.size))
+    return max(_FEW_ROWS, int(_ACTIVATION_BYTES // (model.dtype.itemsize * max(*sizes, 1))))

@@ -10,12 +10,13 @@ import numpy as np
 from fuseprop import _core
 from fuseprop._checks import real
 from fuseprop._memory import BatchBuffer
-from fuseprop.nn.layers import Layer, Shape, no_forward
+from fuseprop.nn.layers import Layer, Shape, no_forward, register
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
 
 
+@register(lambda: [Dropout(0.4)])
 class Dropout(Layer):
     """Each element is 0 with probability p in training, and x / (1 - p) otherwise: y = x m, dx = dy m.
 

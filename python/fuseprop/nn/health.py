@@ -15,7 +15,7 @@ from fuseprop.nn.callbacks import Callback, Run
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
     from fuseprop.nn.layers import Layer
-    from fuseprop.nn.sequential import Sequential
+    from fuseprop.nn.model import Model
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class GradientHealth(Callback):
     def begin(self, run: Run) -> None:
         """Start anew, with the layers of the run's model."""
         self._forget()
-        self._layers = run.model._chain.leaves()
+        self._layers = run.model._leaves()
         for path, layer in self._layers:
             self._names[path] = repr(layer)
             size = sum(array.size for array in layer.parameters.values())
@@ -103,7 +103,7 @@ class GradientHealth(Callback):
                 dead = np.all(y.reshape(len(y), -1) == 0, axis=0)
                 self.dead_units.setdefault(path, []).append(float(np.mean(dead)))
 
-        run.model._chain.trace(run.batch[0], False, "", visit)
+        run.model._trace(run.batch[0], False, visit)
 
     def after_step(self, run: Run) -> None:
         """Look at the gradients and at what the step has changed."""
@@ -184,7 +184,7 @@ def _median(values: list[float]) -> float:
     return float(np.median(values)) if values else math.nan
 
 
-def explain_loss(model: Sequential, x: FloatArray, drawn_from: Mapping[str, Any] | None) -> str:
+def explain_loss(model: Model, x: FloatArray, drawn_from: Mapping[str, Any] | None) -> str:
     """Say where a loss that is not finite comes from: the first layer whose parameters or output are not.
 
     The forward pass is repeated; `drawn_from` is the state of the model's generator before it, None if none draws.
@@ -209,7 +209,7 @@ def explain_loss(model: Sequential, x: FloatArray, drawn_from: Mapping[str, Any]
     if drawn_from is not None:
         model.rng.bit_generator.state = drawn_from
     try:
-        model._chain.trace(x, True, "", visit)
+        model._trace(x, True, visit)
     finally:
         model.rng.bit_generator.state = state
     return found[0] if found else "the outputs of all layers are finite, it arises in the loss itself"

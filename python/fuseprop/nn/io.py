@@ -11,36 +11,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from os import PathLike, fsdecode
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fuseprop._checks import integer
 from fuseprop._memory import Changes
-from fuseprop.nn.containers import Flatten, Residual
-from fuseprop.nn.dropout import Dropout
-from fuseprop.nn.layers import Activation, Dense, Layer
-from fuseprop.nn.maxout import Maxout
-from fuseprop.nn.norm import BatchNorm, LayerNorm
-from fuseprop.nn.sequential import Sequential
+from fuseprop.nn.layers import LAYERS, Layer
+from fuseprop.nn.model import Model
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
     from fuseprop.init import Rng
     from fuseprop.optim import Optimizer
 
+_Model = TypeVar("_Model", bound=Model)
+
 _FORMAT = "fuseprop 1"
-_LAYERS: tuple[type, ...] = (
-    Activation,
-    BatchNorm,
-    Dense,
-    Dropout,
-    Flatten,
-    LayerNorm,
-    Maxout,
-    Residual,
-)
 #: What a checkpoint has beside the model.
 _CHECKPOINT = "checkpoint."
 #: What files may hold besides float32 and float64, by the format's names.
@@ -60,56 +48,19 @@ def require_safetensors() -> Any:
     return safetensors
 
 
-def save(model: Sequential, path: str | PathLike[str]) -> None:
-    """Write a model's architecture, parameters and buffers into a safetensors file.
-
-    An old file of that name is replaced as a whole, when the new one is complete. It keeps its mode; a new one has the
-    mode of any new file. Where there is a symbolic link, the file that it points to is written.
-
-    Raises
-    ------
-    ImportError
-        If safetensors is not installed.
-    NotImplementedError
-        If a layer has no `config`, or an activation is of a class of one's own.
-    OSError
-        If the file cannot be written: FileNotFoundError if there is no such folder, IsADirectoryError ...
-    """
+def write_model(model: Model, path: str | PathLike[str]) -> None:
+    """`Sequential.save`."""
     require_safetensors()
     _write(path, model.state_dict(), _metadata(model))
 
 
-def _metadata(model: Sequential) -> dict[str, str]:
+def _metadata(model: Model) -> dict[str, str]:
     architecture = {"class": "Sequential", "dtype": model.dtype.name, **model.config()}
     return {"format": _FORMAT, "architecture": json.dumps(architecture)}
 
 
-def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = (), rng: Rng = None) -> Sequential:
-    """Return the model that `save` wrote into a file, or `save_checkpoint`.
-
-    Nothing in a file is executed: it names classes, which are looked up among the library's and `layers`.
-
-    Parameters
-    ----------
-    path
-        The file.
-    layers
-        Classes of one's own layers that the model may contain; their constructors take what `config`
-        returned.
-    rng
-        What the model draws from when it is trained on: an integer, a Generator, or None for a new seed. A file has
-        no generator's state.
-
-    Raises
-    ------
-    ImportError
-        If safetensors is not installed.
-    ValueError
-        If the file is not a model of this format, contains a layer that is not known, or has other arrays than the
-        layers need: which is seen before anything is built.
-    OSError
-        If the file cannot be read: FileNotFoundError if there is none ...
-    """
+def read_model(cls: type[_Model], path: str | PathLike[str], layers: Iterable[type[Layer]], rng: Rng) -> _Model:
+    """`fuseprop.nn.load`, as a model of this class."""
     generator = np.random.default_rng(rng)
     with _opened(path) as (metadata, file):
         with refusing(path, "describes no model that can be built"):
@@ -119,9 +70,9 @@ def load(path: str | PathLike[str], *, layers: Iterable[type[Layer]] = (), rng: 
             architecture = json.loads(metadata["architecture"])
             if architecture["dtype"] not in ("float32", "float64"):
                 raise ValueError(f"dtype is {architecture['dtype']!r}; expected 'float32' or 'float64'")
-            assembled = partial(Sequential._assembled, dtype=architecture["dtype"])
-            known: dict[str, Any] = {cls.__name__: cls for cls in _LAYERS} | {"Sequential": assembled}
-            known |= {cls.__name__: cls for cls in layers}
+            assembled = partial(cls._assembled, dtype=architecture["dtype"])
+            known: dict[str, Any] = {name: spec.cls for name, spec in LAYERS.items()} | {"Sequential": assembled}
+            known |= {layer.__name__: layer for layer in layers}
             model = assembled(_built(architecture["layers"], known, "layers"))
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
             names = [name for name in shapes if not name.startswith(_CHECKPOINT)]
@@ -179,13 +130,13 @@ def _arrays(path: str | PathLike[str], file: Any, names: Iterable[str]) -> dict[
         return {name: file.get_tensor(name) for name in names}
 
 
-def _check_shapes(model: Sequential, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a model that has other arrays than the file, before there is memory for it."""
     own: list[str] = []
     expected: dict[str, tuple[int, ...]] = {}
-    for path, layer in model._chain.leaves():
+    for path, layer in model._leaves():
         # Of a layer of one's own it is not known before.
-        needed = layer._shapes() if type(layer) in _LAYERS else None
+        needed = layer._shapes() if _is_ours(layer) else None
         if needed is None:
             own.append(f"{path}.")
         else:
@@ -200,17 +151,19 @@ def _check_shapes(model: Sequential, shapes: Mapping[str, tuple[int, ...]]) -> N
             raise ValueError(f"{name!r} is of no layer that is described")
 
 
-def _start(model: Sequential, rng: np.random.Generator) -> None:
+def _is_ours(layer: Layer) -> bool:
+    name = type(layer).__name__
+    return name in LAYERS and type(layer) is LAYERS[name].cls
+
+
+def _start(model: Model, rng: np.random.Generator) -> None:
     """Lay out a model whose parameters are about to be loaded: nothing is drawn for them."""
-    layers = [layer for _, layer in model._chain.leaves()]
-    dense: list[Any] = [
-        layer._linear if type(layer) is Maxout else layer for layer in layers if type(layer) in (Dense, Maxout)
-    ]
-    inits = [layer.init for layer in dense]
-    for layer in dense:
+    drawn: list[Any] = [layer for _, layer in model._leaves() if _is_ours(layer) and hasattr(layer, "init")]
+    inits = [layer.init for layer in drawn]
+    for layer in drawn:
         layer.init = _blank
     model._start(rng)
-    for layer, init in zip(dense, inits, strict=True):
+    for layer, init in zip(drawn, inits, strict=True):
         layer.init = init
 
 
@@ -297,7 +250,7 @@ def _beside(path: str | PathLike[str], write: Callable[[str], None] | None) -> N
 
 
 def save_checkpoint(
-    path: str | PathLike[str], model: Sequential, optimizer: Optimizer, state: Mapping[str, Any] | None = None
+    path: str | PathLike[str], model: Model, optimizer: Optimizer, state: Mapping[str, Any] | None = None
 ) -> None:
     """Write what a training run needs to go on exactly from here into a safetensors file.
 
@@ -334,7 +287,7 @@ def save_checkpoint(
     _write(path, arrays, metadata)
 
 
-def load_checkpoint(path: str | PathLike[str], model: Sequential, optimizer: Optimizer) -> dict[str, Any]:
+def load_checkpoint(path: str | PathLike[str], model: Model, optimizer: Optimizer) -> dict[str, Any]:
     """Bring a model and its optimizer to where they were when `save_checkpoint` wrote the file.
 
     Parameters
@@ -384,7 +337,7 @@ def open_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
 def restore_checkpoint(
     path: str | PathLike[str],
     parts: Mapping[str, Any],
-    model: Sequential,
+    model: Model,
     optimizer: Optimizer,
     changes: Changes | None = None,
 ) -> None:

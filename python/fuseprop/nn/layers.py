@@ -32,7 +32,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -157,6 +157,32 @@ class Layer:
         return f"{type(self).__name__}()"
 
 
+class LayerSpec:
+    """What the library knows of one of its classes of layers.
+
+    `samples` makes layers for samples of `input_shape`: what the tests do with each layer, they do with these.
+    """
+
+    def __init__(self, cls: type[Layer], samples: Callable[[], Sequence[Layer]], input_shape: tuple[int, ...]) -> None:
+        self.cls, self.samples, self.input_shape = cls, samples, input_shape
+
+
+#: The library's classes of layers by their names, by which files name them.
+LAYERS: dict[str, LayerSpec] = {}
+
+_Class = TypeVar("_Class", bound=type[Layer])
+
+
+def register(samples: Callable[[], Sequence[Layer]], input_shape: tuple[int, ...] = (6,)) -> Callable[[_Class], _Class]:
+    """Class decorator: makes a class one of `LAYERS`, so that `load` takes what `save` wrote of it."""
+
+    def add(cls: _Class) -> _Class:
+        LAYERS[cls.__name__] = LayerSpec(cls, samples, input_shape)
+        return cls
+
+    return add
+
+
 def no_forward(layer: object) -> RuntimeError:
     """Return what a backward pass raises that has no forward pass before it."""
     return RuntimeError(f"backward of {layer!r} needs a forward pass in training before it")
@@ -214,6 +240,7 @@ def _has_sign_of_input(activation: activations.Activation) -> bool:
     return isinstance(activation, activations.ReLU)
 
 
+@register(lambda: (Dense(6, 4), Dense(6, 6, "tanh"), Dense(6, 4, "sigmoid", use_bias=False)))
 class Dense(Layer):
     """A fully connected layer: y = f(u), u = x W + b.
 
@@ -381,6 +408,7 @@ def in_runs(layers: Sequence[Layer]) -> tuple[Layer | DenseRun, ...]:
     return tuple(found)
 
 
+@register(lambda: [Activation(name) for name in ("tanh", "prelu", "rrelu", "softmax")])
 class Activation(Layer):
     """An activation as a layer of its own: y = f(x), dx = dy f'(x).
 

@@ -10,13 +10,14 @@ import numpy as np
 from fuseprop import activations
 from fuseprop._checks import integer
 from fuseprop._elsewhere import options
-from fuseprop.nn.layers import Activation, Dense, Layer, Shape, no_forward
+from fuseprop.nn.layers import Activation, Dense, Layer, Shape, no_forward, register
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
     from fuseprop.init import Initializer
 
 
+@register(lambda: (Maxout(6, 4), Maxout(6, 2, pieces=5, use_bias=False)))
 class Maxout(Layer):
     """A fully connected layer of maxima: y_k = max_j (x w_kj + b_kj), j < pieces.
 
@@ -58,6 +59,15 @@ class Maxout(Layer):
         self._linear = Dense(in_features, self.out_features * self.pieces, use_bias=use_bias, init=init)
         self._maximum = Activation(activations.Maxout(self.pieces))
         self.in_features, self.use_bias = self._linear.in_features, self._linear.use_bias
+
+    @property
+    def init(self) -> Initializer:
+        """How W is drawn."""
+        return self._linear.init
+
+    @init.setter
+    def init(self, init: Initializer) -> None:
+        self._linear.init = init
 
     def __repr__(self) -> str:
         options = "" if self.use_bias else ", use_bias=False"

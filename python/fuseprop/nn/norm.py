@@ -11,7 +11,7 @@ import numpy as np
 from fuseprop import _core
 from fuseprop._checks import flag, integer, real
 from fuseprop._memory import BatchBuffer, RowBuffer, aligned_zeros
-from fuseprop.nn.layers import Layer, Shape, no_forward
+from fuseprop.nn.layers import Layer, Shape, no_forward, register
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -24,6 +24,7 @@ _layer_norm = _core.layer_norm
 _layer_norm_backward = _core.layer_norm_backward
 
 
+@register(lambda: (BatchNorm(6), BatchNorm(6, affine=False, eps=0.1)))
 class BatchNorm(Layer):
     """Normalisation of each feature over the batch: y = (x - mean) / sqrt(var + eps) * weight + bias.
 
@@ -146,6 +147,7 @@ class BatchNorm(Layer):
         return {name: getattr(self, name) for name in ("num_features", "eps", "momentum", "affine")}
 
 
+@register(lambda: (LayerNorm(6), LayerNorm(6, affine=False)))
 class LayerNorm(Layer):
     """Normalisation of each sample: y = (x - mean) / sqrt(var + eps) * weight + bias.
 
