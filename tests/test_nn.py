@@ -609,6 +609,12 @@ def test_state_dict() -> None:
         b.load_state_dict({})
 
 
+def test_an_error_comes_back_from_another_process() -> None:
+    for error in (fp.nn.NonFiniteLossError(np.inf), fp.nn.NonFiniteLossError(np.inf, "at step 3")):
+        found = pickle.loads(pickle.dumps(error))
+        assert (type(found), str(found), found.value) == (type(error), str(error), np.inf)
+
+
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_stand_alone(duplicate: Any) -> None:
     model = small()

@@ -149,7 +149,7 @@ def test_infinite_weights() -> None:
         (lambda: ElasticNet(1, 1.5), ValueError, "l1_ratio is 1.5"),
         (lambda: L1(1)(np.ones(3, int)), TypeError, "params is an array of shape (3,) and dtype int64"),
         (lambda: L1(1)({"a": [1.0]}), TypeError, "params['a'] is a list of 1"),
-        (lambda: L1(1)(3.0), TypeError, "params must be an array"),
+        (lambda: L1(1)(3.0), TypeError, "params must be a model, an array, a list or a dict of arrays, found"),
         (lambda: mix(1.0, np.ones(3), np.ones(3), 1.5), ValueError, "share is 1.5"),
         (lambda: mix(1.0, np.ones(2), np.ones(3), 0.5), ValueError, "grads has shape (2,); expected its parameter's"),
         (lambda: objective(1.0, [], [np.ones(3)], L1(1)), ValueError, "grads is a list of 0; expected a list of 1"),

@@ -21,7 +21,7 @@ import numpy as np
 from fuseprop._checks import real, refuse_masked
 from fuseprop._listing import listing
 from fuseprop._value import Value
-from fuseprop.optim.arrays import Arrays, Model, describe
+from fuseprop.optim.arrays import Arrays, Model, describe, walk
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -39,15 +39,7 @@ def _checked(array: Any, name: str) -> FloatArray:
 
 
 def _arrays(params: Arrays) -> list[FloatArray]:
-    if isinstance(params, np.ndarray):
-        return [_checked(params, "params")]
-    if isinstance(params, Mapping):
-        return [_checked(array, f"params[{key!r}]") for key, array in params.items()]
-    if isinstance(params, list | tuple):
-        return [_checked(array, f"params[{i}]") for i, array in enumerate(params)]
-    if isinstance(params, Model):
-        return [params.flat_parameters]
-    raise TypeError(f"params must be an array, a list or a dict of arrays, or a model, found {describe(params)}")
+    return [_checked(array, name) for array, name in zip(*walk(params, "params"), strict=True)]
 
 
 def _arranged(arrays: Sequence[FloatArray], params: Arrays) -> Any:

@@ -607,6 +607,9 @@ class NonFiniteLossError(FloatingPointError):
         super().__init__(f"the loss is {value}" if text is None else text)
         self.value = value
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.value, str(self)), self.__dict__
+
 
 class _UserLoss:
     """A user's function (pred, target) -> (value, gradient) with the face of a loss's `value_and_grad`."""

@@ -45,31 +45,39 @@ def describe(value: object) -> str:
     return f"an object of type {type(value).__name__}"
 
 
+def walk(given: Any, name: str, more: str = "") -> tuple[list[Any], list[str]]:
+    """Return the arrays of a model, an array, a list or a dict of arrays, and the name of each for messages.
+
+    A model counts as its gradients if it is given as "grads", else as its parameters. `more` is what is taken besides.
+    """
+    if isinstance(given, np.ndarray):
+        return [given], [name]
+    if isinstance(given, Mapping):
+        return list(given.values()), [f"{name}[{key!r}]" for key in given]
+    if isinstance(given, list | tuple):
+        return list(given), [f"{name}[{i}]" for i in range(len(given))]
+    if isinstance(given, Model):
+        return [given.flat_gradients if name == "grads" else given.flat_parameters], [name]
+    raise TypeError(f"{name} must be a model, an array, a list or a dict of arrays{more}, found {describe(given)}")
+
+
 class Structure:
     """How the arrays of `params` are arranged; finds the gradients in an equal arrangement."""
 
     __slots__ = ("_model", "_shapes", "arrays", "keys", "names", "places")
 
     def __init__(self, params: Arrays, name: str) -> None:
-        self._model: Model | None = None
+        self.arrays: list[FloatArray]
+        self.arrays, self.names = walk(params, name, ", or a list of groups")
+        self.places = [place.removeprefix(name) for place in self.names]
         self.keys: list[str] | int | None = None
-        if isinstance(params, np.ndarray):
-            self.arrays, self.places = [params], [""]
-        elif isinstance(params, Mapping):
+        self._model: Model | None = None
+        if isinstance(params, Mapping):
             self.keys = list(params)
-            self.arrays, self.places = list(params.values()), [f"[{key!r}]" for key in self.keys]
         elif isinstance(params, list | tuple):
             self.keys = len(params)
-            self.arrays, self.places = list(params), [f"[{i}]" for i in range(len(params))]
-        elif isinstance(params, Model):
-            self._model = params
-            self.arrays, self.places = [params.flat_parameters], [""]
-        else:
-            raise TypeError(
-                f"{name} must be a model, an array, a list or a dict of arrays, or a list of groups, "
-                f"found {describe(params)}"
-            )
-        self.names = [name + place for place in self.places]
+        elif not isinstance(params, np.ndarray):
+            self._model = params  # type: ignore[assignment]  # what is left of those that `walk` takes
         for array, array_name in zip(self.arrays, self.names, strict=True):
             _check_parameter(array, array_name)
         self._shapes = [array.shape for array in self.arrays]

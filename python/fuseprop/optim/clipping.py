@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fuseprop import _core
 from fuseprop._checks import real, refuse_masked
-from fuseprop.optim.arrays import Arrays, Model, describe
+from fuseprop.optim.arrays import Arrays, Model, describe, walk
 from fuseprop.optim.optimizer import clip_scale, exact_norm
 
 if TYPE_CHECKING:
@@ -19,22 +19,15 @@ if TYPE_CHECKING:
 
 def _listed(given: Arrays | Iterable[FloatArray], name: str) -> list[FloatArray]:
     """Return the arrays, each of which can be clipped in place; a model counts as its `name`."""
-    if isinstance(given, np.ndarray):
-        arrays: list[Any] = [given]
-    elif isinstance(given, Mapping):
-        arrays = list(given.values())
-    elif isinstance(given, Model):
-        arrays = [given.flat_gradients if name == "grads" else given.flat_parameters]
-    elif isinstance(given, Iterable):
-        arrays = list(given)
-    else:
-        raise TypeError(f"{name} must be a model, an array, a list or a dict of arrays, found {describe(given)}")
-    for i, array in enumerate(arrays):
+    if isinstance(given, Iterable) and not isinstance(given, np.ndarray | Mapping | Model):
+        given = list(given)
+    arrays, names = walk(given, name)
+    for array, place in zip(arrays, names, strict=True):
         if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
-            raise TypeError(f"{name}[{i}] is {describe(array)}; expected an array of float32 or float64")
-        refuse_masked(array, f"{name}[{i}]")
+            raise TypeError(f"{place} is {describe(array)}; expected an array of float32 or float64")
+        refuse_masked(array, place)
         if not array.flags.writeable:
-            raise ValueError(f"{name}[{i}] is read-only; it is clipped in place")
+            raise ValueError(f"{place} is read-only; it is clipped in place")
     return arrays
 
 
