@@ -778,3 +778,14 @@ def test_the_validation_score(name: str) -> None:
 def test_errors(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         call(*sample("binary"))
+
+
+# --- pickles of before ----------------------------------------------------------------------------------------
+
+
+def test_pickles_name_the_public_module() -> None:
+    for estimator in (MLPClassifier, MLPRegressor):
+        assert estimator.__module__ == "fuseprop.sklearn"
+        assert pickle.loads(f"cfuseprop.sklearn\n{estimator.__name__}\n.".encode()) is estimator
+    # What `coefs_` are, as it was pickled when the module was one file.
+    assert pickle.loads(b"cfuseprop.sklearn\n_Views\n)\x81.") == []

@@ -1,31 +1,4 @@
-"""scikit-learn's MLPClassifier and MLPRegressor on this library's kernels (``pip install "fuseprop[sklearn]"``).
-
-The same constructor, methods, fitted attributes, warnings and random draws as in `sklearn.neural_network`: with the
-other import in its place the same network comes out, sooner.
-
-Differences from scikit-learn:
-
-- `activation` may be any elementwise activation of `fuseprop.activations`, by name or as an object;
-- the regressor's `loss` may be any loss of a regression in `fuseprop.losses`: Huber, Quantile, LogCosh ...;
-- the classifier takes `class_weight`, a dict or "balanced";
-- Adam adds `epsilon` to the root of the bias-corrected second moment, as Kingma and Ba and PyTorch do, not to that of
-  the uncorrected one; a changed learning rate ("adaptive", "invscaling") holds for the momentum that is there already;
-- the logarithm of a probability is computed as such, and finite where the probability is 0;
-- early stopping scores a regressor by its loss, unless that is the squared error or Poisson's: then by R^2;
-- a score or a loss that is not finite is no progress: a network that diverges stops after `n_iter_no_change` passes,
-  where scikit-learn goes on to `max_iter`;
-- of one class alone in y, `predict_proba` and `predict_log_proba` have one column, as `classes_` has one entry;
-- with several outputs, "lbfgs" has the gradient of the value that it minimizes and reports as `loss_`: of a mean over
-  the outputs (Poisson, Gamma, Tweedie: their sum). scikit-learn's is that of the sum in any case, and so is the one
-  along which SGD and Adam step here, too;
-- negative weights are refused (a loss would take them, a training runs away), and so are masked arrays, whose mask
-  scikit-learn drops, and a training that goes on with targets of another kind;
-- a call that is refused leaves the estimator as it was;
-- `partial_fit` begins with a new optimizer when the solver, its momentum, betas or epsilon have been changed;
-- `coefs_` and `intercepts_` are views into the network, `model_`: ``clf.coefs_[0] = w`` copies w into it.
-
-Sparse X is made dense batch by batch (by the solver "lbfgs" and in validation: as a whole).
-"""
+"""The estimators."""
 
 from __future__ import annotations
 
@@ -36,35 +9,26 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import scipy.optimize
+import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import xlogy
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, compute_sample_weight, shuffle
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
 
 from fuseprop import activations, losses, nn, ops, optim
 from fuseprop._checks import choice, flag, integer, real, training_weights, unmasked
-from fuseprop._listing import listing
-
-try:
-    import scipy.optimize
-    import scipy.sparse
-    from scipy.special import xlogy
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.metrics import accuracy_score, r2_score
-    from sklearn.model_selection import train_test_split
-    from sklearn.utils import check_random_state, compute_sample_weight, shuffle
-    from sklearn.utils.metaestimators import available_if
-    from sklearn.utils.multiclass import check_classification_targets, type_of_target
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
-except ImportError as error:
-    raise ImportError('fuseprop.sklearn needs scikit-learn 1.6 or newer: pip install "fuseprop[sklearn]"') from error
 
 _Class = TypeVar("_Class", bound=type[Any])
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
-
-__all__ = ["MLPClassifier", "MLPRegressor"]
-
-__dir__ = listing(__all__)
 
 _ROWS = 4096  # of a sparse matrix that are dense at once
 _LOSSES = {"squared_error": "half_squared_error"}  # scikit-learn's names where they mean something else here
@@ -97,7 +61,7 @@ class _OverOutputs:
         return total / (over_outputs if self.mean_value else rows), gradient
 
 
-class _Views(list["FloatArray"]):
+class Views(list["FloatArray"]):
     """Views into a network; an array that is assigned to one of them is copied into it."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -154,7 +118,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
     def _parameters(self, name: str) -> list[FloatArray]:
         if "model_" not in self.__dict__:
             raise AttributeError(f"this {type(self).__name__} is not fitted yet")
-        return _Views(array for key, array in self.model_.parameters().items() if key.endswith(name))
+        return Views(array for key, array in self.model_.parameters().items() if key.endswith(name))
 
     def _sizes(self) -> list[int]:
         sizes = self.hidden_layer_sizes
@@ -600,6 +564,8 @@ def _documented(*, score: str, first: str = "", last: str = "", attributes: str 
 class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-learn has no types
     """A network that classifies: softmax cross-entropy, or the logistic loss for two classes or for labels."""
 
+    __module__ = "fuseprop.sklearn"  # where it is found, in pickles too
+
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
@@ -742,6 +708,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]  # scikit-lear
 )
 class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]  # scikit-learn has no types
     """A network that predicts numbers."""
+
+    __module__ = "fuseprop.sklearn"  # where it is found, in pickles too
 
     def __init__(
         self,
