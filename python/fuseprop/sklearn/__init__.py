@@ -27,11 +27,13 @@ Differences from scikit-learn:
 Sparse X is made dense batch by batch (by the solver "lbfgs" and in validation: as a whole).
 """
 
+# `_base` is what the two share, `_parameters` the table of their options, `_objective` what is minimized.
 from fuseprop._listing import listing
 
 try:
-    from fuseprop.sklearn._base import MLPClassifier, MLPRegressor
     from fuseprop.sklearn._base import Views as _Views  # noqa: F401  # by this name in pickles of `coefs_`
+    from fuseprop.sklearn._classifier import MLPClassifier
+    from fuseprop.sklearn._regressor import MLPRegressor
 except ImportError as error:
     raise ImportError('fuseprop.sklearn needs scikit-learn 1.6 or newer: pip install "fuseprop[sklearn]"') from error
 
