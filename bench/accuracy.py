@@ -35,7 +35,6 @@ import numpy as np
 import fuseprop as fp
 from fuseprop import _registry
 from fuseprop._bench import peers
-from fuseprop._bench.cases import with_defaults
 from fuseprop._registry import ActivationSpec
 
 VERBS = ("value", "derivative")
@@ -225,7 +224,7 @@ def peer_functions(spec: ActivationSpec) -> dict[str, Callable[[Array], tuple[An
     if jax is not None and (jax_function := peers.jax_activation(jax, spec.name)):
 
         def in_jax(x: Array) -> tuple[Any, Any]:
-            y, vjp = jax.vjp(with_defaults(jax_function, parameters), x)
+            y, vjp = jax.vjp(peers.with_defaults(jax_function, parameters), x)
             return np.asarray(y), np.asarray(vjp(jax.numpy.ones_like(y))[0])
 
         functions["JAX"] = in_jax

@@ -42,6 +42,7 @@ CSRC_FLOORS = ({"simd", "threads"}, {"kernels"}, {"bind"})
 #: What is imported when it is needed, and not along with the module.
 LAZY = {
     ("fuseprop", "fuseprop.*"),  # boosting, plot and sklearn, which training does without
+    ("fuseprop._registry", "fuseprop._constants"),  # what few ask a loss for
     ("fuseprop.nn.sequential", "fuseprop.nn.data"),  # to make and load a model takes neither of the two
     ("fuseprop.nn.sequential", "fuseprop.nn.fit"),
     ("fuseprop.__main__", "fuseprop._bench"),  # a command needs its own modules alone

@@ -23,6 +23,7 @@ from sklearn.model_selection import KFold, cross_val_predict, train_test_split
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fuseprop.sklearn import MLPClassifier, MLPRegressor
+from fuseprop.sklearn._parameters import OPTIONS
 
 PAIRS = {
     "classifier": (MLPClassifier, neural_network.MLPClassifier),
@@ -778,3 +779,65 @@ def test_the_validation_score(name: str) -> None:
 def test_errors(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         call(*sample("binary"))
+
+
+# --- the table of options, and pickles of before --------------------------------------------------------------
+
+#: What is not allowed, for each option.
+BAD = {
+    "loss": ("hinge", "no_such", 1),
+    "hidden_layer_sizes": (0, (3, -1), 2.5),
+    "activation": ("no_such", "softmax", 1),
+    "solver": ("newton", 1),
+    "alpha": (-1, np.inf, "a"),
+    "batch_size": (0, 2.5, "all"),
+    "learning_rate": ("fast", 0.1),
+    "learning_rate_init": (0, np.nan),
+    "power_t": (-1,),
+    "max_iter": (0, 1.5),
+    "shuffle": (1, "yes"),
+    "random_state": ("a", -1),
+    "tol": (-1e-4,),
+    "verbose": (-1, "yes"),
+    "warm_start": (1,),
+    "momentum": (-0.1, 1.1),
+    "nesterovs_momentum": (None,),
+    "early_stopping": (0,),
+    "validation_fraction": (-0.1, 1.0),
+    "beta_1": (-0.1, 1.0),
+    "beta_2": (-0.1, 1.0),
+    "epsilon": (0.0,),
+    "n_iter_no_change": (0, 1.5),
+    "max_fun": (0,),
+    "class_weight": ({0: -1.0}, {0: np.nan}),
+}
+
+
+@pytest.mark.parametrize("estimator", [MLPClassifier, MLPRegressor])
+def test_every_option_has_a_row_that_checks_and_describes_it(estimator: Any) -> None:
+    options = estimator().get_params()
+    assert set(options) <= set(OPTIONS) == set(BAD)
+    x, y = sample("binary")
+    for name in options:
+        row = OPTIONS[name]
+        assert f"\n    {name} : {row.kind}\n        {row.text[:40]}" in estimator.__doc__
+        row.check(options[name], name)
+        for value in BAD[name]:
+            model = estimator(**{name: value})
+            before = state(model)
+            said = "[Ss]eed" if name == "random_state" else name  # in scikit-learn's words
+            with pytest.raises((ValueError, TypeError), match=said):
+                model.fit(x, y)
+            assert_same_state(state(model), before)
+
+
+def test_only_the_regressors_loss_and_the_classifiers_weights_are_not_shared() -> None:
+    assert set(MLPClassifier().get_params()) ^ set(MLPRegressor().get_params()) == {"loss", "class_weight"}
+
+
+def test_pickles_name_the_public_module() -> None:
+    for estimator in (MLPClassifier, MLPRegressor):
+        assert estimator.__module__ == "fuseprop.sklearn"
+        assert pickle.loads(f"cfuseprop.sklearn\n{estimator.__name__}\n.".encode()) is estimator
+    # What `coefs_` are, as it was pickled when the module was one file.
+    assert pickle.loads(b"cfuseprop.sklearn\n_Views\n)\x81.") == []

@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fuseprop._registry import Domain
-
 F64 = NDArray[np.float64]
 Parameters = Mapping[str, Any]
 
 _SHARES = ([0.0, 0.25, 1.0], [-0.01, 1.01, np.nan, np.inf])
 
 #: Of each domain, numbers that are inside, its edges among them, and numbers that are not.
-SAMPLES: dict[Domain, tuple[list[float], list[float]]] = {
+SAMPLES: dict[str, tuple[list[float], list[float]]] = {
     "real": ([-3.5, 0.0, 2.0], []),
     "unit": _SHARES,
     "sign": ([-1.0, 1.0], [0.0, 0.5, -1.001, np.nan, -np.inf]),

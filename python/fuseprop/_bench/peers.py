@@ -650,3 +650,15 @@ def numpy_softmax_cross_entropy(z: Array, labels: Array) -> tuple[Any, Array]:
     p[rows, labels] -= 1
     p /= len(labels)
     return value, p
+
+
+def with_defaults(function: Callable[..., Any], parameters: Mapping[str, float]) -> Callable[[Any], Any]:
+    """Give the parameters to a function that takes them; one that does not has the defaults built in."""
+
+    def apply(x: Any) -> Any:
+        try:
+            return function(x, **parameters)
+        except TypeError:
+            return function(x)
+
+    return apply
