@@ -104,9 +104,12 @@ SPOILED = [
     ("y", 0.0, (23, 0), "gamma", "y[23, 0] is 0.0; gamma expects finite values > 0"),
     ("y", 1e-60, (23, 0), "gamma", "y[23, 0] is 1e-60, 0.0 as float32; gamma expects finite values > 0"),
     ("y", np.nan, (24, 0), "absolute_percentage_error", "y[24, 0] is nan; absolute_percentage_error expects finite v"),
-    ("weight", -1.0, (38,), "half_squared_error", "sample_weight[38] is -1.0; expected finite numbers >= 0"),
+    ("weight", -1.0, (38,), "half_squared_error", "sample_weight[38] is -1; expected finite numbers >= 0"),
     ("weight", np.nan, (38,), "half_squared_error", "sample_weight[38] is nan; expected finite numbers >= 0"),
     ("weight", np.inf, (38,), "half_squared_error", "sample_weight[38] is inf; expected finite numbers >= 0"),
+    ("weight", 1e39, (38,), "half_squared_error", "sample_weight[38] is 1e+39, inf as float32; expected finite numb"),
+    ("weight", 1e-50, (38,), "half_squared_error", "sample_weight[38] is 1e-50, 0 as float32; expected finite numb"),
+    ("weight", 0.0, (slice(None),), "half_squared_error", "sample_weight has only zeros; expected at least one numb"),
 ]
 
 
@@ -123,7 +126,7 @@ def test_the_place_in_the_callers_array(  # noqa: PLR0917  # the parameters of a
     optimizer = fp.optim.SGD(model)
     options: dict[str, Any] = {"loss": loss, "optimizer": optimizer, "batch_size": 4}
     if validation:
-        message = message.replace("]", "] of validation_data", 1)
+        message = re.sub(r"(?<=\])|(?<=weight)(?= has)", " of validation_data", message, count=1)
         options |= {"validation_data": tuple(bad.values())}
     data = good if validation else bad
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -212,15 +215,25 @@ def test_masked_arrays_are_refused(where: str) -> None:
     assert optimizer.steps == 0
 
 
-def test_negative_weights_are_refused_in_a_step() -> None:
-    model = small()
+def test_weights_are_refused_in_a_step() -> None:
+    model = small(np.float32)
     optimizer = fp.optim.SGD(model)
-    for value in (-0.5, np.nan):
+    before = model.flat_parameters.copy()
+    for value, found in (
+        (-0.5, "-0.5"),
+        (np.nan, "nan"),
+        (np.inf, "inf"),
+        (1e39, "1e+39, inf as float32"),
+        (1e-50, "1e-50, 0 as float32"),
+    ):
         weight = np.ones(40)
         weight[7] = value
-        with pytest.raises(ValueError, match=re.escape(f"sample_weight[7] is {value}; expected finite numbers >= 0")):
+        with pytest.raises(ValueError, match=re.escape(f"sample_weight[7] is {found}; expected finite numbers >= 0")):
             model.train_step(X, LABELS, "softmax_cross_entropy", optimizer, weight)
     assert optimizer.steps == 0
+    assert_same_bits(model.flat_parameters, before)
+    wide = small(np.float64)
+    assert np.isfinite(wide.train_step(X, LABELS, "softmax_cross_entropy", fp.optim.SGD(wide), np.full(40, 1e39)))
 
 
 # --- weights ------------------------------------------------------------------------------------------------
@@ -239,6 +252,28 @@ def test_class_weight(class_weight: Any) -> None:
         found = fitted(a, class_weight=class_weight, sample_weight=sample_weight)
         assert found == fitted(b, sample_weight=expected if sample_weight is None else expected * more)
         assert_same_bits(a.flat_parameters, b.flat_parameters)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "sample_weight", "message"),
+    [
+        ({0: 1e39, 1: 1, 2: 1}, None, "class_weight[0] is 1e+39, inf as float32; expected a finite number >= 0"),
+        ([1.0, 1e-50, 1.0], None, "class_weight[1] is 1e-50, 0 as float32; expected a finite number >= 0"),
+        ({0: 1e30, 1: 1, 2: 1}, 1e20, "(sample_weight * class_weight)[1] is 1e+50, inf as float32; expected finite"),
+        ({0: 1e-30, 1: 1, 2: 1}, 1e-30, "(sample_weight * class_weight)[1] is 1e-60, 0 as float32; expected finite"),
+        ([1.0, 0.0, 0.0], (LABELS > 0) * 1.0, "(sample_weight * class_weight) has only zeros; expected at least one"),
+    ],
+)
+def test_weights_that_are_none_in_the_models_dtype(class_weight: Any, sample_weight: Any, message: str) -> None:
+    """What the loss would overflow with, or learn nothing from; in float64 the numbers are what they are."""
+    weight = None if sample_weight is None else np.broadcast_to(sample_weight, 40)
+    model = small(np.float32)
+    optimizer = fp.optim.SGD(model)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fitted(model, optimizer=optimizer, class_weight=class_weight, sample_weight=weight)
+    assert optimizer.steps == 0
+    if "as float32" in message:
+        fitted(small(np.float64), optimizer="sgd", class_weight=class_weight, sample_weight=weight)
 
 
 def test_balanced_class_weight() -> None:

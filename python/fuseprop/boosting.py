@@ -117,7 +117,7 @@ class _Objective:
         if weight is not None and weight.size == 0:
             weight = None
         if weight is not None:
-            training_weights(weight, "sample_weight")
+            training_weights(weight, "sample_weight", pred.dtype if pred.dtype.kind == "f" else None)
         if spec.target_domain in _LABELS and target.ndim == 1:
             with np.errstate(invalid="ignore"):  # of a NaN, which is refused below
                 labels = target.astype(np.int64)

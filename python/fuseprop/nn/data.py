@@ -46,16 +46,6 @@ def check_samples(x: NDArray[Any], dtype: np.dtype[Any], owner: str = "") -> Non
     _check_values(x, dtype, np.isfinite, "x", owner, "expected finite numbers")
 
 
-def check_weights(weights: NDArray[Any], dtype: np.dtype[Any], owner: str = "") -> None:
-    """Refuse weights of samples that are negative or not finite.
-
-    Losses take negative weights, for what they mean mathematically; a network that is trained with them runs away from
-    these samples without bound.
-    """
-    wanted = "expected finite numbers >= 0"
-    _check_values(weights, dtype, lambda w: (w >= 0) & np.isfinite(w), "sample_weight", owner, wanted)
-
-
 def check_targets(
     y: NDArray[Any], dtype: np.dtype[Any], loss: object, output_shape: tuple[int, ...], owner: str = ""
 ) -> None:

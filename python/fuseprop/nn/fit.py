@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses, optim
-from fuseprop._checks import class_weights, integer, real, real_array
+from fuseprop._checks import class_weights, integer, real_array, training_weights, weight_of_class
 from fuseprop._memory import Changes, RowBuffer, at_once
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCallback, Run
-from fuseprop.nn.data import check_samples, check_targets, check_weights, target_array
+from fuseprop.nn.data import check_samples, check_targets, target_array
 from fuseprop.nn.health import explain_loss
 from fuseprop.nn.io import open_checkpoint, plan_generator, refusing, restore_checkpoint
 from fuseprop.nn.metrics import Metric, direction, monitored, named_metrics
@@ -477,7 +477,7 @@ class _Batches:
         self.x = _Source(xs, model.dtype)
         self.y = _Source(ys, _target_dtype(ys, model.dtype, loss))
         self.weight: _Source | None = None
-        of_classes = None if class_weight is None else _weights_of_classes(class_weight, ys)
+        of_classes = None if class_weight is None else _weights_of_classes(class_weight, ys, model.dtype)
         if sample_weight is None and of_classes is not None:
             self.weight = _Source(of_classes.astype(model.dtype), model.dtype)
         if sample_weight is not None:
@@ -485,8 +485,10 @@ class _Batches:
             self._check_length("sample_weight", weights)
             if weights.ndim != 1:
                 raise ValueError(f"sample_weight has shape {weights.shape}; expected ({self.size},)")
-            check_weights(weights, model.dtype)
-            weights = weights if of_classes is None else weights * of_classes
+            training_weights(weights, "sample_weight", model.dtype, some=True)
+            if of_classes is not None:
+                weights = np.multiply(weights, of_classes, dtype=np.float64)
+                training_weights(weights, "(sample_weight * class_weight)", model.dtype, some=True)
             self.weight = _Source(weights, model.dtype)
 
     def _check_length(self, name: str, array: NDArray[Any]) -> None:
@@ -498,7 +500,7 @@ class _Batches:
         return self.x.gather(rows), self.y.gather(rows), weight
 
 
-def _weights_of_classes(class_weight: Any, y: NDArray[Any]) -> NDArray[np.float64]:
+def _weights_of_classes(class_weight: Any, y: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float64]:
     """Return the weight of each sample's class."""
     if y.ndim != 1 and y.shape[1:] != (1,):
         raise ValueError(f"class_weight needs labels (N,); y has shape {y.shape}")
@@ -519,7 +521,7 @@ def _weights_of_classes(class_weight: Any, y: NDArray[Any]) -> NDArray[np.float6
     missing = [label for label in labels.tolist() if label not in class_weight]
     if missing:
         raise ValueError(f"class_weight has no number for the label {missing[0]!r} of y")
-    chosen = [real(class_weight[label], f"class_weight[{label!r}]", least=0.0) for label in labels.tolist()]
+    chosen = [weight_of_class(class_weight[label], f"class_weight[{label!r}]", dtype) for label in labels.tolist()]
     if labels.size and not any(chosen):
         raise ValueError("class_weight has only zeros for the labels of y; expected at least one number > 0")
     return np.asarray(np.array(chosen, np.float64)[place])
@@ -558,7 +560,7 @@ class _Validation:
         check_samples(self.x, model.dtype, _OF_VALIDATION)
         check_targets(self.y, model.dtype, loss, output_shape, _OF_VALIDATION)
         if self.weight is not None:
-            check_weights(self.weight, model.dtype, _OF_VALIDATION)
+            training_weights(self.weight, "sample_weight", model.dtype, owner=_OF_VALIDATION, some=True)
         self.loss: Any = loss
         # Better an error now than behind the first epoch. The metrics may not be defined for one sample.
         self._evaluate(slice(1), {})

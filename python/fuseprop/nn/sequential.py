@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fuseprop import activations, losses, optim
-from fuseprop._checks import real_array
+from fuseprop._checks import real_array, training_weights
 from fuseprop._memory import BatchBuffer, Changes, at_once, gradient_of, linked_zeros
 from fuseprop.nn.containers import Chain, Formula, MisfitError, Nestable, Part
 from fuseprop.nn.layers import Layer, Shape
@@ -480,7 +480,8 @@ class Sequential:
         the value.
         """
         if sample_weight is not None:
-            sample_weight = _weights(sample_weight)
+            sample_weight = real_array(sample_weight, "sample_weight")
+            training_weights(sample_weight, "sample_weight", self._dtype)
         return self._step(x, target, loss, optimizer, sample_weight)
 
     def _step(
@@ -688,15 +689,6 @@ def as_loss(loss: LossLike) -> losses.Loss | Callable[..., tuple[float, ArrayLik
 def is_over_classes(loss: object) -> bool:
     """Whether targets (N,) are labels, which must not become the (N, 1) that an output of one column has."""
     return isinstance(loss, losses.Loss) and loss.spec.over_classes
-
-
-def _weights(sample_weight: ArrayLike) -> NDArray[Any]:
-    """Return weights, none of which is negative: see `fuseprop.nn.data.check_weights`."""
-    weights = real_array(sample_weight, "sample_weight")
-    if weights.size and not weights.min() >= 0:
-        first = int(np.argmin(weights.reshape(-1) >= 0))
-        raise ValueError(f"sample_weight[{first}] is {weights.reshape(-1)[first]}; expected finite numbers >= 0")
-    return weights
 
 
 def _described(found: object) -> str:
