@@ -408,6 +408,33 @@ def test_a_metric_is_not_followed_the_wrong_way(options: dict[str, Any], message
 # --- losses -------------------------------------------------------------------------------------------------
 
 
+def test_a_plateau_goes_the_way_of_its_metric() -> None:
+    """By itself, before a warmup too, and behind a resumption; one whose way is not known must be told it."""
+    plateau_of, warmup = fp.optim.schedules.ReduceOnPlateau, fp.optim.schedules.Warmup
+
+    def r2(pred: Array, target: Array) -> float:
+        return 0.0
+
+    for wrapped in (lambda plateau: plateau, lambda plateau: warmup(warmup(plateau, 2), 3)):
+        accuracies = plateau_of(0.01, 0.5, patience=0, monitor="accuracy")
+        history = fitted(small(), metrics=["accuracy"], schedule=wrapped(accuracies), epochs=8)
+        again = plateau_of(0.01, 0.5, patience=0, mode="max")
+        assert accuracies.lr == [again.update(value) for value in history["accuracy"]][-1]
+        assert accuracies.best == max(history["accuracy"])
+        fresh = plateau_of(0.01, 0.5, patience=0, mode="max")
+        fresh.load_state_dict(accuracies.state_dict())
+        losses = plateau_of(0.01, 0.5)
+        assert losses.best == np.inf
+        assert losses.best == plateau_of(0.01).best
+        history = fitted(small(), schedule=wrapped(losses))
+        assert losses.best == min(history["loss"])
+        with pytest.raises(
+            ValueError, match=r"schedule monitors 'r2', of which less or more may be better: give mode="
+        ):
+            fitted(small(), metrics=[r2], schedule=wrapped(plateau_of(0.01, monitor="r2")))
+        fitted(small(), metrics=[r2], schedule=wrapped(plateau_of(0.01, monitor="r2", mode="max")))
+
+
 @pytest.mark.parametrize("spec", [*LOSSES, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES], ids=lambda spec: spec.name)
 def test_every_loss_trains(spec: Any) -> None:
     """Full batches, so that the loss falls whatever it is."""
@@ -977,6 +1004,19 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     again = small()
     assert fitted(again, epochs=8, callbacks=[type("Interrupts", (nn.Callback,), {})()], resume=path) == expected
     assert_same_bits(again.flat_parameters, whole.flat_parameters)
+
+
+def test_the_epoch_of_a_complete_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    ends: list[tuple[int, int]] = []
+
+    class Notes(nn.Callback):
+        def end(self, run: nn.Run) -> None:
+            ends.append((run.epoch, run.completed))
+
+    fitted(small(), callbacks=[Notes(), nn.Checkpoint(path)])
+    fitted(small(), callbacks=[Notes(), nn.Checkpoint(path)], resume=path)
+    assert ends == [(2, 3)] * 2
 
 
 # --- callbacks ----------------------------------------------------------------------------------------------

@@ -191,6 +191,12 @@ def test_the_metric_that_a_plateau_follows() -> None:
     assert "mode='max', monitor='val_accuracy'" in repr(schedule)
 
 
+def test_the_mode_of_a_plateau_by_itself() -> None:
+    schedule = schedules.ReduceOnPlateau(1.0, 0.5, patience=0)
+    assert schedule.mode is None
+    assert [schedule.update(value) for value in (3.0, 2.0, 2.5)] == [1.0, 1.0, 0.5]
+
+
 def test_warmup_before_a_plateau() -> None:
     plateau = schedules.ReduceOnPlateau(1.0, 0.5, patience=0, mode="max", monitor="val_accuracy")
     schedule = schedules.Warmup(schedules.Warmup(plateau, 2), 4)

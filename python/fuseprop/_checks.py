@@ -257,13 +257,11 @@ def training_weights(
                 continue
             wrong = ~(np.isfinite(cast) & (block >= 0) & ((cast > 0) == (block > 0)))
             if wrong.any():
-                row, *rest = map(int, np.argwhere(wrong)[0])
-                found, used = block[row, *rest].item(), cast[row, *rest].item()
+                place = tuple(map(int, np.argwhere(wrong)[0]))
+                found, used = block[place].item(), cast[place].item()
                 words = f"Negative values in data passed to `{name}`: " if found < 0 else ""
-                raise ValueError(
-                    f"{words}{name}{[begin + row, *rest]}{owner} is {found:g}{_as_another(found, used, dtype)}; "
-                    "expected finite numbers >= 0"
-                )
+                words += f"{name}{[begin + place[0], *place[1:]]}{owner} is {found:g}{_as_another(found, used, dtype)}"
+                raise ValueError(f"{words}; expected finite numbers >= 0")
             is_some |= bool(cast.any())
     if some and not is_some:
         raise ValueError(f"{name}{owner} has only zeros; expected at least one number > 0")

@@ -88,7 +88,8 @@ def fit(
         The learning rate: a function of the number of steps that the optimizer has taken, called before each step; or
         an object with a method update(metric), called after each epoch, which returns the new rate, or None; or both in
         one. The metric is the one that its `monitor` names, or the validation loss (without validation data the loss);
-        a `mode` of "min" where more is better, or the other way round, is refused. See `fuseprop.optim`.
+        a `mode` of "min" where more is better, or the other way round, is refused, and `ReduceOnPlateau` needs one
+        where that is not known. See `fuseprop.optim`.
     metrics
         Names ("accuracy", see `fuseprop.nn.accuracy`, by what the loss says of its predictions), losses, or functions
         of (pred, target), which get what the loss gets: targets (N, 1) for an output of (N, 1). They are reported along
@@ -290,8 +291,11 @@ def _as_schedule(
         return rate, None
     name = monitored(names, getattr(schedule, "monitor", None), "schedule")
     mode = getattr(schedule, "mode", None)  # an object of the user's own need not have one
-    if mode is not None:
-        direction(name, mode, "schedule")
+    follow = getattr(schedule, "_follow", None)
+    if mode is not None or follow is not None:
+        mode = direction(name, mode, "schedule")
+    if follow is not None:
+        follow(mode)
 
     def plateau(logs: Mapping[str, float]) -> float | None:
         new_rate: float | None = schedule.update(logs[name])
@@ -344,7 +348,8 @@ class _RunState:
             plan_generator(state["order_rng"], self.generator, "rng", changes)
             changes.set(self, "loaded", True)
             epoch = integer(state["epoch"], "epoch", least=0)
-            changes.set(self.run, "epoch", epoch)
+            # The last one that ran: it is what `end` finds if none is left to run.
+            changes.set(self.run, "epoch", max(epoch - 1, 0))
             changes.set(self.run, "completed", epoch)
             changes.set(self.run, "history", _as_history(state["history"], state["epoch"]))
         # What objects of the user's own take over cannot be planned; it is given back.
