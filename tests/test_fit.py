@@ -215,6 +215,34 @@ def test_masked_arrays_are_refused(where: str) -> None:
     assert optimizer.steps == 0
 
 
+def test_masked_arrays_are_refused_where_others_are_taken_as_they_are() -> None:
+    model = small()
+    masked = np.ma.masked_array(np.ones((40, 3)), np.ones((40, 3)))
+    before = model.flat_parameters.copy()
+    state = {name: np.ma.masked_array(array, array > 0) for name, array in model.state_dict().items()}
+    with pytest.raises(TypeError, match=r"^state\['0.weight'\] is a masked array"):
+        model.load_state_dict(state)
+    with pytest.raises(TypeError, match=r"^the gradient that loss returned is a masked array"):
+        model.train_step(X, LABELS, lambda pred, y: (0.0, masked), fp.optim.SGD(model))
+    assert_same_bits(model.flat_parameters, before)
+    with pytest.raises(TypeError, match=r"^pred is a masked array"):
+        nn.accuracy(masked, LABELS)
+    with pytest.raises(TypeError, match=r"^target is a masked array"):
+        nn.accuracy(np.ones((40, 3)), np.ma.masked_array(LABELS, LABELS > 0))
+    objective = fp.boosting.catboost_objective("squared_error")
+    good = [1.0, 2.0]
+    hidden = np.ma.masked_array(good, [True, False])
+    for arguments, name in (
+        ((hidden, good, None), "approxes"),
+        ((good, hidden, None), "targets"),
+        ((good, good, hidden), "weights"),
+    ):
+        with pytest.raises(TypeError, match=f"^{name} is a masked array"):
+            objective.calc_ders_range(*arguments)
+    with pytest.raises(TypeError, match=r"^approxes is a masked array"):
+        fp.boosting.catboost_objective("softmax_cross_entropy").calc_ders_multi(hidden, 1.0, None)
+
+
 def test_weights_are_refused_in_a_step() -> None:
     model = small(np.float32)
     optimizer = fp.optim.SGD(model)
@@ -288,6 +316,24 @@ def test_balanced_class_weight() -> None:
         fitted(models[1], y=signs, loss="hinge", sample_weight=np.where(signs > 0, 0.5, 2.0)),
     ]
     assert histories[0] == histories[1]
+
+
+def test_ignored_labels_are_of_no_class() -> None:
+    ignored = np.where(np.arange(40) % 3 == 0, -100, LABELS)
+    loss = fp.losses.SoftmaxCrossEntropy(ignore_index=-100)
+    counts = np.array([(ignored == label).sum() for label in range(3)])
+    for class_weight, numbers in (
+        ([0.5, 2.0, 1.5], np.array([0.5, 2.0, 1.5])),
+        ({0: 0.5, 1: 2.0, 2: 1.5}, np.array([0.5, 2.0, 1.5])),
+        ("balanced", counts.sum() / (3 * counts)),
+    ):
+        weight = np.where(ignored < 0, 1.0, numbers[np.maximum(ignored, 0)])
+        a, b = small(), small()
+        expected = fitted(b, y=ignored, loss=loss, sample_weight=weight)
+        assert fitted(a, y=ignored, loss=loss, class_weight=class_weight) == expected
+        assert_same_bits(a.flat_parameters, b.flat_parameters)
+        nothing = fitted(small(), y=np.full(40, -100), loss=loss, class_weight=class_weight)
+        assert nothing["loss"] == [0.0] * 3
 
 
 # --- schedules ----------------------------------------------------------------------------------------------
@@ -671,6 +717,31 @@ def test_history_stays() -> None:
         ({"class_weight": [0.0, 0.0, 0.0, 1.0]}, ValueError, "class_weight has only zeros for the labels of y"),
         ({"class_weight": {0: -1.0, 1: 1.0, 2: 1.0}}, ValueError, "class_weight[0] is -1.0"),
         ({"class_weight": [1.0] * 3, "y": np.eye(3)[LABELS]}, ValueError, "class_weight needs labels (N,)"),
+        (
+            {"class_weight": "balanced", "loss": lambda pred, y, w: (0.0, 0 * pred), "y": LABELS + 0.5},
+            ValueError,
+            "class_weight is 'balanced', which needs labels, whole numbers; y has 0.5",
+        ),
+        (
+            {"y": LABELS[:, None]},
+            ValueError,
+            "y has shape (40, 1); softmax_cross_entropy expects (40,) for labels, or (40, 3) for distributions",
+        ),
+        (
+            {"y": LABELS[:, None], "loss": "nll"},
+            ValueError,
+            "y has shape (40, 1); negative_log_likelihood expects (40,) for labels",
+        ),
+        (
+            {"y": LABELS, "loss": "kl_divergence"},
+            ValueError,
+            "y has shape (40,); kl_divergence expects (40, 3) for distributions",
+        ),
+        (
+            {"validation_data": (X, LABELS[:, None])},
+            ValueError,
+            "y of validation_data has shape (40, 1); softmax_cross_entropy expects (40,) for labels",
+        ),
     ],
 )
 def test_errors(change: dict[str, Any], error: type[Exception], message: str) -> None:

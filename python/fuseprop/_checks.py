@@ -89,12 +89,6 @@ def real_array(value: ArrayLike, name: str) -> NDArray[Any]:
     return array
 
 
-def refuse_masked(array: object, name: str) -> None:
-    """Raise a TypeError for a masked array, where others are taken as they are."""
-    if _is_masked(array):
-        raise refusal(array, name)
-
-
 def float_array(value: ArrayLike, name: str) -> NDArray[Any]:
     """`value` as an array of float32 or float64; integers and booleans become float64, other dtypes are a TypeError."""
     array = real_array(value, name)
@@ -219,7 +213,7 @@ def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def unmasked(value: Any, name: str) -> None:
-    """Refuse a masked array, or a list of some, whatever else may be given."""
+    """Raise a TypeError for a masked array, or a list of some, where others are taken as they are."""
     if _is_masked(value):
         raise refusal(value, name)
 

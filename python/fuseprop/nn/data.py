@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses
-from fuseprop._checks import real_array, refuse_masked
-from fuseprop._registry import Domain
+from fuseprop._checks import real_array, unmasked
+from fuseprop._registry import Domain, LossSpec
 
 #: Elements that are looked at at once: what is computed of them stays in the cache.
 _BLOCK = 1 << 16
@@ -37,7 +37,7 @@ def target_array(y: ArrayLike, name: str, loss: object) -> NDArray[Any]:
     """Return targets as an array: of numbers, for a loss of the library."""
     if isinstance(loss, losses.Loss):
         return real_array(y, name)
-    refuse_masked(y, name)
+    unmasked(y, name)
     return np.asarray(y)
 
 
@@ -56,16 +56,29 @@ def check_targets(
     if not isinstance(loss, losses.Loss):
         return
     spec = loss.spec
-    if spec.over_classes and y.shape[1:] == output_shape[:-1]:
-        if spec.target_domain in ("labels", "classes"):
+    if spec.over_classes:
+        is_labels = _check_shape(y, spec, output_shape, owner)
+        if is_labels:
             _check_labels(y, loss, output_shape[-1], owner)
-        return  # a loss of distributions alone refuses the shape
+            return
     domain = spec.domain_of_targets(loss._parameters)
     if domain in _DOMAINS:
         is_inside, words = _DOMAINS[domain]
         _check_values(y, dtype, is_inside, "y", owner, f"{spec.name} expects {words}")
     if spec.over_classes and domain != "log_distribution" and y.dtype.kind in "biu":
         _check_rows(y, loss, owner)
+
+
+def _check_shape(y: NDArray[Any], spec: LossSpec, output_shape: tuple[int, ...], owner: str) -> bool:
+    """Whether targets over classes are labels; other shapes than those of labels and distributions are refused."""
+    shapes = {"labels": (len(y), *output_shape[:-1]), "distributions": (len(y), *output_shape)}
+    if spec.target_domain != "classes":
+        del shapes["distributions" if spec.target_domain == "labels" else "labels"]
+    for kind, shape in shapes.items():
+        if y.shape == shape:
+            return kind == "labels"
+    expected = ", or ".join(f"{shape} for {kind}" for kind, shape in shapes.items())
+    raise ValueError(f"y{owner} has shape {y.shape}; {spec.name} expects {expected}")
 
 
 def _check_labels(y: NDArray[Any], loss: losses.Loss, classes: int, owner: str) -> None:

@@ -79,7 +79,7 @@ def fit(
     class_weight
         Multiplies the weights of the samples of each class: a dict from labels to numbers, not all 0, which must have
         all labels of y; an array with one number for each of the classes 0, 1, ...; or "balanced",
-        N / (classes * count).
+        N / (classes * count). Samples that the loss ignores (`ignore_index`) are of no class, and do not count.
     validation_data
         (x, y) or (x, y, sample_weight), evaluated after each epoch.
     early_stopping
@@ -482,7 +482,7 @@ class _Batches:
         self.x = _Source(xs, model.dtype)
         self.y = _Source(ys, _target_dtype(ys, model.dtype, loss))
         self.weight: _Source | None = None
-        of_classes = None if class_weight is None else _weights_of_classes(class_weight, ys, model.dtype)
+        of_classes = None if class_weight is None else _weights_of_classes(class_weight, ys, loss, model.dtype)
         if sample_weight is None and of_classes is not None:
             self.weight = _Source(of_classes.astype(model.dtype), model.dtype)
         if sample_weight is not None:
@@ -505,22 +505,34 @@ class _Batches:
         return self.x.gather(rows), self.y.gather(rows), weight
 
 
-def _weights_of_classes(class_weight: Any, y: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """Return the weight of each sample's class."""
+def _weights_of_classes(class_weight: Any, y: NDArray[Any], loss: object, dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """Return the weight of each sample's class; 1 for those that the loss ignores."""
     if y.ndim != 1 and y.shape[1:] != (1,):
         raise ValueError(f"class_weight needs labels (N,); y has shape {y.shape}")
-    labels, place, counts = np.unique(y.reshape(-1), return_inverse=True, return_counts=True)
+    labels_of = y.reshape(-1)
+    ignored = loss._parameters.get("ignore_index") if isinstance(loss, losses.Loss) else None
+    counts = np.ones(y.size, np.bool_) if ignored is None else labels_of != ignored
+    weights = np.ones(y.size)
+    weights[counts] = _weights_of_labels(class_weight, labels_of[counts], dtype)
+    return weights
+
+
+def _weights_of_labels(class_weight: Any, y: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    labels, place, counts = np.unique(y, return_inverse=True, return_counts=True)
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise ValueError(f"class_weight is {class_weight!r}; expected 'balanced', a dict or an array")
+        if y.dtype.kind == "f" and (labels != np.trunc(labels)).any():
+            found = labels[labels != np.trunc(labels)][0].item()
+            raise ValueError(f"class_weight is 'balanced', which needs labels, whole numbers; y has {found:g}")
         weights = y.size / (len(labels) * counts.astype(np.float64))
         return np.asarray(weights[place])
     if not isinstance(class_weight, Mapping):
         numbers = class_weights(class_weight, "class_weight")
-        if y.dtype.kind not in "biu" or labels[0] < 0 or labels[-1] >= len(numbers):
+        if y.dtype.kind not in "biu" or (labels.size and (labels[0] < 0 or labels[-1] >= len(numbers))):
+            found = f", which are from {labels[0]} to {labels[-1]}" if labels.size else ""
             raise ValueError(
-                f"class_weight has {len(numbers)} numbers; expected one for each of the labels 0, 1, ... of y, which "
-                f"are from {labels[0]} to {labels[-1]}"
+                f"class_weight has {len(numbers)} numbers; expected one for each of the labels 0, 1, ... of y{found}"
             )
         class_weight = dict(enumerate(numbers.tolist()))
     missing = [label for label in labels.tolist() if label not in class_weight]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import _registry, losses
+from fuseprop._checks import unmasked
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -37,13 +38,16 @@ def accuracy(pred: ArrayLike, target: ArrayLike, loss: losses.Loss | str | None 
 
     Raises
     ------
-    ValueError
-        If the shapes do not fit, or the loss's predictions are of no class, as those of a regression.
+    ValueError, TypeError
+        If the shapes do not fit, an array is masked, or the loss's predictions are of no class, as those of
+        a regression.
 
     Notes
     -----
     A NaN is of no class, and never right. The accuracy of nothing is 0.
     """
+    unmasked(pred, "pred")
+    unmasked(target, "target")
     pred, target = np.asarray(pred), np.asarray(target)
     if loss is None:
         right = _right_by_shapes(pred, target)

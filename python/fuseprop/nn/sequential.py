@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fuseprop import activations, losses, optim
-from fuseprop._checks import real_array, training_weights
+from fuseprop._checks import real_array, training_weights, unmasked
 from fuseprop._memory import BatchBuffer, Changes, at_once, gradient_of, linked_zeros
 from fuseprop.nn.containers import Chain, Formula, MisfitError, Nestable, Part
 from fuseprop.nn.layers import Layer, Shape
@@ -286,6 +286,7 @@ class Sequential:
             unknown = [name for name in state if name not in own]
             raise ValueError(f"state does not fit: missing are {_some(missing)}, unknown are {_some(unknown)}")
         for name, target in own.items():
+            unmasked(state[name], f"state['{name}']")
             array = np.asarray(state[name])
             if array.shape != target.shape:
                 raise ValueError(f"state['{name}'] has shape {array.shape}; expected {target.shape}")
@@ -724,6 +725,7 @@ class _UserLoss:
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(f"loss returned {type(found).__name__}; expected a tuple (value, gradient)")
         value, gradient = found
+        unmasked(gradient, "the gradient that loss returned")
         gradient = np.asarray(gradient)
         if gradient.shape != pred.shape:
             raise ValueError(f"loss returned a gradient of shape {gradient.shape}; expected pred's, {pred.shape}")

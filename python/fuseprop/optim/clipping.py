@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fuseprop import _core
-from fuseprop._checks import real, refuse_masked
+from fuseprop._checks import real, unmasked
 from fuseprop.optim.arrays import Arrays, Model, describe
 from fuseprop.optim.optimizer import clip_scale, exact_norm
 
@@ -32,7 +32,7 @@ def _listed(given: Arrays | Iterable[FloatArray], name: str) -> list[FloatArray]
     for i, array in enumerate(arrays):
         if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
             raise TypeError(f"{name}[{i}] is {describe(array)}; expected an array of float32 or float64")
-        refuse_masked(array, f"{name}[{i}]")
+        unmasked(array, f"{name}[{i}]")
         if not array.flags.writeable:
             raise ValueError(f"{name}[{i}] is read-only; it is clipped in place")
     return arrays
