@@ -49,7 +49,7 @@ def fit(
     validation_data: ValidationData | None = None,
     early_stopping: EarlyStopping | int | None = None,
     schedule: Schedule | None = None,
-    metrics: Sequence[str | Metric] = (),
+    metrics: Sequence[str | Metric | losses.Loss] = (),
     callbacks: Sequence[Callback | EpochFunction] = (),
     shuffle: bool = True,
     progress: bool = True,

@@ -122,7 +122,7 @@ def _are_numbers(pred: NDArray[Any]) -> NDArray[np.bool_]:
 _NAMES = ("accuracy",)
 
 
-def named_metrics(metrics: Sequence[str | Metric], loss: object) -> dict[str, Metric]:
+def named_metrics(metrics: Sequence[str | Metric | losses.Loss], loss: object) -> dict[str, Metric]:
     """Return the metrics of a run by the names that they are reported with; `loss` is that of the run."""
     named: dict[str, Metric] = {}
     for i, metric in enumerate([metrics] if isinstance(metrics, str) else metrics):
@@ -137,7 +137,7 @@ def named_metrics(metrics: Sequence[str | Metric], loss: object) -> dict[str, Me
     return named
 
 
-def _named(metric: str | Metric, place: int, loss: object) -> tuple[str, Metric]:
+def _named(metric: str | Metric | losses.Loss, place: int, loss: object) -> tuple[str, Metric]:
     if isinstance(metric, str):
         if metric not in _NAMES:
             raise ValueError(f"unknown metric {metric!r}; known: {', '.join(_NAMES)}")
@@ -151,11 +151,8 @@ def _named(metric: str | Metric, place: int, loss: object) -> tuple[str, Metric]
     if isinstance(metric, type) or not callable(metric):
         found = f"the class {metric.__name__}" if isinstance(metric, type) else type(metric).__name__
         raise TypeError(f"metrics[{place}] must be a name or a function, found {found}")
-    if (
-        metric is accuracy
-        and isinstance(loss, losses.Loss)
-        and (loss.spec.over_classes or loss.spec.prediction != "value")
-    ):
+    is_ours = metric is accuracy
+    if is_ours and isinstance(loss, losses.Loss) and (loss.spec.over_classes or loss.spec.prediction != "value"):
         return "accuracy", partial(accuracy, loss=loss)
     if isinstance(metric, losses.Loss):
         return metric.spec.name, metric  # type: ignore[return-value]  # a float, without a reduction
