@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -316,6 +317,51 @@ def test_balanced_class_weight() -> None:
         fitted(models[1], y=signs, loss="hinge", sample_weight=np.where(signs > 0, 0.5, 2.0)),
     ]
     assert histories[0] == histories[1]
+
+
+def test_weights_of_the_outputs_shape() -> None:
+    """As the loss and train_step take them."""
+    weight, y = seeded("columns").random((40, 1)), LABELS * 1.0
+    column = [nn.Sequential([nn.Dense(5, 1)], rng=0) for _ in range(2)]
+    options: dict[str, Any] = {"loss": "squared_error", "optimizer": "sgd", "y": y, "shuffle": False}
+    options["validation_data"] = X, y, weight
+    assert fitted(column[0], sample_weight=weight, **options) == fitted(
+        column[1], sample_weight=weight[:, 0], **options
+    )
+    with pytest.raises(ValueError, match=r"sample_weight has shape \(40, 1\); expected \(40,\)"):
+        fitted(small(), sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(np.ones(3), "an array of shape (3,)"), (None, "NoneType"), ("0.5", "str")], ids=str
+)
+def test_a_metric_that_is_no_number(value: Any, found: str) -> None:
+    model = small()
+    optimizer = fp.optim.SGD(model)
+    message = re.escape(f"the metric 'metric_0' returned {found}; expected a number")
+    with pytest.raises(TypeError, match=message):
+        fitted(model, optimizer=optimizer, metrics=[lambda pred, target: value])
+    assert optimizer.steps == 1
+    history = fitted(small(), metrics=[lambda pred, target: np.array(0.5)], validation_data=VALIDATION)
+    assert history["metric_0"] == history["val_metric_0"] == [0.5] * 3
+
+
+def test_states_of_early_stopping_that_do_not_fit() -> None:
+    stopping = nn.EarlyStopping()
+    before = stopping.state_dict()
+    with pytest.raises(ValueError, match=r"state\['best'\] is nan"):
+        stopping.load_state_dict({**before, "best": math.nan})
+    with pytest.raises(
+        ValueError, match=r"state does not fit: missing are \['best', 'best_epoch', 'waited', 'state'\]"
+    ):
+        stopping.load_state_dict({})
+    assert stopping.state_dict() == before
+
+
+def test_a_loss_that_is_not_finite_goes_through_pickle() -> None:
+    for error in (nn.NonFiniteLossError(math.inf), nn.NonFiniteLossError(math.inf, "the loss is inf at step 3")):
+        again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(error))))
+        assert (str(again), again.value) == (str(error), math.inf)
 
 
 def test_ignored_labels_are_of_no_class() -> None:
@@ -704,6 +750,15 @@ def test_history_stays() -> None:
         ),
         ({"early_stopping": "soon"}, TypeError, "early_stopping must be an integer, found str"),
         ({"early_stopping": nn.EarlyStopping(monitor="val_loss")}, ValueError, "early_stopping monitors 'val_loss'; r"),
+        ({"callbacks": nn.EarlyStopping()}, TypeError, "callbacks must be a list of Callbacks and functions, found Ea"),
+        ({"metrics": nn.accuracy}, TypeError, "metrics must be a list of names and functions, found function"),
+        ({"metrics": ["acc"]}, ValueError, "unknown metric 'acc'; known: accuracy"),
+        (
+            {"metrics": ["mae"]},
+            ValueError,
+            "known: accuracy; of a loss it is an object, fuseprop.losses.AbsoluteError()",
+        ),
+        ({"validation_data": (1.0, LABELS)}, ValueError, "x of validation_data has shape (); expected samples along"),
         ({"callbacks": [3]}, TypeError, "callbacks[0] must be a Callback or a function, found int"),
         ({"callbacks": [nn.GradientHealth]}, TypeError, "callbacks[0] is the class GradientHealth; expected an object"),
         ({"schedule": fp.optim.schedules.ReduceOnPlateau}, TypeError, "schedule is the class ReduceOnPlateau; expec"),

@@ -707,6 +707,7 @@ def test_classes_stand_for_objects() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda: nn.Sequential(None), TypeError, "layers[0] must be a Layer, found NoneType"),
         (lambda: nn.Sequential([nn.Flatten]), TypeError, "layers[0] is the class Flatten; expected an object of it"),
         (lambda: nn.Sequential(nn.Dense(5, 4), "relu"), TypeError, "found str; an activation of this name is Activati"),
         (lambda: nn.Sequential([nn.Dense(5, 4)], nn.Dense(4, 3)), TypeError, "layers[0] must be a Layer, found list"),

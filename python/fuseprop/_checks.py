@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
 import numpy as np
@@ -274,6 +274,13 @@ def weight_of_class(value: Any, name: str, dtype: np.dtype[Any]) -> float:
     if note:
         raise ValueError(f"{name} is {number:g}{note}; expected a finite number >= 0")
     return number
+
+
+def complete(state: Mapping[str, Any], name: str, needed: Iterable[str]) -> None:
+    """Refuse a dict in which an entry is missing."""
+    missing = [entry for entry in needed if entry not in state]
+    if missing:
+        raise ValueError(f"{name} does not fit: missing are {missing}")
 
 
 def choice(value: str, name: str, choices: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from os import PathLike
@@ -20,7 +20,7 @@ from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCall
 from fuseprop.nn.data import check_samples, check_targets, target_array
 from fuseprop.nn.health import explain_loss
 from fuseprop.nn.io import open_checkpoint, plan_generator, refusing, restore_checkpoint
-from fuseprop.nn.metrics import Metric, direction, monitored, named_metrics
+from fuseprop.nn.metrics import Metric, direction, monitored, named_metrics, reported_number
 from fuseprop.nn.norm import BatchNorm
 from fuseprop.nn.sequential import LossLike, NonFiniteLossError, Sequential, as_column, as_loss, is_over_classes
 from fuseprop.optim.arrays import describe
@@ -125,7 +125,8 @@ def fit(
     ------
     ValueError, TypeError
         If an argument does not fit, or the checkpoint the run; refused by the first batch at the latest, before any
-        parameter has changed. What is wrong in x, y or the weights is named by its place in the array given.
+        parameter has changed. What is wrong in x, y or the weights is named by its place in the array given. A metric
+        that returns no number is refused behind the first step.
     NonFiniteLossError
         A FloatingPointError: the loss of a batch is NaN or infinite. The message names the layer where that arose; the
         model and the optimizer are as they were before this step.
@@ -215,7 +216,8 @@ class _Steps:
             share = float(len(rows)) if weight is None else float(weight.sum(dtype=np.float64))
             sums["loss"] += share * self.value
             for name, metric in self.metrics.items():
-                sums[name] += share * metric(model._output, as_column(target) if model._flat_targets else target)
+                found = metric(model._output, as_column(target) if model._flat_targets else target)
+                sums[name] += share * reported_number(found, name)
             total += share
             if bar is not None:
                 bar.update()
@@ -264,6 +266,8 @@ def _as_callbacks(early_stopping: object, callbacks: Sequence[Callback | EpochFu
         )
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         early_stopping = EarlyStopping(integer(early_stopping, "early_stopping", least=1))  # type: ignore[arg-type]  # integer() checks it
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of Callbacks and functions, found {type(callbacks).__name__}")
     found: list[Callback] = [] if early_stopping is None else [early_stopping]
     for i, callback in enumerate(callbacks):
         if isinstance(callback, type):
@@ -488,6 +492,8 @@ class _Batches:
         if sample_weight is not None:
             weights = real_array(sample_weight, "sample_weight")
             self._check_length("sample_weight", weights)
+            if weights.shape == (self.size, *output_shape) == (self.size, 1) and not is_over_classes(loss):
+                weights = weights[:, 0]  # as the loss takes them
             if weights.ndim != 1:
                 raise ValueError(f"sample_weight has shape {weights.shape}; expected ({self.size},)")
             training_weights(weights, "sample_weight", model.dtype, some=True)
@@ -566,12 +572,12 @@ class _Validation:
         self.x = real_array(data[0], "x of validation_data")
         self.y = target_array(data[1], "y of validation_data", loss)
         self.weight = real_array(data[2], "sample_weight of validation_data") if len(data) == 3 else None
+        output_shape = model._sample_output(self.x.shape, "x of validation_data")
         for name, array in (("y", self.y), ("sample_weight", self.weight)):
             if array is not None and (array.ndim == 0 or len(array) != len(self.x)):
                 raise ValueError(
                     f"{name} of validation_data has shape {array.shape}; expected {len(self.x)} samples, as x has"
                 )
-        output_shape = model._sample_output(self.x.shape, "x of validation_data")
         if len(self.x) == 0:
             raise ValueError("validation_data is empty; expected at least one sample, or None")
         check_samples(self.x, model.dtype, _OF_VALIDATION)
@@ -594,7 +600,7 @@ class _Validation:
         value = self.loss(pred, target, *weights)
         # A user's function returns the gradient as well.
         logs = {"val_loss": float(value[0] if isinstance(value, tuple) else value)}
-        logs.update({f"val_{name}": float(metric(pred, target)) for name, metric in metrics.items()})
+        logs.update({f"val_{name}": reported_number(metric(pred, target), name) for name, metric in metrics.items()})
         return logs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -124,6 +125,8 @@ _NAMES = ("accuracy",)
 
 def named_metrics(metrics: Sequence[str | Metric | losses.Loss], loss: object) -> dict[str, Metric]:
     """Return the metrics of a run by the names that they are reported with; `loss` is that of the run."""
+    if not isinstance(metrics, Iterable):
+        raise TypeError(f"metrics must be a list of names and functions, found {type(metrics).__name__}")
     named: dict[str, Metric] = {}
     for i, metric in enumerate([metrics] if isinstance(metrics, str) else metrics):
         name, function = _named(metric, i, loss)
@@ -140,7 +143,9 @@ def named_metrics(metrics: Sequence[str | Metric | losses.Loss], loss: object) -
 def _named(metric: str | Metric | losses.Loss, place: int, loss: object) -> tuple[str, Metric]:
     if isinstance(metric, str):
         if metric not in _NAMES:
-            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(_NAMES)}")
+            spec = _registry.spelled("loss", metric)
+            hint = f"; of a loss it is an object, fuseprop.losses.{spec.cls.__name__}()" if spec is not None else ""
+            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(_NAMES)}{hint}")
         if not isinstance(loss, losses.Loss):
             raise ValueError(
                 "the metric 'accuracy' follows what the loss says of its predictions, and a function of your own says "
@@ -158,6 +163,17 @@ def _named(metric: str | Metric | losses.Loss, place: int, loss: object) -> tupl
         return metric.spec.name, metric  # type: ignore[return-value]  # a float, without a reduction
     name = getattr(metric, "__name__", "<lambda>")
     return f"metric_{place}" if name == "<lambda>" else name, metric
+
+
+def reported_number(value: Any, name: str) -> float:
+    """Return what a metric has returned as a float."""
+    if isinstance(value, float):
+        return value
+    if np.ndim(value) == 0 and not isinstance(value, str | bytes):
+        with suppress(TypeError, ValueError):
+            return float(value)
+    found = f"an array of shape {np.shape(value)}" if np.ndim(value) else type(value).__name__
+    raise TypeError(f"the metric {name!r} returned {found}; expected a number")
 
 
 def monitored(names: Iterable[str], monitor: str | None, who: str) -> str:

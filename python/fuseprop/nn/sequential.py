@@ -92,7 +92,11 @@ class Sequential:
         rng: Rng = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        one_by_one = more or isinstance(layers, Layer | Nestable | activations.Activation | type)
+        one_by_one = (
+            more
+            or isinstance(layers, Layer | Nestable | activations.Activation | type)
+            or not isinstance(layers, Iterable)
+        )
         self._assemble((layers, *more) if one_by_one else layers, dtype)  # type: ignore[arg-type]  # not iterable: a part
         self._start(np.random.default_rng(rng))
 
@@ -134,7 +138,7 @@ class Sequential:
         self._backwards = tuple(run.backward for run in runs[:0:-1])
         self._first_backward = runs[0].backward
         commits = [(layer, type(layer).commit) for _, layer in self._chain.leaves()]
-        # Those of the library are made at once, see _commit.
+        # Those of the library are made at once, see _step.
         self._norms = tuple(layer for layer, commit in commits if commit is BatchNorm.commit)
         self._commits = tuple(
             layer.commit for layer, commit in commits if commit not in (Layer.commit, BatchNorm.commit)
@@ -709,6 +713,9 @@ class NonFiniteLossError(FloatingPointError):
     def __init__(self, value: float, text: str | None = None) -> None:
         super().__init__(f"the loss is {value}" if text is None else text)
         self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.value, str(self))
 
 
 class _UserLoss:

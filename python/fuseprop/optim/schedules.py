@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, SupportsFloat, TypeAlias
 
-from fuseprop._checks import choice, integer, real
+from fuseprop._checks import choice, complete, integer, real
 from fuseprop._listing import listing
 from fuseprop._memory import set_attributes
 from fuseprop._value import Value
@@ -451,11 +451,10 @@ class ReduceOnPlateau:
 
         Raises
         ------
-        KeyError
-            If an entry is missing.
         TypeError, ValueError
-            If one is out of its range. Nothing has changed then.
+            If an entry is missing or out of its range. Nothing has changed then.
         """
+        complete(state, "state", ("lr", "best", "bad", "cooling"))
         lr, best = real(state["lr"], "state['lr']", least=0.0), _number(state["best"], "state['best']")
         if not math.isfinite(best) and best != self._none_yet:
             raise ValueError(f"state['best'] is {best}; expected a finite number, or {self._none_yet} before the first")
