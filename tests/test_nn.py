@@ -713,6 +713,7 @@ def test_classes_stand_for_objects() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda: nn.Sequential(None), TypeError, "layers[0] must be a Layer, found NoneType"),
         (lambda: nn.Sequential([nn.Flatten]), TypeError, "layers[0] is the class Flatten; expected an object of it"),
         (lambda: nn.Sequential(nn.Dense(5, 4), "relu"), TypeError, "found str; an activation of this name is Activati"),
         (lambda: nn.Sequential([nn.Dense(5, 4)], nn.Dense(4, 3)), TypeError, "layers[0] must be a Layer, found list"),
@@ -730,6 +731,23 @@ def test_classes_stand_for_objects() -> None:
         (lambda: fp.optim.ReduceLROnPlateau, AttributeError, "here it is fuseprop.optim.schedules.ReduceOnPlateau"),
         (lambda: fp.losses.get("cross_entropy"), ValueError, "of logits it is 'softmax_cross_entropy', of probab"),
         (lambda: fp.losses.get("kl_div"), ValueError, "takes probabilities, not their logarithms"),
+        *(
+            (lambda name=name: fp.losses.get(name), ValueError, f"unknown loss {name!r}; {said}")
+            for name, said in (
+                ("crossentropy", "of logits it is 'softmax_cross_entropy'"),
+                ("CrossEntropyLoss", "it is fuseprop.losses.SoftmaxCrossEntropy"),
+                ("cross_entropy_loss", "it is fuseprop.losses.SoftmaxCrossEntropy"),
+                ("SparseCategoricalCrossentropy", "of logits and labels it is 'softmax_cross_entropy'"),
+                ("KLDivLoss", "it is fuseprop.losses.KLDivergence, which takes probabilities, not their logarithms"),
+                ("LogLoss", "of logits it is 'binary_cross_entropy_with_logits'"),
+            )
+        ),
+        (lambda: fp.activations.get("ReLU6"), ValueError, "it is fuseprop.activations.Hardtanh(0, 6)"),
+        (lambda: fp.losses.MeanSquaredError, AttributeError, "here it is fuseprop.losses.SquaredError"),
+        (lambda: fp.losses.CategoricalCrossentropy, AttributeError, "is fuseprop.losses.CategoricalCrossEntropy"),
+        (lambda: fp.losses.LogLoss, AttributeError, "; of logits it is 'binary_cross_entropy_with_logits'"),
+        (lambda: fp.optim.RMSProp, AttributeError, "here it is fuseprop.optim.RMSprop"),
+        (lambda: fp.optim.LBFGS, AttributeError, "here it is fuseprop.optim.lbfgs, a function"),
     ],
 )  # fmt: skip
 def test_habits_that_differ_are_answered(call: Any, error: type[Exception], message: str) -> None:
@@ -743,7 +761,7 @@ def test_names_elsewhere_lead_to_what_there_is() -> None:
         found: Any = fp
         for name in path[1:]:
             found = getattr(found, name)
-        assert isinstance(found, type)
+        assert callable(found)
     with pytest.raises(AttributeError, match=r"^module 'fuseprop.nn' has no attribute 'nothing'$"):
         nn.nothing  # noqa: B018
     assert not hasattr(fp.losses, "__path__")

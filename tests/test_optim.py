@@ -1091,7 +1091,14 @@ def test_state_of_another_kind_is_refused() -> None:
         (changed(lambda s: s.update(steps=2**60)), ValueError, "state['steps'] is 1152921504606846976"),
         (changed(lambda s: s.update(weight_decay=-1)), ValueError, "state['weight_decay'] is -1.0"),
         (3, TypeError, "state must be a dict, what state_dict returned, found an object of type int"),
-        ({}, KeyError, "optimizer"),
+        ({}, ValueError, "state does not fit: missing are ['optimizer', 'options', 'steps', 'lr', 'weight_decay', "),
+        (changed(lambda s: s["options"].clear()), ValueError, "state['options'] does not fit: missing are ["),
+        (
+            changed(lambda s: s["groups"][0].pop("l1")),
+            ValueError,
+            "state['groups'][0] does not fit: missing are ['l1']",
+        ),
+        (changed(lambda s: s["groups"][0]["states"][1].clear()), ValueError, "['states'][1] does not fit: missing are"),
     ):
         with pytest.raises(error, match=re.escape(message)):
             adam.load_state_dict(state)

@@ -138,7 +138,7 @@ def test_plateau() -> None:
     before = again.state_dict()
     with pytest.raises(ValueError, match=r"state\['bad'\] is -1"):
         again.load_state_dict({**before, "lr": 7.0, "bad": -1})
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=r"state does not fit: missing are \['lr', 'best', 'bad', 'cooling'\]"):
         again.load_state_dict({})
     assert again.state_dict() == before
     for wrong in ("low", None, [1.0]):
@@ -189,6 +189,12 @@ def test_the_metric_that_a_plateau_follows() -> None:
     schedule = schedules.ReduceOnPlateau(1.0, mode="max", monitor="val_accuracy")
     assert (schedule.monitor, schedule.mode) == ("val_accuracy", "max")
     assert "mode='max', monitor='val_accuracy'" in repr(schedule)
+
+
+def test_the_mode_of_a_plateau_by_itself() -> None:
+    schedule = schedules.ReduceOnPlateau(1.0, 0.5, patience=0)
+    assert schedule.mode is None
+    assert [schedule.update(value) for value in (3.0, 2.0, 2.5)] == [1.0, 1.0, 0.5]
 
 
 def test_warmup_before_a_plateau() -> None:

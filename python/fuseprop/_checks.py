@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 _EXACT = 2**53
 # NumPy's arrays have no more.
 _MOST_AXES = 64
+# Rows that are looked at at once.
+_BLOCK = 1 << 16
 
 
 def real(
@@ -85,12 +87,6 @@ def real_array(value: ArrayLike, name: str) -> NDArray[Any]:
     if array.dtype.kind not in "buif":
         raise refusal(value, name, array)
     return array
-
-
-def refuse_masked(array: object, name: str) -> None:
-    """Raise a TypeError for a masked array, where others are taken as they are."""
-    if _is_masked(array):
-        raise refusal(array, name)
 
 
 def float_array(value: ArrayLike, name: str) -> NDArray[Any]:
@@ -217,23 +213,74 @@ def class_weights(value: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def unmasked(value: Any, name: str) -> None:
-    """Refuse a masked array, or a list of some, whatever else may be given."""
+    """Raise a TypeError for a masked array, or a list of some, where others are taken as they are."""
     if _is_masked(value):
         raise refusal(value, name)
 
 
-def training_weights(weight: NDArray[Any], name: str) -> None:
+def training_weights(
+    weights: NDArray[Any], name: str, dtype: np.dtype[Any] | None = None, *, owner: str = "", some: bool = False
+) -> None:
     """Refuse weights of samples that are negative or not finite, in scikit-learn's words, and say which one it is.
 
     Losses take negative weights, for what they mean mathematically; a model that is trained with them runs away from
     these samples without bound.
+
+    Parameters
+    ----------
+    weights
+        The weights, in the dtype in which they came.
+    name
+        What messages call them.
+    dtype
+        The one in which they are used: there they must be finite, too, and those > 0 must stay so. None: their own.
+    owner
+        Whose they are, " of validation_data".
+    some
+        Whether weights that are all 0 are refused, with which there is nothing to learn.
     """
-    wrong = ~(np.isfinite(weight) & (weight >= 0))
-    if wrong.any():
-        first = tuple(map(int, np.argwhere(wrong)[0]))
-        found = weight[first].item()
-        words = f"Negative values in data passed to `{name}`: " if found < 0 else ""
-        raise ValueError(f"{words}{name}{list(first)} is {found:g}; expected finite numbers >= 0")
+    dtype = weights.dtype if dtype is None else dtype
+    is_some = False
+    with np.errstate(over="ignore", under="ignore"):  # that is what is looked for
+        # Weights may be memory-mapped.
+        for begin in range(0, len(weights) if weights.ndim else 0, _BLOCK):
+            block = weights[begin : begin + _BLOCK]
+            cast = block.astype(dtype, copy=False)
+            if cast.size == 0 or (cast.min() > 0 and cast.max() < np.inf):
+                is_some |= cast.size > 0
+                continue
+            wrong = ~(np.isfinite(cast) & (block >= 0) & ((cast > 0) == (block > 0)))
+            if wrong.any():
+                place = tuple(map(int, np.argwhere(wrong)[0]))
+                found, used = block[place].item(), cast[place].item()
+                words = f"Negative values in data passed to `{name}`: " if found < 0 else ""
+                words += f"{name}{[begin + place[0], *place[1:]]}{owner} is {found:g}{_as_another(found, used, dtype)}"
+                raise ValueError(f"{words}; expected finite numbers >= 0")
+            is_some |= bool(cast.any())
+    if some and not is_some:
+        raise ValueError(f"{name}{owner} has only zeros; expected at least one number > 0")
+
+
+def _as_another(found: float, used: float, dtype: np.dtype[Any]) -> str:
+    """Say what a number is in the dtype in which it is used, if it is infinite or 0 in that one alone."""
+    return f", {used:g} as {dtype}" if math.isinf(used) != math.isinf(found) or (used == 0) != (found == 0) else ""
+
+
+def weight_of_class(value: Any, name: str, dtype: np.dtype[Any]) -> float:
+    """`value` as a finite float >= 0 that is so in this dtype, too, and not 0 there alone."""
+    number = real(value, name, least=0.0)
+    with np.errstate(over="ignore", under="ignore"):
+        note = _as_another(number, float(dtype.type(number)), dtype)
+    if note:
+        raise ValueError(f"{name} is {number:g}{note}; expected a finite number >= 0")
+    return number
+
+
+def complete(state: Mapping[str, Any], name: str, needed: Iterable[str]) -> None:
+    """Refuse a dict in which an entry is missing."""
+    missing = [entry for entry in needed if entry not in state]
+    if missing:
+        raise ValueError(f"{name} does not fit: missing are {missing}")
 
 
 def choice(value: str, name: str, choices: Sequence[str]) -> str:

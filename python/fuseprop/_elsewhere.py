@@ -20,6 +20,7 @@ CLASSES = {
     "Module": "fuseprop.nn.Layer",
     "ModelCheckpoint": "fuseprop.nn.Checkpoint",
     "ReduceLROnPlateau": "fuseprop.optim.schedules.ReduceOnPlateau",
+    "LBFGS": "fuseprop.optim.lbfgs, a function",
     "CrossEntropyLoss": "fuseprop.losses.SoftmaxCrossEntropy",
     "NLLLoss": "fuseprop.losses.NegativeLogLikelihood",
     "BCELoss": "fuseprop.losses.BinaryCrossEntropy",
@@ -38,21 +39,43 @@ CLASSES = {
 
 def attribute_error(module: str, name: str) -> AttributeError:
     """Return the error for a name that a module does not have, with what it is called here."""
-    here = CLASSES.get(name) or _of_registry(name)
-    return AttributeError(f"module {module!r} has no attribute {name!r}" + (f"; here it is {here}" if here else ""))
+    here = CLASSES.get(name) or _of_registry(module, name)
+    hint = f"here it is {here}" if here else _of_formula(module, name)
+    return AttributeError(f"module {module!r} has no attribute {name!r}" + (f"; {hint}" if hint else ""))
 
 
-def _of_registry(name: str) -> str | None:
-    """Return where a formula's class of this name is."""
-    for specs in (_registry.activations(), _registry.losses(), _registry.optimizers()):
-        for spec in specs.values():
-            if spec.cls.__name__ == name:
-                layer = f", and as a layer fuseprop.nn.Activation({spec.name!r})" if spec.kind == "activation" else ""
-                return f"{_MODULES[spec.kind]}.{name}{layer}"
+def _of_registry(module: str, name: str) -> str | None:
+    """Return where a formula's class of this name is, however spelled; in its own module by its aliases, too."""
+    for kind, home in _MODULES.items():
+        spec = _registry.spelled(kind, name) if name[:1].isupper() else None
+        if spec is None or (module != home and _registry.spelling(spec.cls.__name__) != _registry.spelling(name)):
+            continue
+        layer = f", and as a layer fuseprop.nn.Activation({spec.name!r})" if kind == "activation" else ""
+        return f"{home}.{spec.cls.__name__}{layer}"
     return None
 
 
-_MODULES = {"activation": "fuseprop.activations", "loss": "fuseprop.losses", "optimizer": "fuseprop.optim"}
+def _of_formula(module: str, name: str) -> str | None:
+    return next((of_formula(kind, name) for kind, home in _MODULES.items() if home == module), None)
+
+
+def of_formula(kind: _registry.Kind, name: str) -> str | None:
+    """Say what a formula of this name elsewhere is here, if that is neither its name nor an alias."""
+    spelling = _registry.spelling(name)
+    for known, text in _registry.ELSEWHERE[kind].items():
+        if _registry.spelling(known) == spelling:
+            return text
+    for known, here in CLASSES.items():
+        if _registry.spelling(known) == spelling and here.startswith(_MODULES[kind]):
+            return f"it is {here}"
+    return None
+
+
+_MODULES: dict[_registry.Kind, str] = {
+    "activation": "fuseprop.activations",
+    "loss": "fuseprop.losses",
+    "optimizer": "fuseprop.optim",
+}
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

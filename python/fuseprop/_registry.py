@@ -253,7 +253,8 @@ ELSEWHERE: dict[Kind, dict[str, str]] = {
 }
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
+    """Return what all spellings of a name share: with and without capitals and underscores."""
     return name.lower().replace("_", "")
 
 
@@ -294,7 +295,7 @@ def _add(spec: Spec) -> None:
             setattr(cls, parameter, property(_parameter(parameter)))
     _specs[kind][spec.name] = spec
     # Spelled with and without underscores it is one name; a class has none in its own.
-    for key in {_spelling(alias) for alias in (spec.name, cls.__name__, *spec.aliases)}:
+    for key in {spelling(alias) for alias in (spec.name, cls.__name__, *spec.aliases)}:
         if key in _spellings[kind]:
             raise ValueError(f"{kind} {key!r} is registered twice")
         _spellings[kind][key] = spec.name
@@ -320,15 +321,25 @@ def optimizers() -> Mapping[str, OptimizerSpec]:
     return cast(Mapping[str, OptimizerSpec], _specs["optimizer"])
 
 
+def spelled(kind: Kind, name: str) -> Spec | None:
+    """Return the entry of this name or alias, however spelled, or None."""
+    found = _spellings[kind].get(spelling(name))
+    return None if found is None else _specs[kind][found]
+
+
 def find(kind: Kind, name: str) -> Spec:
     """Return the entry that `name`, or an alias, stands for; ValueError with the nearest names if there is none."""
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, found {type(name).__name__}")
     key = name.lower().replace("-", "_").replace(" ", "_")
-    if _spelling(key) in _spellings[kind]:
-        return _specs[kind][_spellings[kind][_spelling(key)]]
-    if key in ELSEWHERE[kind]:
-        raise ValueError(f"unknown {kind} {name!r}; {ELSEWHERE[kind][key]}")
+    spec = spelled(kind, key)
+    if spec is not None:
+        return spec
+    from fuseprop._elsewhere import of_formula  # noqa: PLC0415  # it needs this module
+
+    elsewhere = of_formula(kind, key)
+    if elsewhere is not None:
+        raise ValueError(f"unknown {kind} {name!r}; {elsewhere}")
     near = nearest(key, _names[kind])
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(_specs[kind])}"
     raise ValueError(f"unknown {kind} {name!r}; {hint}")

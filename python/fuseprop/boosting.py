@@ -54,7 +54,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses
-from fuseprop._checks import choice, real, real_array, training_weights
+from fuseprop._checks import choice, real, real_array, training_weights, unmasked
 from fuseprop._listing import listing
 from fuseprop._typing import FloatArray
 
@@ -117,7 +117,7 @@ class _Objective:
         if weight is not None and weight.size == 0:
             weight = None
         if weight is not None:
-            training_weights(weight, "sample_weight")
+            training_weights(weight, "sample_weight", pred.dtype if pred.dtype.kind == "f" else None)
         if spec.target_domain in _LABELS and target.ndim == 1:
             with np.errstate(invalid="ignore"):  # of a NaN, which is refused below
                 labels = target.astype(np.int64)
@@ -231,8 +231,8 @@ class CatBoostObjective(_Objective):
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> list[tuple[float, float]]:
         """Return (-gradient, -second derivative) for each sample."""
-        weight = None if weights is None else np.asarray(weights, np.float64)
-        pred, target = np.asarray(approxes, np.float64), np.asarray(targets, np.float64)
+        pred, target = _float64(approxes, "approxes"), _float64(targets, "targets")
+        weight = None if weights is None else _float64(weights, "weights")
         gradient, hessian = self._grad_and_hess(pred, target, weight)
         return list(zip((-gradient).tolist(), (-hessian).tolist(), strict=True))
 
@@ -240,10 +240,16 @@ class CatBoostObjective(_Objective):
         self, approxes: Any, target: float, weight: float | None
     ) -> tuple[list[float], list[list[float]]]:
         """Return -gradient and -Hessian, a diagonal matrix, for one sample with a number for each class."""
-        pred = np.asarray(approxes, np.float64)[np.newaxis]
+        pred = _float64(approxes, "approxes")[np.newaxis]
         weights = None if weight is None else np.array([weight])
         gradient, hessian = self._grad_and_hess(pred, np.array([target]), weights)
         return (-gradient[0]).tolist(), np.diag(-hessian[0]).tolist()
+
+
+def _float64(values: Any, name: str) -> NDArray[np.float64]:
+    """Return CatBoost's numbers, in a sequence of its own, as an array."""
+    unmasked(values, name)
+    return np.asarray(values, np.float64)
 
 
 def xgboost_objective(

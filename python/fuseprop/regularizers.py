@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fuseprop._checks import real, refuse_masked
+from fuseprop._checks import real, unmasked
 from fuseprop._listing import listing
 from fuseprop._value import Value
 from fuseprop.optim.arrays import Arrays, Model, describe, walk
@@ -34,7 +34,7 @@ __dir__ = listing(__all__)
 def _checked(array: Any, name: str) -> FloatArray:
     if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} is {describe(array)}; expected an array of float32 or float64")
-    refuse_masked(array, name)
+    unmasked(array, name)
     return array
 
 

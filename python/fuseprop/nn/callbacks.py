@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from fuseprop._checks import choice, flag, integer, real
+from fuseprop._checks import choice, complete, flag, integer, real
 from fuseprop._memory import Changes, set_attributes
 from fuseprop.nn.io import check_writable, require_safetensors, save_checkpoint
 from fuseprop.nn.metrics import direction, monitored
@@ -209,6 +209,9 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned."""
+        complete(state, "state", ("best", "best_epoch", "waited", "state"))
+        if math.isnan(state["best"]):
+            raise ValueError("state['best'] is nan, which no value is better than; expected a number")
         best, waited = float(state["best"]), integer(state["waited"], "state['waited']", least=0)
         best_epoch = state["best_epoch"]
         if best_epoch is not None:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import losses
-from fuseprop._checks import class_weights, integer, real, real_array, refuse_masked
+from fuseprop._checks import class_weights, integer, real_array, training_weights, unmasked, weight_of_class
 from fuseprop._memory import RowBuffer
-from fuseprop._registry import Domain
+from fuseprop._registry import Domain, LossSpec
+from fuseprop.nn.model import is_over_classes
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -47,23 +48,13 @@ def target_array(y: ArrayLike, name: str, loss: object) -> NDArray[Any]:
     """Return targets as an array: of numbers, for a loss of the library."""
     if isinstance(loss, losses.Loss):
         return real_array(y, name)
-    refuse_masked(y, name)
+    unmasked(y, name)
     return np.asarray(y)
 
 
 def check_samples(x: NDArray[Any], dtype: np.dtype[Any], owner: str = "") -> None:
     """Refuse samples that are not finite in the model's dtype; `owner` says whose they are, " of validation_data"."""
     _check_values(x, dtype, np.isfinite, "x", owner, "expected finite numbers")
-
-
-def check_weights(weights: NDArray[Any], dtype: np.dtype[Any], owner: str = "") -> None:
-    """Refuse weights of samples that are negative or not finite.
-
-    Losses take negative weights, for what they mean mathematically; a network that is trained with them runs away from
-    these samples without bound.
-    """
-    wanted = "expected finite numbers >= 0"
-    _check_values(weights, dtype, lambda w: (w >= 0) & np.isfinite(w), "sample_weight", owner, wanted)
 
 
 def check_targets(
@@ -76,16 +67,29 @@ def check_targets(
     if not isinstance(loss, losses.Loss):
         return
     spec = loss.spec
-    if spec.over_classes and y.shape[1:] == output_shape[:-1]:
-        if spec.target_domain in ("labels", "classes"):
+    if spec.over_classes:
+        is_labels = _check_shape(y, spec, output_shape, owner)
+        if is_labels:
             _check_labels(y, loss, output_shape[-1], owner)
-        return  # a loss of distributions alone refuses the shape
+            return
     domain = spec.domain_of_targets(loss._parameters)
     if domain in _DOMAINS:
         is_inside, words = _DOMAINS[domain]
         _check_values(y, dtype, is_inside, "y", owner, f"{spec.name} expects {words}")
     if spec.over_classes and domain != "log_distribution" and y.dtype.kind in "biu":
         _check_rows(y, loss, owner)
+
+
+def _check_shape(y: NDArray[Any], spec: LossSpec, output_shape: tuple[int, ...], owner: str) -> bool:
+    """Whether targets over classes are labels; other shapes than those of labels and distributions are refused."""
+    shapes = {"labels": (len(y), *output_shape[:-1]), "distributions": (len(y), *output_shape)}
+    if spec.target_domain != "classes":
+        del shapes["distributions" if spec.target_domain == "labels" else "labels"]
+    for kind, shape in shapes.items():
+        if y.shape == shape:
+            return kind == "labels"
+    expected = ", or ".join(f"{shape} for {kind}" for kind, shape in shapes.items())
+    raise ValueError(f"y{owner} has shape {y.shape}; {spec.name} expects {expected}")
 
 
 def _check_labels(y: NDArray[Any], loss: losses.Loss, classes: int, owner: str) -> None:
@@ -212,16 +216,20 @@ class Batches:
         self._x = Source(xs, model.dtype)
         self._y = Source(ys, _target_dtype(ys, model.dtype, loss))
         self._weight: Source | None = None
-        of_classes = None if class_weight is None else _weights_of_classes(class_weight, ys)
+        of_classes = None if class_weight is None else _weights_of_classes(class_weight, ys, loss, model.dtype)
         if sample_weight is None and of_classes is not None:
             self._weight = Source(of_classes.astype(model.dtype), model.dtype)
         if sample_weight is not None:
             weights = real_array(sample_weight, "sample_weight")
             self._check_length("sample_weight", weights)
+            if weights.shape == (self.size, *output_shape) == (self.size, 1) and not is_over_classes(loss):
+                weights = weights[:, 0]  # as the loss takes them
             if weights.ndim != 1:
                 raise ValueError(f"sample_weight has shape {weights.shape}; expected ({self.size},)")
-            check_weights(weights, model.dtype)
-            weights = weights if of_classes is None else weights * of_classes
+            training_weights(weights, "sample_weight", model.dtype, some=True)
+            if of_classes is not None:
+                weights = np.multiply(weights, of_classes, dtype=np.float64)
+                training_weights(weights, "(sample_weight * class_weight)", model.dtype, some=True)
             self._weight = Source(weights, model.dtype)
 
     def _check_length(self, name: str, array: NDArray[Any]) -> None:
@@ -238,28 +246,40 @@ class Batches:
         return self._x.gather(rows), self._y.gather(rows), weight
 
 
-def _weights_of_classes(class_weight: Any, y: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the weight of each sample's class."""
+def _weights_of_classes(class_weight: Any, y: NDArray[Any], loss: object, dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """Return the weight of each sample's class; 1 for those that the loss ignores."""
     if y.ndim != 1 and y.shape[1:] != (1,):
         raise ValueError(f"class_weight needs labels (N,); y has shape {y.shape}")
-    labels, place, counts = np.unique(y.reshape(-1), return_inverse=True, return_counts=True)
+    labels_of = y.reshape(-1)
+    ignored = loss._parameters.get("ignore_index") if isinstance(loss, losses.Loss) else None
+    counts = np.ones(y.size, np.bool_) if ignored is None else labels_of != ignored
+    weights = np.ones(y.size)
+    weights[counts] = _weights_of_labels(class_weight, labels_of[counts], dtype)
+    return weights
+
+
+def _weights_of_labels(class_weight: Any, y: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    labels, place, counts = np.unique(y, return_inverse=True, return_counts=True)
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise ValueError(f"class_weight is {class_weight!r}; expected 'balanced', a dict or an array")
+        if y.dtype.kind == "f" and (labels != np.trunc(labels)).any():
+            found = labels[labels != np.trunc(labels)][0].item()
+            raise ValueError(f"class_weight is 'balanced', which needs labels, whole numbers; y has {found:g}")
         weights = y.size / (len(labels) * counts.astype(np.float64))
         return np.asarray(weights[place])
     if not isinstance(class_weight, Mapping):
         numbers = class_weights(class_weight, "class_weight")
-        if y.dtype.kind not in "biu" or labels[0] < 0 or labels[-1] >= len(numbers):
+        if y.dtype.kind not in "biu" or (labels.size and (labels[0] < 0 or labels[-1] >= len(numbers))):
+            found = f", which are from {labels[0]} to {labels[-1]}" if labels.size else ""
             raise ValueError(
-                f"class_weight has {len(numbers)} numbers; expected one for each of the labels 0, 1, ... of y, which "
-                f"are from {labels[0]} to {labels[-1]}"
+                f"class_weight has {len(numbers)} numbers; expected one for each of the labels 0, 1, ... of y{found}"
             )
         class_weight = dict(enumerate(numbers.tolist()))
     missing = [label for label in labels.tolist() if label not in class_weight]
     if missing:
         raise ValueError(f"class_weight has no number for the label {missing[0]!r} of y")
-    chosen = [real(class_weight[label], f"class_weight[{label!r}]", least=0.0) for label in labels.tolist()]
+    chosen = [weight_of_class(class_weight[label], f"class_weight[{label!r}]", dtype) for label in labels.tolist()]
     if labels.size and not any(chosen):
         raise ValueError("class_weight has only zeros for the labels of y; expected at least one number > 0")
     return np.asarray(np.array(chosen, np.float64)[place])

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fuseprop import optim
-from fuseprop._checks import integer, real_array
+from fuseprop import losses, optim
+from fuseprop._checks import integer, real_array, training_weights
 from fuseprop._memory import Changes, at_once
 from fuseprop.nn.callbacks import Callback, Checkpoint, EarlyStopping, EpochCallback, Run
-from fuseprop.nn.data import Batch, Batches, check_samples, check_targets, check_weights, predict, target_array
+from fuseprop.nn.data import Batch, Batches, check_samples, check_targets, predict, target_array
 from fuseprop.nn.health import explain_loss
 from fuseprop.nn.io import open_checkpoint, plan_generator, refusing, restore_checkpoint
-from fuseprop.nn.metrics import Metric, direction, monitored, named_metrics
+from fuseprop.nn.metrics import Metric, direction, monitored, named_metrics, reported_number
 from fuseprop.nn.model import LossLike, Model, NonFiniteLossError, as_column, as_loss, is_over_classes
 from fuseprop.nn.norm import BatchNorm
 from fuseprop.optim.arrays import describe
@@ -41,7 +41,7 @@ class Training:
         model: Model,
         loss: LossLike,
         optimizer: optim.Optimizer | type[optim.Optimizer] | str,
-        metrics: Sequence[str | Metric],
+        metrics: Sequence[str | Metric | losses.Loss],
     ) -> None:
         if isinstance(optimizer, str):
             optimizer = optim.get(optimizer, model)
@@ -151,7 +151,7 @@ class _Steps:
             share = _share(batch)
             sums["loss"] += share * value
             for name, metric in self.metrics.items():
-                sums[name] += share * metric(*self.run.model._seen(batch[1]))
+                sums[name] += share * reported_number(metric(*self.run.model._seen(batch[1])), name)
             total += share
             if bar is not None:
                 bar.update()
@@ -206,6 +206,8 @@ def _as_callbacks(early_stopping: object, callbacks: Sequence[Callback | EpochFu
         )
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         early_stopping = EarlyStopping(integer(early_stopping, "early_stopping", least=1))  # type: ignore[arg-type]  # integer() checks it
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of Callbacks and functions, found {type(callbacks).__name__}")
     found: list[Callback] = [] if early_stopping is None else [early_stopping]
     for i, callback in enumerate(callbacks):
         if isinstance(callback, type):
@@ -233,8 +235,11 @@ def _as_schedule(
         return rate, None
     name = monitored(names, getattr(schedule, "monitor", None), "schedule")
     mode = getattr(schedule, "mode", None)  # an object of the user's own need not have one
-    if mode is not None:
-        direction(name, mode, "schedule")
+    follow = getattr(schedule, "_follow", None)
+    if mode is not None or follow is not None:
+        mode = direction(name, mode, "schedule")
+    if follow is not None:
+        follow(mode)
 
     def plateau(logs: Mapping[str, float]) -> float | None:
         new_rate: float | None = schedule.update(logs[name])
@@ -287,7 +292,8 @@ class _RunState:
             plan_generator(state["order_rng"], self.generator, "rng", changes)
             changes.set(self, "loaded", True)
             epoch = integer(state["epoch"], "epoch", least=0)
-            changes.set(self.run, "epoch", epoch)
+            # The last one that ran: it is what `end` finds if none is left to run.
+            changes.set(self.run, "epoch", max(epoch - 1, 0))
             changes.set(self.run, "completed", epoch)
             changes.set(self.run, "history", _as_history(state["history"], state["epoch"]))
         # What objects of the user's own take over cannot be planned; it is given back.
@@ -360,18 +366,18 @@ class _Validation:
         self.x = real_array(data[0], "x of validation_data")
         self.y = target_array(data[1], "y of validation_data", loss)
         self.weight = real_array(data[2], "sample_weight of validation_data") if len(data) == 3 else None
+        output_shape = model._sample_output(self.x.shape, "x of validation_data")
         for name, array in (("y", self.y), ("sample_weight", self.weight)):
             if array is not None and (array.ndim == 0 or len(array) != len(self.x)):
                 raise ValueError(
                     f"{name} of validation_data has shape {array.shape}; expected {len(self.x)} samples, as x has"
                 )
-        output_shape = model._sample_output(self.x.shape, "x of validation_data")
         if len(self.x) == 0:
             raise ValueError("validation_data is empty; expected at least one sample, or None")
         check_samples(self.x, model.dtype, _OF_VALIDATION)
         check_targets(self.y, model.dtype, loss, output_shape, _OF_VALIDATION)
         if self.weight is not None:
-            check_weights(self.weight, model.dtype, _OF_VALIDATION)
+            training_weights(self.weight, "sample_weight", model.dtype, owner=_OF_VALIDATION, some=True)
         self.loss: Any = loss
         # Better an error now than behind the first epoch. The metrics may not be defined for one sample.
         self._evaluate(slice(1), {})
@@ -388,7 +394,7 @@ class _Validation:
         value = self.loss(pred, target, *weights)
         # A user's function returns the gradient as well.
         logs = {"val_loss": float(value[0] if isinstance(value, tuple) else value)}
-        logs.update({f"val_{name}": float(metric(pred, target)) for name, metric in metrics.items()})
+        logs.update({f"val_{name}": reported_number(metric(pred, target), name) for name, metric in metrics.items()})
         return logs
 
 

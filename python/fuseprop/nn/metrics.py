@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuseprop import _registry, losses
+from fuseprop._checks import unmasked
 
 if TYPE_CHECKING:
     from fuseprop._typing import FloatArray
@@ -37,13 +39,16 @@ def accuracy(pred: ArrayLike, target: ArrayLike, loss: losses.Loss | str | None 
 
     Raises
     ------
-    ValueError
-        If the shapes do not fit, or the loss's predictions are of no class, as those of a regression.
+    ValueError, TypeError
+        If the shapes do not fit, an array is masked, or the loss's predictions are of no class, as those of
+        a regression.
 
     Notes
     -----
     A NaN is of no class, and never right. The accuracy of nothing is 0.
     """
+    unmasked(pred, "pred")
+    unmasked(target, "target")
     pred, target = np.asarray(pred), np.asarray(target)
     if loss is None:
         right = _right_by_shapes(pred, target)
@@ -118,8 +123,10 @@ def _are_numbers(pred: NDArray[Any]) -> NDArray[np.bool_]:
 _NAMES = ("accuracy",)
 
 
-def named_metrics(metrics: Sequence[str | Metric], loss: object) -> dict[str, Metric]:
+def named_metrics(metrics: Sequence[str | Metric | losses.Loss], loss: object) -> dict[str, Metric]:
     """Return the metrics of a run by the names that they are reported with; `loss` is that of the run."""
+    if not isinstance(metrics, Iterable):
+        raise TypeError(f"metrics must be a list of names and functions, found {type(metrics).__name__}")
     named: dict[str, Metric] = {}
     for i, metric in enumerate([metrics] if isinstance(metrics, str) else metrics):
         name, function = _named(metric, i, loss)
@@ -133,10 +140,12 @@ def named_metrics(metrics: Sequence[str | Metric], loss: object) -> dict[str, Me
     return named
 
 
-def _named(metric: str | Metric, place: int, loss: object) -> tuple[str, Metric]:
+def _named(metric: str | Metric | losses.Loss, place: int, loss: object) -> tuple[str, Metric]:
     if isinstance(metric, str):
         if metric not in _NAMES:
-            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(_NAMES)}")
+            spec = _registry.spelled("loss", metric)
+            hint = f"; of a loss it is an object, fuseprop.losses.{spec.cls.__name__}()" if spec is not None else ""
+            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(_NAMES)}{hint}")
         if not isinstance(loss, losses.Loss):
             raise ValueError(
                 "the metric 'accuracy' follows what the loss says of its predictions, and a function of your own says "
@@ -147,16 +156,24 @@ def _named(metric: str | Metric, place: int, loss: object) -> tuple[str, Metric]
     if isinstance(metric, type) or not callable(metric):
         found = f"the class {metric.__name__}" if isinstance(metric, type) else type(metric).__name__
         raise TypeError(f"metrics[{place}] must be a name or a function, found {found}")
-    if (
-        metric is accuracy
-        and isinstance(loss, losses.Loss)
-        and (loss.spec.over_classes or loss.spec.prediction != "value")
-    ):
+    is_ours = metric is accuracy
+    if is_ours and isinstance(loss, losses.Loss) and (loss.spec.over_classes or loss.spec.prediction != "value"):
         return "accuracy", partial(accuracy, loss=loss)
     if isinstance(metric, losses.Loss):
         return metric.spec.name, metric  # type: ignore[return-value]  # a float, without a reduction
     name = getattr(metric, "__name__", "<lambda>")
     return f"metric_{place}" if name == "<lambda>" else name, metric
+
+
+def reported_number(value: Any, name: str) -> float:
+    """Return what a metric has returned as a float."""
+    if isinstance(value, float):
+        return value
+    if np.ndim(value) == 0 and not isinstance(value, str | bytes):
+        with suppress(TypeError, ValueError):
+            return float(value)
+    found = f"an array of shape {np.shape(value)}" if np.ndim(value) else type(value).__name__
+    raise TypeError(f"the metric {name!r} returned {found}; expected a number")
 
 
 def monitored(names: Iterable[str], monitor: str | None, who: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fuseprop import losses, optim
-from fuseprop._checks import real_array
+from fuseprop._checks import real_array, training_weights, unmasked
 from fuseprop._memory import BatchBuffer, Changes, at_once, gradient_of, linked_zeros
 from fuseprop.nn.containers import Chain, Formula, MisfitError, Part
 from fuseprop.nn.layers import Layer, Shape, Visitor
@@ -90,7 +90,7 @@ class Model:
         self._backwards = tuple(run.backward for run in runs[:0:-1])
         self._first_backward = runs[0].backward
         commits = [(layer, type(layer).commit) for _, layer in self._leaves()]
-        # Those of the library are made at once, see _commit.
+        # Those of the library are made at once, see _step.
         self._norms = tuple(layer for layer, commit in commits if commit is BatchNorm.commit)
         self._commits = tuple(
             layer.commit for layer, commit in commits if commit not in (Layer.commit, BatchNorm.commit)
@@ -237,6 +237,7 @@ class Model:
             unknown = [name for name in state if name not in own]
             raise ValueError(f"state does not fit: missing are {_some(missing)}, unknown are {_some(unknown)}")
         for name, target in own.items():
+            unmasked(state[name], f"state['{name}']")
             array = np.asarray(state[name])
             if array.shape != target.shape:
                 raise ValueError(f"state['{name}'] has shape {array.shape}; expected {target.shape}")
@@ -431,7 +432,8 @@ class Model:
         the value.
         """
         if sample_weight is not None:
-            sample_weight = _weights(sample_weight)
+            sample_weight = real_array(sample_weight, "sample_weight")
+            training_weights(sample_weight, "sample_weight", self._dtype)
         return self._step(x, target, loss, optimizer, sample_weight)
 
     def _step(
@@ -580,15 +582,6 @@ def is_over_classes(loss: object) -> bool:
     return isinstance(loss, losses.Loss) and loss.spec.over_classes
 
 
-def _weights(sample_weight: ArrayLike) -> NDArray[Any]:
-    """Return weights, none of which is negative: see `fuseprop.nn.data.check_weights`."""
-    weights = real_array(sample_weight, "sample_weight")
-    if weights.size and not weights.min() >= 0:
-        first = int(np.argmin(weights.reshape(-1) >= 0))
-        raise ValueError(f"sample_weight[{first}] is {weights.reshape(-1)[first]}; expected finite numbers >= 0")
-    return weights
-
-
 def _described(found: object) -> str:
     return (
         f"the class {found.__name__}: give {found.__name__}(model)" if isinstance(found, type) else type(found).__name__
@@ -625,6 +618,7 @@ class _UserLoss:
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(f"loss returned {type(found).__name__}; expected a tuple (value, gradient)")
         value, gradient = found
+        unmasked(gradient, "the gradient that loss returned")
         gradient = np.asarray(gradient)
         if gradient.shape != pred.shape:
             raise ValueError(f"loss returned a gradient of shape {gradient.shape}; expected pred's, {pred.shape}")

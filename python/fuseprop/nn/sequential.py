@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fuseprop import activations, optim
+from fuseprop import activations, losses, optim
 from fuseprop.nn import io
 from fuseprop.nn.containers import Formula, Nestable, Part
 from fuseprop.nn.layers import Layer
@@ -70,7 +70,11 @@ class Sequential(Model):
         rng: Rng = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        one_by_one = more or isinstance(layers, Layer | Nestable | activations.Activation | type)
+        one_by_one = (
+            more
+            or isinstance(layers, Layer | Nestable | activations.Activation | type)
+            or not isinstance(layers, Iterable)
+        )
         self._assemble((layers, *more) if one_by_one else layers, dtype)  # type: ignore[arg-type]  # not iterable: a part
         self._start(np.random.default_rng(rng))
 
@@ -101,7 +105,7 @@ class Sequential(Model):
         validation_data: ValidationData | None = None,
         early_stopping: EarlyStopping | int | None = None,
         schedule: Schedule | None = None,
-        metrics: Sequence[str | Metric] = (),
+        metrics: Sequence[str | Metric | losses.Loss] = (),
         callbacks: Sequence[Callback | EpochFunction] = (),
         shuffle: bool = True,
         progress: bool = True,
@@ -129,7 +133,7 @@ class Sequential(Model):
         class_weight
             Multiplies the weights of the samples of each class: a dict from labels to numbers, not all 0, which must
             have all labels of y; an array with one number for each of the classes 0, 1, ...; or "balanced",
-            N / (classes * count).
+            N / (classes * count). Samples that the loss ignores (`ignore_index`) are of no class, and do not count.
         validation_data
             (x, y) or (x, y, sample_weight), evaluated after each epoch.
         early_stopping
@@ -138,7 +142,8 @@ class Sequential(Model):
             The learning rate: a function of the number of steps that the optimizer has taken, called before each step;
             or an object with a method update(metric), called after each epoch, which returns the new rate, or None; or
             both in one. The metric is the one that its `monitor` names, or the validation loss (without validation data
-            the loss); a `mode` of "min" where more is better, or the other way round, is refused. See `fuseprop.optim`.
+            the loss); a `mode` of "min" where more is better, or the other way round, is refused, and
+            `ReduceOnPlateau` needs one where that is not known. See `fuseprop.optim`.
         metrics
             Names ("accuracy", see `fuseprop.nn.accuracy`, by what the loss says of its predictions), losses, or
             functions of (pred, target), which get what the loss gets: targets (N, 1) for an output of (N, 1). They are
@@ -174,7 +179,8 @@ class Sequential(Model):
         ------
         ValueError, TypeError
             If an argument does not fit, or the checkpoint the run; refused by the first batch at the latest, before any
-            parameter has changed. What is wrong in x, y or the weights is named by its place in the array given.
+            parameter has changed. What is wrong in x, y or the weights is named by its place in the array given. A
+            metric that returns no number is refused behind the first step.
         NonFiniteLossError
             A FloatingPointError: the loss of a batch is NaN or infinite. The message names the layer where that arose;
             the model and the optimizer are as they were before this step.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from fuseprop._checks import refuse_masked
+from fuseprop._checks import unmasked
 from fuseprop._memory import gradient_of
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Structure:
             grad_name = name + place
             if not isinstance(grad, np.ndarray):
                 raise TypeError(f"{grad_name} must be a NumPy array, found {describe(grad)}")
-            refuse_masked(grad, grad_name)
+            unmasked(grad, grad_name)
             if grad.dtype != parameter.dtype:
                 raise TypeError(
                     f"{grad_name} has dtype {grad.dtype}; expected its parameter's, {parameter.dtype}: "
@@ -163,7 +163,7 @@ def _is_part(array: FloatArray) -> bool:
 def _check_parameter(array: object, name: str) -> None:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, found {describe(array)}")
-    refuse_masked(array, name)
+    unmasked(array, name)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} has dtype {array.dtype}; expected float32 or float64")
     flags = array.flags

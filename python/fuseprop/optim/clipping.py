@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fuseprop import _core
-from fuseprop._checks import real, refuse_masked
+from fuseprop._checks import real, unmasked
 from fuseprop.optim.arrays import Arrays, Model, describe, walk
 from fuseprop.optim.optimizer import clip_scale, exact_norm
 
@@ -25,7 +25,7 @@ def _listed(given: Arrays | Iterable[FloatArray], name: str) -> list[FloatArray]
     for array, place in zip(arrays, names, strict=True):
         if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
             raise TypeError(f"{place} is {describe(array)}; expected an array of float32 or float64")
-        refuse_masked(array, place)
+        unmasked(array, place)
         if not array.flags.writeable:
             raise ValueError(f"{place} is read-only; it is clipped in place")
     return arrays

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from fuseprop import _core
-from fuseprop._checks import choice, flag, integer, nearest, real, real_array
+from fuseprop._checks import choice, complete, flag, integer, nearest, real, real_array
 from fuseprop._memory import Changes, aligned_zeros
 from fuseprop._registry import OptimizerSpec
 from fuseprop.optim.arrays import Params, Structure, check_apart, describe
@@ -499,10 +499,9 @@ class Optimizer:
 
         Raises
         ------
-        KeyError
-            If an entry is missing.
         ValueError, TypeError
-            If it is the state of another optimizer or of other parameters. Nothing has changed then.
+            If an entry is missing, or it is the state of another optimizer or of other parameters. Nothing has changed
+            then.
         RuntimeError
             If another thread is in a step of this optimizer.
         """
@@ -514,9 +513,11 @@ class Optimizer:
         """Add to `changes` what makes this state the optimizer's, or refuse it."""
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a dict, what state_dict returned, found {describe(state)}")
+        complete(state, "state", ("optimizer", "options", "steps", "lr", "weight_decay", "groups"))
         if state["optimizer"] != type(self).__name__:
             raise ValueError(f"state is one of {state['optimizer']}; expected one of {type(self).__name__}")
         options = _as_dict(state["options"], "state['options']")
+        complete(options, "state['options']", self._parameters)
         for name, expected in self._parameters.items():
             found = options[name]
             if (tuple(found) if isinstance(found, list) else found) != expected:
@@ -538,6 +539,7 @@ class Optimizer:
     def _plan_group(
         self, group: Group, entry: Mapping[str, Any], name: str, changes: Changes, shared: tuple[float, float]
     ) -> None:
+        complete(entry, name, ("lr", "weight_decay", "l1", "states"))
         own = entry["lr"] is not None, entry["weight_decay"] is not None
         lr = real(entry["lr"], f"{name}['lr']", least=0.0) if own[0] else shared[0]
         decay = real(entry["weight_decay"], f"{name}['weight_decay']", least=0.0) if own[1] else shared[1]
@@ -550,6 +552,7 @@ class Optimizer:
             )
         for j, (targets, sources) in enumerate(zip(group._states, states, strict=True)):
             given = _as_dict(sources, f"{name}['states'][{j}]")
+            complete(given, f"{name}['states'][{j}]", self._state_names)
             for state_name, target in zip(self._state_names, targets, strict=True):
                 source = real_array(given[state_name], f"{name}['states'][{j}]['{state_name}']")
                 if source.shape != target.shape or source.dtype != target.dtype:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, SupportsFloat, TypeAlias
 
-from fuseprop._checks import choice, integer, real
+from fuseprop._checks import choice, complete, integer, real
 from fuseprop._listing import listing
 from fuseprop._memory import set_attributes
 from fuseprop._value import Value
@@ -42,7 +42,7 @@ Schedule: TypeAlias = Callable[[int], float]
 
 
 #: What a schedule that follows a metric has besides `update`; one of the user's own need not have them.
-_OF_FOLLOWERS = ("monitor", "mode", "state_dict", "load_state_dict")
+_OF_FOLLOWERS = ("monitor", "mode", "state_dict", "load_state_dict", "_follow")
 
 
 def _step(step: int) -> int:
@@ -312,8 +312,9 @@ class ReduceOnPlateau:
         How many updates in a row may pass without improvement before the rate goes down, >= 0.
     threshold : float
         An improvement is to below best - threshold |best|; with mode "max", to above best + threshold |best|. >= 0
-    mode : "min" or "max"
-        Whether the metric is to fall or to rise.
+    mode : "min", "max" or None
+        Whether the metric is to fall or to rise. None: in `fit`, what is better for the metric, the lower loss or the
+        higher accuracy, and of another metric it must be given; by itself "min", as in PyTorch.
     cooldown : int
         How many updates behind a reduction do not count, >= 0.
     least : float
@@ -340,6 +341,7 @@ class ReduceOnPlateau:
         "_best",
         "_cooling",
         "_lr",
+        "_mode",
         "cooldown",
         "factor",
         "least",
@@ -356,7 +358,7 @@ class ReduceOnPlateau:
         patience: int = 10,
         *,
         threshold: float = 1e-4,
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         cooldown: int = 0,
         least: float = 0.0,
         monitor: str | None = None,
@@ -365,7 +367,8 @@ class ReduceOnPlateau:
         self.factor = real(factor, "factor", above=0.0, below=1.0)
         self.patience = integer(patience, "patience", least=0)
         self.threshold = real(threshold, "threshold", least=0.0)
-        self.mode = choice(mode, "mode", ("min", "max"))
+        self.mode = None if mode is None else choice(mode, "mode", ("min", "max"))
+        self._mode = self.mode or "min"
         self.cooldown = integer(cooldown, "cooldown", least=0)
         self.least = real(least, "least", least=0.0, most=self._lr)
         if monitor is not None and not isinstance(monitor, str):
@@ -391,19 +394,26 @@ class ReduceOnPlateau:
         """The rate now."""
         return self._lr
 
+    def _follow(self, mode: str) -> None:
+        """Take the direction of the metric that `fit` has found."""
+        is_new = self._best == self._none_yet
+        self._mode = mode
+        if is_new:
+            self._best = self._none_yet
+
     @property
     def _none_yet(self) -> float:
         """What `best` is before the first metric."""
-        return math.inf if self.mode == "min" else -math.inf
+        return math.inf if self._mode == "min" else -math.inf
 
     def _improves(self, value: float) -> bool:
         if not math.isfinite(value):
             return False
-        best, sign = self._best, 1.0 if self.mode == "min" else -1.0
+        best, sign = self._best, 1.0 if self._mode == "min" else -1.0
         # The best one moved by its share, in the one direction or the other; none yet stays infinite.
         share = self.threshold if math.isfinite(best) else 0.0
         limit = best * (1.0 - math.copysign(share, best) * sign)
-        return value < limit if self.mode == "min" else value > limit
+        return value < limit if self._mode == "min" else value > limit
 
     @property
     def best(self) -> float:
@@ -441,11 +451,10 @@ class ReduceOnPlateau:
 
         Raises
         ------
-        KeyError
-            If an entry is missing.
         TypeError, ValueError
-            If one is out of its range. Nothing has changed then.
+            If an entry is missing or out of its range. Nothing has changed then.
         """
+        complete(state, "state", ("lr", "best", "bad", "cooling"))
         lr, best = real(state["lr"], "state['lr']", least=0.0), _number(state["best"], "state['best']")
         if not math.isfinite(best) and best != self._none_yet:
             raise ValueError(f"state['best'] is {best}; expected a finite number, or {self._none_yet} before the first")
