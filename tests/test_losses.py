@@ -985,6 +985,27 @@ def test_weights_of_any_size(spec: Spec, dtype: Any) -> None:
             assert_same_bits(loss.gradient(p, t, scaled), expected[1])
 
 
+@each_dtype
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("place", ["pred", "target", "sample_weight"])
+def test_weighted_values_in_place(place: str, reduction: str, dtype: Any) -> None:
+    """A weight must not take a loss beyond the dtype, even where its value cannot be looked for afterwards."""
+    size = 1e18 if dtype == np.float32 else 1e153
+    for weight in (1e3, 1e-30, 1e10, 0.0):
+        given = {
+            "pred": np.full(4, size, dtype),
+            "target": np.zeros(4, dtype),
+            "sample_weight": np.full(4, weight, dtype),
+        }
+        apart = fp.losses.SquaredError().value_and_grad(**given, reduction=reduction)
+        expected = float(given["sample_weight"].sum(dtype=np.float64)) * float(given["pred"][0]) ** 2
+        if reduction == "mean":
+            expected = 0.0 if weight == 0 else float(given["pred"][0]) ** 2
+        found = fp.losses.SquaredError().value_and_grad(**given, reduction=reduction, out=given[place])
+        np.testing.assert_allclose([found[0], apart[0]], expected, rtol=1e-6)
+        assert_same_bits(found[1], apart[1])
+
+
 def test_means_with_extreme_weights() -> None:
     single = np.float32
     p, t = np.array([1, 0], single), np.zeros(2, single)

@@ -309,22 +309,52 @@ Ref Values(const Inputs& inputs, Output& values) {
   return sums.Finish();
 }
 
+// sum 2^exponent, which need not be within the range of float64.
+struct FarSum {
+  double sum;
+  int exponent;
+};
+
 // The sum of the losses from weights of at most 1: what a loss times its weight has no room for in T, it may have.
 template <class T>
-double SumFromModerateWeights(const Formula& formula, const Inputs& inputs, LossArgs<T> args) {
+FarSum SumFromModerateWeights(const Formula& formula, const Inputs& inputs, LossArgs<T> args) {
   std::vector<T> weight(args.n / args.weight_run);
   const int exponent = Normalised(args.weight, weight.size(), weight.data());
   args.weight = weight.data();
-  return std::ldexp(Run<T>(formula, LossPass::kValue, inputs, args, false), exponent);
+  return {Run<T>(formula, LossPass::kValue, inputs, args, false), exponent};
 }
 
-// Whether that is to be done before anything else.
-bool AreFarWeights(const Inputs& inputs, Reduction reduction) {
-  if (reduction != Reduction::kSum || !inputs.weight() || Size(inputs.weight()) == 0) return false;
-  return !IsModerate(SumOf(inputs.weight()) / static_cast<double>(Size(inputs.weight())));
+template <class T>
+bool AreModerateWeights(const LossArgs<T>& args) {
+  return IsModerate(LargestSize(args.weight, args.n / args.weight_run));
 }
 
-Ref ValueObject(const Scale& scale, double sum) { return Ref::Check(PyFloat_FromDouble(scale.Reduce(sum))); }
+// The sum of the losses, given what a pass has found: again, if the weights have had T's range left.
+template <class T>
+FarSum SumAfter(double found, const Formula& formula, const Inputs& inputs, const LossArgs<T>& args) {
+  if (args.weight == nullptr || IsWithinRange<T>(found, args.n)) return {found, 0};
+  if (std::isfinite(found) && AreModerateWeights(args)) return {found, 0};
+  return SumFromModerateWeights(formula, inputs, args);
+}
+
+// The same of a pass that writes the gradient over what it reads.
+template <class T>
+FarSum SumInPlace(const Formula& formula, const Inputs& inputs, LossArgs<T> args) {
+  if (!AreModerateWeights(args)) {
+    LossArgs<T> value_args = args;
+    value_args.grad = nullptr;
+    const FarSum sum = SumFromModerateWeights(formula, inputs, value_args);
+    Run<T>(formula, LossPass::kValueGrad, inputs, args, true);
+    return sum;
+  }
+  std::vector<T> memory;
+  const int exponent = BoundWeights(&args.weight, args.n / args.weight_run, &args.scale, &memory);
+  return {Run<T>(formula, LossPass::kValueGrad, inputs, args, true), exponent};
+}
+
+Ref ValueObject(const Scale& scale, FarSum found) {
+  return Ref::Check(PyFloat_FromDouble(std::ldexp(scale.Reduce(found.sum), found.exponent)));
+}
 
 template <class T>
 Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
@@ -336,10 +366,8 @@ Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
     return Values<T>(inputs, value);
   }
   const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
-  if (AreFarWeights(inputs, reduction)) return ValueObject(scale, SumFromModerateWeights(formula, inputs, args));
-  double sum = Run<T>(formula, LossPass::kValue, inputs, args, false);
-  if (!std::isfinite(sum) && args.weight != nullptr) sum = SumFromModerateWeights(formula, inputs, args);
-  return ValueObject(scale, sum);
+  const double found = Run<T>(formula, LossPass::kValue, inputs, args, false);
+  return ValueObject(scale, SumAfter(found, formula, inputs, args));
 }
 
 template <class T>
@@ -368,17 +396,13 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
     Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
     value = Values<T>(inputs, values);
   } else {
-    LossArgs<T> value_args = args;
-    value_args.grad = nullptr;
-    const bool far = AreFarWeights(inputs, reduction);
-    double sum = far ? SumFromModerateWeights(formula, inputs, value_args) : 0.0;
-    const double found = Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
-    if (!far) sum = found;
     const bool in_place = args.grad == args.pred || args.grad == args.target || args.grad == args.weight;
-    if (!std::isfinite(sum) && !far && args.weight != nullptr && !in_place) {
-      sum = SumFromModerateWeights(formula, inputs, value_args);
+    if (in_place && args.weight != nullptr) {
+      value = ValueObject(scale, SumInPlace(formula, inputs, args));
+    } else {
+      const double found = Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
+      value = ValueObject(scale, SumAfter(found, formula, inputs, args));
     }
-    value = ValueObject(scale, sum);
   }
   scale.Finish(grad.buffer());
   const Ref grad_array = grad.Finish();

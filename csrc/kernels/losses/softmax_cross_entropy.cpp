@@ -27,8 +27,8 @@
 // The per-target headers need highway.h.
 #include "kernels/activations/softmax-inl.h"
 
-#ifndef FUSEPROP_KERNELS_SOFTMAX_XENT_CPP_  // this file is read once per target
-#define FUSEPROP_KERNELS_SOFTMAX_XENT_CPP_
+#ifndef FUSEPROP_KERNELS_SOFTMAX_CROSS_ENTROPY_CPP_  // this file is read once per target
+#define FUSEPROP_KERNELS_SOFTMAX_CROSS_ENTROPY_CPP_
 namespace fuseprop {
 namespace {
 struct SoftmaxCrossEntropyFunctions {
@@ -44,7 +44,7 @@ struct SoftmaxCrossEntropyFunctions {
 
 }  // namespace
 }  // namespace fuseprop
-#endif  // FUSEPROP_KERNELS_SOFTMAX_XENT_CPP_
+#endif  // FUSEPROP_KERNELS_SOFTMAX_CROSS_ENTROPY_CPP_
 
 HWY_BEFORE_NAMESPACE();
 namespace fuseprop {
@@ -708,7 +708,7 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
   const size_t n = args.classes;
   SoftmaxCrossEntropyResult result;
   result.first_invalid_row = args.rows;
-  if (args.labels != nullptr && !kOptions) {
+  if (args.labels != nullptr && !kOptions && !args.labels_are_checked) {
     result.first_invalid_row = FindInvalidLabel(args.labels, args.label_kind, args.rows, n);
   } else if (args.labels == nullptr && args.check_first) {
     result.first_invalid_row = FindInvalidDistribution(args.distribution, args.rows, n);
@@ -778,16 +778,13 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
 template <class T>
 SoftmaxCrossEntropyResult Run(const SoftmaxCrossEntropyArgs<T>& args) {
   if (args.options == nullptr) return RunRows<false>(args);
+  if (args.labels == nullptr || args.labels_are_checked) return RunRows<true>(args);
+  const SoftmaxCrossEntropyResult labels = CheckLabels(args);
+  if (labels.first_invalid_row < args.rows) return labels;
   SoftmaxCrossEntropyArgs<T> checked = args;
-  double denominator = 0.0;
-  if (args.labels != nullptr) {
-    const SoftmaxCrossEntropyResult labels = CheckLabels(args);
-    if (labels.first_invalid_row < args.rows) return labels;
-    denominator = labels.denominator;
-    if (args.mean_of_labels) checked.scale = denominator == 0.0 ? 0.0 : 1.0 / denominator;
-  }
+  if (args.mean_of_labels) checked.scale = labels.denominator == 0.0 ? 0.0 : 1.0 / labels.denominator;
   SoftmaxCrossEntropyResult result = RunRows<true>(checked);
-  result.denominator = denominator;
+  result.denominator = labels.denominator;
   return result;
 }
 
@@ -821,43 +818,48 @@ SoftmaxCrossEntropyResult RunAsItIs(const SoftmaxCrossEntropyArgs<double>& args)
   return FUSEPROP_DISPATCH(SoftmaxCrossEntropyTable)().f64(args);
 }
 
-// Whether a sum of weighted losses can have lost nothing to the ends of T's range.
+// The sum of the losses without anything else, from weights that multiply none of them to what T has no room for.
 template <class T>
-bool IsWithinRange(double sum, size_t rows) {
-  return std::isfinite(sum) &&
-         std::fabs(sum) >= static_cast<double>(std::numeric_limits<T>::min()) * 64.0 * static_cast<double>(rows);
+double SumAlone(SoftmaxCrossEntropyArgs<T> args) {
+  args.grad = args.hess = nullptr;
+  ModerateWeights<T> memory;
+  const int exponent = memory.Normalise(&args);
+  return std::ldexp(RunAsItIs(args).sum, exponent);
 }
 
 template <class T>
 SoftmaxCrossEntropyResult RunWeighted(const SoftmaxCrossEntropyArgs<T>& args) {
   ModerateWeights<T> memory;
   SoftmaxCrossEntropyArgs<T> moderate = args;
-  SoftmaxCrossEntropyResult result;
-  const int exponent = memory.Moderate(&moderate, &result);
-  if (result.first_invalid_row < args.rows) return result;
+  SoftmaxCrossEntropyResult checked;
+  int exponent = memory.Moderate(&moderate, &checked);
+  if (checked.first_invalid_row < args.rows) return checked;
   const bool wants_sum = args.want_sum && args.row_value == nullptr;
-  // The sum of a mean stays as it is, as its denominator does.
-  const int shift = args.mean_of_labels ? 0 : exponent;
-  ModerateWeights<T> sum_memory;
-  SoftmaxCrossEntropyArgs<T> alone = moderate;
-  alone.grad = alone.hess = nullptr;
-  double sum = 0.0;
-  // The losses without anything else, from weights that are at most 1.
-  const auto find_sum = [&](int normalised) { sum = std::ldexp(RunAsItIs(alone).sum, normalised); };
+  // The sum of a mean is that of the weights that its denominator is of.
+  const auto given = [&] {
+    SoftmaxCrossEntropyArgs<T> alone = args.mean_of_labels ? moderate : args;
+    alone.labels_are_checked = moderate.labels_are_checked;
+    return alone;
+  };
   const bool in_place = args.grad != nullptr && args.grad == args.logits;
   bool is_found = false;
+  double sum = 0.0;
   if (wants_sum && in_place) {  // it cannot be found afterwards
-    const int normalised = sum_memory.Normalise(&alone);
-    is_found = std::abs(normalised) > 16;
-    if (is_found) find_sum(normalised);
+    is_found = !ModerateWeights<T>::AreModerate(given());
+    if (is_found) {
+      sum = SumAlone(given());
+    } else {
+      exponent += memory.Bound(&moderate);
+    }
   }
-  result = RunAsItIs(moderate);
-  if (result.first_invalid_row == args.rows && wants_sum && !in_place && !IsWithinRange<T>(result.sum, args.rows)) {
-    const int normalised = sum_memory.Normalise(&alone);
-    is_found = !std::isfinite(result.sum) || std::abs(normalised) > 16;
-    if (is_found) find_sum(normalised);
+  SoftmaxCrossEntropyResult result = RunAsItIs(moderate);
+  if (result.first_invalid_row < args.rows) return result;
+  if (wants_sum && !in_place && !IsWithinRange<T>(result.sum, args.rows)) {
+    is_found = !std::isfinite(result.sum) || !ModerateWeights<T>::AreModerate(given());
+    if (is_found) sum = SumAlone(given());
   }
-  result.sum = std::ldexp(is_found ? sum : result.sum, shift);
+  result.sum = is_found ? sum : std::ldexp(result.sum, exponent);
+  result.denominator = checked.denominator;
   return result;
 }
 
