@@ -49,7 +49,7 @@ struct Inputs {
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
     bool per_row = false;
     if (given.weight) {
-      arrays[2] = FloatArrayAs(given.weight, "sample_weight", typenum());
+      arrays[2] = SampleWeights(given.weight, typenum());
       per_row = !SameShape(arrays[2].array(), shape());
       if (per_row && (PyArray_NDIM(arrays[2].array()) != 1 || PyArray_NDIM(shape()) < 1 ||
                       PyArray_DIM(arrays[2].array(), 0) != PyArray_DIM(shape(), 0))) {
@@ -74,7 +74,7 @@ struct Inputs {
     if (PyArray_NDIM(shape()) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
     if (given.weight) {
-      arrays[2] = FloatArrayAs(given.weight, "sample_weight", typenum());
+      arrays[2] = SampleWeights(given.weight, typenum());
       if (PyArray_NDIM(arrays[2].array()) != row_ndim() ||
           !PyArray_CompareLists(PyArray_DIMS(arrays[2].array()), PyArray_DIMS(shape()), row_ndim())) {
         Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of pred",
@@ -246,15 +246,31 @@ LossArgs<T> ArgsOf(const Inputs& inputs) {
   return args;
 }
 
+// What "mean" divides by. Where targets of 0 are left out, the other elements' weights may be far from 1 while all of
+// them together are not: then brought near it, to `memory`.
 template <class T>
-Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction, const LossArgs<T>& args) {
+Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction, LossArgs<T>* args,
+              std::vector<T>* memory) {
   if (reduction != Reduction::kMean) return Scale();
   // What is asked here is the same in every target's table.
   static const LossRow* const rows = Losses().rows;
   if (!rows[formula.row].skips_zero(formula.parameters)) return Scale(reduction, inputs.weight_sum);
   const auto weight_of_nonzero = OfType<T>(Losses()).weight_of_nonzero;
-  const ReleaseGil release(args.n);
-  return Scale(reduction, weight_of_nonzero(args));
+  const ReleaseGil release(args->n);
+  const double sum = weight_of_nonzero(*args);
+  if (args->weight == nullptr || args->n == 0 || IsModerate(sum / static_cast<double>(args->n))) {
+    return Scale(reduction, sum);
+  }
+  const size_t run = args->weight_run;
+  const auto counts = [&](size_t row) {
+    const T* const target = args->target + row * run;
+    return std::any_of(target, target + run, [](T t) { return t != T(0); }) ? 1.0 : 0.0;
+  };
+  memory->resize(args->n / run);
+  NormalisedProducts(
+      memory->size(), [&](size_t row) { return static_cast<double>(args->weight[row]); }, counts, memory->data());
+  args->weight = memory->data();
+  return Scale(reduction, weight_of_nonzero(*args));
 }
 
 // The parameters of the columns as LossArgs::column wants them, then 1 minus them as LossArgs::complement does.
@@ -337,18 +353,21 @@ FarSum SumAfter(double found, const Formula& formula, const Inputs& inputs, cons
   return SumFromModerateWeights(formula, inputs, args);
 }
 
-// The same of a pass that writes the gradient over what it reads.
+// The same of a pass that writes the gradient over what it reads. `total` is the sum of the weights. Those of up to
+// 2^kRoom times their average take no loss beyond T's range.
 template <class T>
-FarSum SumInPlace(const Formula& formula, const Inputs& inputs, LossArgs<T> args) {
-  if (!AreModerateWeights(args)) {
+FarSum SumInPlace(const Formula& formula, const Inputs& inputs, LossArgs<T> args, double total) {
+  constexpr int kRoom = 10;
+  const double average = total / static_cast<double>(std::max(args.n, size_t{1}));
+  if (!IsModerate(average)) {
     LossArgs<T> value_args = args;
     value_args.grad = nullptr;
     const FarSum sum = SumFromModerateWeights(formula, inputs, value_args);
     Run<T>(formula, LossPass::kValueGrad, inputs, args, true);
     return sum;
   }
-  std::vector<T> memory;
-  const int exponent = BoundWeights(&args.weight, args.n / args.weight_run, &args.scale, &memory);
+  const int exponent = std::ilogb(average) + kRoom;
+  args.value_scale = std::ldexp(1.0, -exponent);
   return {Run<T>(formula, LossPass::kValueGrad, inputs, args, true), exponent};
 }
 
@@ -365,7 +384,8 @@ Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
     Run<T>(formula, LossPass::kValue, inputs, args, false);
     return Values<T>(inputs, value);
   }
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
+  std::vector<T> memory;
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args, &memory);
   const double found = Run<T>(formula, LossPass::kValue, inputs, args, false);
   return ValueObject(scale, SumAfter(found, formula, inputs, args));
 }
@@ -375,7 +395,8 @@ Ref Gradient(const Formula& formula, const Inputs& inputs, Reduction reduction, 
   LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
   args.grad = grad.data<T>();
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
+  std::vector<T> memory;
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args, &memory);
   args.scale = scale.grad;
   Run<T>(formula, LossPass::kGrad, inputs, args, grad.is_callers());
   scale.Finish(grad.buffer());
@@ -386,7 +407,8 @@ template <class T>
 Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reduction, PyObject* out) {
   LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
+  std::vector<T> memory;
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args, &memory);
   args.grad = grad.data<T>();
   args.scale = scale.grad;
   Ref value;
@@ -398,7 +420,9 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
   } else {
     const bool in_place = args.grad == args.pred || args.grad == args.target || args.grad == args.weight;
     if (in_place && args.weight != nullptr) {
-      value = ValueObject(scale, SumInPlace(formula, inputs, args));
+      const double total =
+          reduction == Reduction::kMean ? scale.value : SumOf(inputs.weight()) * static_cast<double>(args.weight_run);
+      value = ValueObject(scale, SumInPlace(formula, inputs, args, total));
     } else {
       const double found = Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
       value = ValueObject(scale, SumAfter(found, formula, inputs, args));

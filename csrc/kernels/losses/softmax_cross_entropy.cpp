@@ -10,13 +10,13 @@
 #include "kernels/losses/softmax_cross_entropy.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <type_traits>
 #include <vector>
 
 #include "kernels/losses/class_weights.h"
+#include "threads/first_of.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/losses/softmax_cross_entropy.cpp"
@@ -166,20 +166,17 @@ size_t FindInvalidDistribution(const T* distribution, size_t rows, size_t classe
   const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   const size_t n = rows * classes;
-  std::atomic<size_t> first{n};
+  FirstOf first(n);
   ForEachRange(n, [&](size_t begin, size_t end) HWY_ATTR {
     for (size_t i = begin; i < end; i += lanes) {
       const auto a = LoadPartial(d, distribution + i, HWY_MIN(lanes, end - i));
       const auto valid = hn::And(hn::Ge(a, hn::Zero(d)), hn::Le(a, hn::Set(d, T(1))));
       if (HWY_LIKELY(hn::AllTrue(d, valid))) continue;
-      const size_t at = i + static_cast<size_t>(hn::FindFirstTrue(d, hn::Not(valid)));
-      size_t seen = first.load(std::memory_order_relaxed);
-      while (at < seen && !first.compare_exchange_weak(seen, at, std::memory_order_relaxed)) {
-      }
+      first.Add(i + static_cast<size_t>(hn::FindFirstTrue(d, hn::Not(valid))));
       return;
     }
   });
-  return classes == 0 ? rows : first.load(std::memory_order_relaxed) / classes;
+  return classes == 0 ? rows : first.Get() / classes;
 }
 
 // -------------------------------------------------------------------------------------------------------- rows
@@ -739,7 +736,7 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
   double one_sum = 0.0;
   std::vector<double> many_sums(blocks > 1 ? blocks : 0);
   double* sums = blocks > 1 ? many_sums.data() : &one_sum;
-  std::atomic<size_t> first_invalid{args.rows};
+  FirstOf first_invalid(args.rows);
 
   softmax::ForEachRowRange(args.rows, n, [&](size_t range_begin, size_t range_end) HWY_ATTR {
     typename softmax::Scratch<T>::Use use(scratch);
@@ -759,10 +756,7 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
       T* hess = args.hess != nullptr ? args.hess + begin * n : nullptr;
       block.grad = grad != nullptr && stream_blocks ? use.data() : grad;
       block.hess = hess != nullptr && stream_blocks ? use.data() + (outputs - 1) * length * n : hess;
-      const size_t invalid = BlockRows<kOptions>(args, block);
-      size_t seen = first_invalid.load(std::memory_order_relaxed);
-      while (invalid < seen && !first_invalid.compare_exchange_weak(seen, invalid, std::memory_order_relaxed)) {
-      }
+      first_invalid.Add(BlockRows<kOptions>(args, block));
       if (stream_blocks && grad != nullptr) StreamOut(block.grad, grad, (end - begin) * n);
       if (stream_blocks && hess != nullptr) StreamOut(block.hess, hess, (end - begin) * n);
       if (args.want_sum || args.row_value != nullptr) sums[begin / length] = Losses<kOptions>(args, block);
@@ -771,18 +765,20 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
     if (stream) hwy::FlushStream();
   });
   result.sum = TreeSum(sums, blocks);
-  result.first_invalid_row = first_invalid.load(std::memory_order_relaxed);
+  result.first_invalid_row = first_invalid.Get();
   return result;
 }
 
 template <class T>
 SoftmaxCrossEntropyResult Run(const SoftmaxCrossEntropyArgs<T>& args) {
   if (args.options == nullptr) return RunRows<false>(args);
-  if (args.labels == nullptr || args.labels_are_checked) return RunRows<true>(args);
-  const SoftmaxCrossEntropyResult labels = CheckLabels(args);
-  if (labels.first_invalid_row < args.rows) return labels;
   SoftmaxCrossEntropyArgs<T> checked = args;
-  if (args.mean_of_labels) checked.scale = labels.denominator == 0.0 ? 0.0 : 1.0 / labels.denominator;
+  SoftmaxCrossEntropyResult labels;
+  if (args.labels != nullptr && !args.labels_are_checked) {
+    labels = CheckLabels(args);
+    if (labels.first_invalid_row < args.rows) return labels;
+    if (args.mean_of_labels) checked.scale = labels.denominator == 0.0 ? 0.0 : 1.0 / labels.denominator;
+  }
   SoftmaxCrossEntropyResult result = RunRows<true>(checked);
   result.denominator = labels.denominator;
   return result;
