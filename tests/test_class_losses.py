@@ -991,14 +991,18 @@ def test_uniform_weights_cancel(loss: Any, arguments: tuple[Any, ...], dtype: An
 
 
 @each_dtype
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignore_index": 3}, {"temperature": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1}, {"ignore_index": 3}, {"temperature": 0.01}, {"z_loss": 0.5}], ids=str
+)
 def test_uniform_class_weights_cancel(options: dict[str, Any], dtype: Any, target: str) -> None:
     rng = seeded("class weights")
     pred, labels = rng.standard_normal((40, 5)).astype(dtype), rng.integers(0, 5, 40)
     matrix, bias = np.eye(5, dtype=dtype), np.ones(5, dtype)
     info = np.finfo(dtype)
     for size in (1e-300, 1e-40, 1e38, 1e300):
-        ones, far = ({**options, "class_weight": np.full(5, w)} for w in (1.0, size))
+        ones, far = (
+            {**options, "class_weight": np.full(5, w), "z_loss": options.get("z_loss", 0.0) * w} for w in (1.0, size)
+        )
         pairs = [
             (LOSSES.SoftmaxCrossEntropy(**o).value_and_grad(pred, labels) for o in (ones, far)),
             (LOSSES.LinearCrossEntropy(**o).value_and_grad(pred, matrix, labels, bias=bias) for o in (ones, far)),
@@ -1012,6 +1016,80 @@ def test_uniform_class_weights_cancel(options: dict[str, Any], dtype: Any, targe
             for one, expected in zip(flat_gradients(found[1]), flat_gradients(right[1]), strict=True):
                 bound = 40 * float(info.eps) * np.abs(expected).max()
                 np.testing.assert_allclose(one, expected, rtol=0, atol=bound, err_msg=f"{size}")
+
+
+def weighted_cross_entropy(
+    pred: Array, labels: Array, classes: Array, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> tuple[Array, Array]:
+    """Losses and gradients of rows in long double, which has room for all weights."""
+    z, classes = (np.asarray(a, np.longdouble) for a in (pred, classes))
+    a = classes * ((1 - label_smoothing) * np.eye(z.shape[1])[labels] + label_smoothing / z.shape[1])
+    total = np.logaddexp.reduce(z, axis=1, keepdims=True)
+    p = np.exp(z - total)
+    losses = (a * (total - z)).sum(axis=1) + z_loss * total[:, 0] ** 2
+    gradients = (a.sum(axis=1, keepdims=True) + 2 * z_loss * total) * p - a
+    return losses, gradients
+
+
+@each_dtype
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("count", [3, 40])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.5}, {"z_loss": 1e-36}], ids=str)
+def test_weights_of_any_size_in_sums(
+    options: dict[str, float], count: int, in_place: bool, dtype: Any, target: str
+) -> None:
+    """The value wherever float64 can hold it, the gradient wherever the dtype can; nothing is NaN."""
+    rng = seeded("sums")
+    pred, labels = rng.standard_normal((8, count)).astype(dtype), rng.integers(0, count, 8)
+    labels[:2] = 0, 1
+    info = np.finfo(dtype)
+    small, large = float(info.tiny) / 100, float(info.max) / 4
+    mixed = np.where(np.arange(count) % 3 == 0, small, np.where(np.arange(count) % 3 == 1, 1.0, 0.0))
+    matrix = np.eye(count, dtype=dtype)
+    for classes in (*(np.full(count, size) for size in (1e-40, 1e-36, 1.0, 1e30, 1e40)), mixed, mixed + 3):
+        for size in (1e-20, 1.0, 1e20, large):
+            weight = np.full(8, size, dtype)
+            losses, gradients = weighted_cross_entropy(pred, labels, classes, **options)
+            losses, gradients = losses * np.longdouble(weight[0]), gradients * np.longdouble(weight[0])
+            loss = LOSSES.SoftmaxCrossEntropy(class_weight=classes, **options)
+            linear = LOSSES.LinearCrossEntropy(class_weight=classes, **options)
+            out = pred.copy() if in_place else None
+            logits = pred if out is None else out
+            value, gradient = loss.value_and_grad(logits, labels, sample_weight=weight, reduction="sum", out=out)
+            text = f"{classes[:3]} {size}"
+            values = (
+                value,
+                loss(pred, labels, sample_weight=weight, reduction="sum"),
+                linear(pred, matrix, labels, sample_weight=weight, reduction="sum"),
+                linear.value_and_grad(pred, matrix, labels, sample_weight=weight, reduction="sum")[0],
+            )
+            if losses.sum() < np.finfo(np.float64).max / 4:
+                np.testing.assert_allclose(values, float(losses.sum()), rtol=40 * float(info.eps), err_msg=text)
+            bound = np.abs(gradients).max()
+            if small < bound < info.max / (4 * count):
+                limit = 40 * float(info.eps) * float(bound) + 4 * float(info.smallest_subnormal)
+                np.testing.assert_allclose(gradient, gradients.astype(dtype), rtol=0, atol=limit, err_msg=text)
+            elif bound <= small:
+                assert np.isfinite(gradient).all(), text
+
+
+@each_dtype
+def test_products_of_weights_that_vanish(dtype: Any, target: str) -> None:
+    """A mean knows none of their size; one whose products add up to 0 is 0."""
+    pred, labels = np.zeros((2, 3), dtype), [0, 1]
+    weight = np.full(2, 1e-40 if dtype == np.float32 else 1e-200, dtype)
+    loss = LOSSES.SoftmaxCrossEntropy(class_weight=[1e-300] * 3)
+    value, gradient = loss.value_and_grad(pred, labels, weight)
+    assert math.isclose(value, math.log(3), rel_tol=1e-6)
+    np.testing.assert_allclose(gradient[0], [-1 / 3, 1 / 6, 1 / 6], rtol=1e-6)
+    linear = LOSSES.LinearCrossEntropy(class_weight=[1e-300] * 3)
+    assert math.isclose(linear(pred, np.eye(3, dtype=dtype), labels, sample_weight=weight), math.log(3), rel_tol=1e-6)
+    # 0.1 + 0.25 - 0.35, which as float32 would not add up to 0.
+    classes = np.array([0.1, 0.25, 0.1 + 0.25]) * 2.0**-100
+    opposite = np.array([1, 1, -1], dtype)
+    found = LOSSES.SoftmaxCrossEntropy(class_weight=classes).value_and_grad(np.eye(3, dtype=dtype), [0, 1, 2], opposite)
+    assert found[0] == 0.0
+    assert not found[1].any()
 
 
 @each_dtype

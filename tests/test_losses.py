@@ -985,6 +985,75 @@ def test_weights_of_any_size(spec: LossSpec, dtype: Any) -> None:
             assert_same_bits(loss.gradient(p, t, scaled), expected[1])
 
 
+@each_dtype
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("place", ["pred", "target", "sample_weight"])
+def test_weighted_values_in_place(place: str, reduction: str, dtype: Any) -> None:
+    """A weight must not take a loss beyond the dtype, even where its value cannot be looked for afterwards."""
+    size = 1e18 if dtype == np.float32 else 1e153
+    for weight in (1e3, 1e-30, 1e10, 0.0):
+        given = {
+            "pred": np.full(4, size, dtype),
+            "target": np.zeros(4, dtype),
+            "sample_weight": np.full(4, weight, dtype),
+        }
+        apart = fp.losses.SquaredError().value_and_grad(**given, reduction=reduction)
+        expected = float(given["sample_weight"].sum(dtype=np.float64)) * float(given["pred"][0]) ** 2
+        if reduction == "mean":
+            expected = 0.0 if weight == 0 else float(given["pred"][0]) ** 2
+        found = fp.losses.SquaredError().value_and_grad(**given, reduction=reduction, out=given[place])
+        np.testing.assert_allclose([found[0], apart[0]], expected, rtol=1e-6)
+        assert_same_bits(found[1], apart[1])
+
+
+@each_dtype
+def test_weights_of_targets_that_are_left_out(dtype: Any) -> None:
+    """What they are has no influence, however far it is from the others."""
+    loss = fp.losses.AbsolutePercentageError(on_zero="skip")
+    p, t = np.array([[1, 3], [5, 4]], dtype), np.array([[0, 2], [0, 2]], dtype)
+    small = 1e-40 if dtype == np.float32 else 1e-310
+    for size in (small, float(np.finfo(dtype).max)):
+        for weight in ([[1, size], [7, size]], [[0, size], [-1, size]]):
+            w = np.array(weight, dtype)
+            value, gradient = loss.value_and_grad(p, t, w)
+            np.testing.assert_array_equal(gradient, np.array([[0, 25], [0, 25]], dtype))
+            assert value == loss(p, t, w) == 75.0
+            np.testing.assert_array_equal(loss.gradient(p, t, w, out=w), gradient)
+    rows = np.array([1, small], dtype)
+    value, gradient = loss.value_and_grad(p[[0, 1]], np.array([[0, 0], [0, 2]], dtype), rows)
+    assert value == 100.0
+    np.testing.assert_array_equal(gradient, np.array([[0, 0], [0, 50]], dtype))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_weights_that_float32_cannot_hold(reduction: str) -> None:
+    single = np.float32
+    p, t, labels = np.ones((2, 3), single), np.zeros((2, 3), single), [0, 1]
+    matrix = np.eye(3, dtype=single)
+    mean_only = (fp.losses.RootMeanSquaredError(), (p, t))
+    losses: list[tuple[Any, tuple[Any, ...]]] = [
+        (fp.losses.SquaredError(), (p, t)),
+        (fp.losses.CategoricalCrossEntropy(), (p / 3, t)),
+        (fp.losses.SoftmaxCrossEntropy(), (p, labels)),
+        (fp.losses.SoftmaxFocal(), (p, labels)),
+        (fp.losses.LinearCrossEntropy(), (p, matrix, labels)),
+        (fp.losses.LargeMarginSoftmax(), (p, matrix, labels)),
+        *([mean_only] if reduction == "mean" else []),
+    ]
+    for loss, arguments in losses:
+        for size in (1e-60, 1e-40, 1e60, -1e60):
+            message = (
+                rf"sample_weight has a largest size of {abs(size):g}; float32, the dtype of the predictions, cannot"
+            )
+            for verb in (loss, loss.gradient, loss.value_and_grad):
+                with pytest.raises(ValueError, match=message):
+                    verb(*arguments, sample_weight=[size, 0.0], reduction=reduction)
+        # Beside 1 it is nothing, as it is beside 1 in float32.
+        found = loss(*arguments, sample_weight=[1.0, 1e-60], reduction=reduction)
+        np.testing.assert_array_equal(found, loss(*arguments, sample_weight=[1.0, 0.0], reduction=reduction))
+    assert fp.losses.SquaredError()(p.astype(float), t, sample_weight=[1e-60, 1e-60]) == 1.0
+
+
 def test_means_with_extreme_weights() -> None:
     single = np.float32
     p, t = np.array([1, 0], single), np.zeros(2, single)

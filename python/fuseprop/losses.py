@@ -16,7 +16,8 @@ can hold it. Negative weights mean what they say: they multiply, and count in th
 trains with them (`nn`, the estimators, the boosters' objectives) refuses them, as it would run away from such a sample
 without bound. A weight of 0 beside others does not hide a NaN or an infinite value: 0 times it is NaN. `grad_and_hess`
 is weighted, never divided; `hess_floor`, a finite number, replaces the second derivative by max(d2, floor) before the
-weight.
+weight. float64 weights beside float32 predictions are cast; if float32 cannot hold the largest of them at full
+precision (below 1.2e-38, or above 3.4e38), that is a ValueError, while small ones beside it may round to 0.
 
 pred's dtype rules: float32 stays float32, float64 stays float64, integers and booleans become float64, any other dtype
 is a TypeError; target and weights are cast to it, before the target is checked. Any strides. Each element's term is

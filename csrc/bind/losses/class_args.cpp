@@ -194,7 +194,7 @@ ClassTarget::ClassTarget(const Formula& loss, int ndim, const npy_intp* shape, i
   }
 
   if (given_weight) {
-    weight = FloatArrayAs(given_weight, "sample_weight", typenum);
+    weight = SampleWeights(given_weight, typenum);
     if (PyArray_NDIM(weight.array()) != row_ndim ||
         !PyArray_CompareLists(PyArray_DIMS(weight.array()), shape, row_ndim)) {
       Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of %s",

@@ -52,7 +52,7 @@ struct Inputs {
     }
     ReadLabels();
     if (given.weight) {
-      weight = FloatArrayAs(given.weight, "sample_weight", typenum());
+      weight = SampleWeights(given.weight, typenum());
       CheckRowShape(weight, "sample_weight", "one weight per row of pred");
       weight = COrdered(weight);
     }

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -27,6 +28,26 @@ inline Reduction AsReduction(PyObject* object) {
     if (PyUnicode_CompareWithASCIIString(object, "none") == 0) return Reduction::kNone;
   }
   Raise(PyExc_ValueError, "reduction is %R; expected \"mean\", \"sum\" or \"none\"", object);
+}
+
+// Sample weights in pred's dtype. Raises a ValueError if that cannot hold the largest of them: what it rounds to 0
+// beside one that it holds, is nothing beside that.
+inline Ref SampleWeights(const Ref& given, int typenum) {
+  const Ref exact = FloatArray(given, "sample_weight");
+  if (typenum == NPY_FLOAT32 && !IsFloat32(exact)) {
+    const Ref ordered = COrdered(exact);
+    const double largest = LargestSize(Data<double>(ordered), Size(ordered));
+    const bool is_small = largest != 0.0 && largest < static_cast<double>(std::numeric_limits<float>::min());
+    if (is_small || (std::isfinite(largest) && std::isinf(static_cast<float>(largest)))) {
+      const Ref number = Ref::Check(PyFloat_FromDouble(largest));
+      Raise(
+          PyExc_ValueError,
+          "sample_weight has a largest size of %R; float32, the dtype of the predictions, cannot hold it: multiply all "
+          "weights by a constant",
+          number.get());
+    }
+  }
+  return FloatArrayAs(exact, "sample_weight", typenum);
 }
 
 // sum_i w_i in float64.

@@ -49,7 +49,7 @@ struct Inputs {
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
     bool per_row = false;
     if (given.weight) {
-      arrays[2] = FloatArrayAs(given.weight, "sample_weight", typenum());
+      arrays[2] = SampleWeights(given.weight, typenum());
       per_row = !SameShape(arrays[2].array(), shape());
       if (per_row && (PyArray_NDIM(arrays[2].array()) != 1 || PyArray_NDIM(shape()) < 1 ||
                       PyArray_DIM(arrays[2].array(), 0) != PyArray_DIM(shape(), 0))) {
@@ -74,7 +74,7 @@ struct Inputs {
     if (PyArray_NDIM(shape()) < 1) Raise(PyExc_ValueError, "pred has shape (); expected (N, C), classes last");
     CheckSameShape(arrays[0], "pred", arrays[1], "target");
     if (given.weight) {
-      arrays[2] = FloatArrayAs(given.weight, "sample_weight", typenum());
+      arrays[2] = SampleWeights(given.weight, typenum());
       if (PyArray_NDIM(arrays[2].array()) != row_ndim() ||
           !PyArray_CompareLists(PyArray_DIMS(arrays[2].array()), PyArray_DIMS(shape()), row_ndim())) {
         Raise(PyExc_ValueError, "sample_weight has shape %s; expected %s, one weight per row of pred",
@@ -246,15 +246,31 @@ LossArgs<T> ArgsOf(const Inputs& inputs) {
   return args;
 }
 
+// What "mean" divides by. Where targets of 0 are left out, the other elements' weights may be far from 1 while all of
+// them together are not: then brought near it, to `memory`.
 template <class T>
-Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction, const LossArgs<T>& args) {
+Scale ScaleOf(const Formula& formula, const Inputs& inputs, Reduction reduction, LossArgs<T>* args,
+              std::vector<T>* memory) {
   if (reduction != Reduction::kMean) return Scale();
   // What is asked here is the same in every target's table.
   static const LossRow* const rows = Losses().rows;
   if (!rows[formula.row].skips_zero(formula.parameters)) return Scale(reduction, inputs.weight_sum);
   const auto weight_of_nonzero = OfType<T>(Losses()).weight_of_nonzero;
-  const ReleaseGil release(args.n);
-  return Scale(reduction, weight_of_nonzero(args));
+  const ReleaseGil release(args->n);
+  const double sum = weight_of_nonzero(*args);
+  if (args->weight == nullptr || args->n == 0 || IsModerate(sum / static_cast<double>(args->n))) {
+    return Scale(reduction, sum);
+  }
+  const size_t run = args->weight_run;
+  const auto counts = [&](size_t row) {
+    const T* const target = args->target + row * run;
+    return std::any_of(target, target + run, [](T t) { return t != T(0); }) ? 1.0 : 0.0;
+  };
+  memory->resize(args->n / run);
+  NormalisedProducts(
+      memory->size(), [&](size_t row) { return static_cast<double>(args->weight[row]); }, counts, memory->data());
+  args->weight = memory->data();
+  return Scale(reduction, weight_of_nonzero(*args));
 }
 
 // The parameters of the columns as LossArgs::column wants them, then 1 minus them as LossArgs::complement does.
@@ -309,22 +325,55 @@ Ref Values(const Inputs& inputs, Output& values) {
   return sums.Finish();
 }
 
+// sum 2^exponent, which need not be within the range of float64.
+struct FarSum {
+  double sum;
+  int exponent;
+};
+
 // The sum of the losses from weights of at most 1: what a loss times its weight has no room for in T, it may have.
 template <class T>
-double SumFromModerateWeights(const Formula& formula, const Inputs& inputs, LossArgs<T> args) {
+FarSum SumFromModerateWeights(const Formula& formula, const Inputs& inputs, LossArgs<T> args) {
   std::vector<T> weight(args.n / args.weight_run);
   const int exponent = Normalised(args.weight, weight.size(), weight.data());
   args.weight = weight.data();
-  return std::ldexp(Run<T>(formula, LossPass::kValue, inputs, args, false), exponent);
+  return {Run<T>(formula, LossPass::kValue, inputs, args, false), exponent};
 }
 
-// Whether that is to be done before anything else.
-bool AreFarWeights(const Inputs& inputs, Reduction reduction) {
-  if (reduction != Reduction::kSum || !inputs.weight() || Size(inputs.weight()) == 0) return false;
-  return !IsModerate(SumOf(inputs.weight()) / static_cast<double>(Size(inputs.weight())));
+template <class T>
+bool AreModerateWeights(const LossArgs<T>& args) {
+  return IsModerate(LargestSize(args.weight, args.n / args.weight_run));
 }
 
-Ref ValueObject(const Scale& scale, double sum) { return Ref::Check(PyFloat_FromDouble(scale.Reduce(sum))); }
+// The sum of the losses, given what a pass has found: again, if the weights have had T's range left.
+template <class T>
+FarSum SumAfter(double found, const Formula& formula, const Inputs& inputs, const LossArgs<T>& args) {
+  if (args.weight == nullptr || IsWithinRange<T>(found, args.n)) return {found, 0};
+  if (std::isfinite(found) && AreModerateWeights(args)) return {found, 0};
+  return SumFromModerateWeights(formula, inputs, args);
+}
+
+// The same of a pass that writes the gradient over what it reads. `total` is the sum of the weights. Those of up to
+// 2^kRoom times their average take no loss beyond T's range.
+template <class T>
+FarSum SumInPlace(const Formula& formula, const Inputs& inputs, LossArgs<T> args, double total) {
+  constexpr int kRoom = 10;
+  const double average = total / static_cast<double>(std::max(args.n, size_t{1}));
+  if (!IsModerate(average)) {
+    LossArgs<T> value_args = args;
+    value_args.grad = nullptr;
+    const FarSum sum = SumFromModerateWeights(formula, inputs, value_args);
+    Run<T>(formula, LossPass::kValueGrad, inputs, args, true);
+    return sum;
+  }
+  const int exponent = std::ilogb(average) + kRoom;
+  args.value_scale = std::ldexp(1.0, -exponent);
+  return {Run<T>(formula, LossPass::kValueGrad, inputs, args, true), exponent};
+}
+
+Ref ValueObject(const Scale& scale, FarSum found) {
+  return Ref::Check(PyFloat_FromDouble(std::ldexp(scale.Reduce(found.sum), found.exponent)));
+}
 
 template <class T>
 Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
@@ -335,11 +384,10 @@ Ref Value(const Formula& formula, const Inputs& inputs, Reduction reduction) {
     Run<T>(formula, LossPass::kValue, inputs, args, false);
     return Values<T>(inputs, value);
   }
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
-  if (AreFarWeights(inputs, reduction)) return ValueObject(scale, SumFromModerateWeights(formula, inputs, args));
-  double sum = Run<T>(formula, LossPass::kValue, inputs, args, false);
-  if (!std::isfinite(sum) && args.weight != nullptr) sum = SumFromModerateWeights(formula, inputs, args);
-  return ValueObject(scale, sum);
+  std::vector<T> memory;
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args, &memory);
+  const double found = Run<T>(formula, LossPass::kValue, inputs, args, false);
+  return ValueObject(scale, SumAfter(found, formula, inputs, args));
 }
 
 template <class T>
@@ -347,7 +395,8 @@ Ref Gradient(const Formula& formula, const Inputs& inputs, Reduction reduction, 
   LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
   args.grad = grad.data<T>();
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
+  std::vector<T> memory;
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args, &memory);
   args.scale = scale.grad;
   Run<T>(formula, LossPass::kGrad, inputs, args, grad.is_callers());
   scale.Finish(grad.buffer());
@@ -358,7 +407,8 @@ template <class T>
 Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reduction, PyObject* out) {
   LossArgs<T> args = ArgsOf<T>(inputs);
   Output grad = inputs.NewOutput(out);
-  const Scale scale = ScaleOf<T>(formula, inputs, reduction, args);
+  std::vector<T> memory;
+  const Scale scale = ScaleOf<T>(formula, inputs, reduction, &args, &memory);
   args.grad = grad.data<T>();
   args.scale = scale.grad;
   Ref value;
@@ -368,17 +418,15 @@ Ref ValueAndGrad(const Formula& formula, const Inputs& inputs, Reduction reducti
     Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
     value = Values<T>(inputs, values);
   } else {
-    LossArgs<T> value_args = args;
-    value_args.grad = nullptr;
-    const bool far = AreFarWeights(inputs, reduction);
-    double sum = far ? SumFromModerateWeights(formula, inputs, value_args) : 0.0;
-    const double found = Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
-    if (!far) sum = found;
     const bool in_place = args.grad == args.pred || args.grad == args.target || args.grad == args.weight;
-    if (!std::isfinite(sum) && !far && args.weight != nullptr && !in_place) {
-      sum = SumFromModerateWeights(formula, inputs, value_args);
+    if (in_place && args.weight != nullptr) {
+      const double total =
+          reduction == Reduction::kMean ? scale.value : SumOf(inputs.weight()) * static_cast<double>(args.weight_run);
+      value = ValueObject(scale, SumInPlace(formula, inputs, args, total));
+    } else {
+      const double found = Run<T>(formula, LossPass::kValueGrad, inputs, args, grad.is_callers());
+      value = ValueObject(scale, SumAfter(found, formula, inputs, args));
     }
-    value = ValueObject(scale, sum);
   }
   scale.Finish(grad.buffer());
   const Ref grad_array = grad.Finish();

@@ -6,12 +6,11 @@
 #include "kernels/losses/linear_cross_entropy.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
-#include "kernels/losses/class_weights.h"
 #include "kernels/dense/dense_gradient.h"
 #include "kernels/dense/matmul.h"
+#include "kernels/losses/class_weights.h"
 
 namespace fuseprop {
 namespace {
@@ -203,16 +202,16 @@ SoftmaxCrossEntropyResult Run(const LinearCrossEntropyArgs<T>& given) {
   LinearCrossEntropyArgs<T> args = given;
   SoftmaxCrossEntropyArgs<T>& loss = args.loss;
   SoftmaxCrossEntropyResult result;
+  result.first_invalid_row = loss.rows;
+  // Those of a mean are the same in all blocks; a sum is left to each of them.
   ModerateWeights<T> moderate;
-  const int exponent = moderate.Moderate(&loss, &result);
-  if (result.first_invalid_row < loss.rows) return result;
-  const int shift = loss.mean_of_labels ? 0 : exponent;
-  if (loss.labels != nullptr) {
+  if (loss.mean_of_labels) {
+    moderate.Moderate(&loss, &result);
+  } else if (loss.labels != nullptr) {
     result = CheckSoftmaxCrossEntropyLabels(loss);
-    if (result.first_invalid_row < loss.rows) return result;
-    if (loss.mean_of_labels) loss.scale = result.denominator == 0.0 ? 0.0 : 1.0 / result.denominator;
-    loss.mean_of_labels = false;
   }
+  if (result.first_invalid_row < loss.rows) return result;
+  loss.labels_are_checked = loss.labels != nullptr;
   const size_t classes = loss.classes;
   const bool want_grad = args.dweight != nullptr;
   std::vector<T> bias_sum(args.dbias != nullptr ? classes : 0);
@@ -233,7 +232,7 @@ SoftmaxCrossEntropyResult Run(const LinearCrossEntropyArgs<T>& given) {
       result.first_invalid_row = begin + found.first_invalid_row;
       return result;
     }
-    result.sum += std::ldexp(found.sum, shift);
+    result.sum += found.sum;
     if (want_grad) {
       WeightGradient(args, block, !first);
       XGradient(args, block);

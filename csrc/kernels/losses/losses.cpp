@@ -2,11 +2,12 @@
 
 #include "kernels/losses/losses.h"
 
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
+
+#include "threads/first_of.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/losses/losses.cpp"
@@ -145,21 +146,6 @@ HWY_INLINE size_t FirstOutside(Domain pred_domain, Domain target_domain, const L
   return HWY_MIN(first, FirstOutside(pred_domain, args.pred + begin, end - begin));
 }
 
-// The first invalid element of a whole array, found by several threads.
-class FirstOf {
- public:
-  explicit FirstOf(size_t n) : first_(n) {}
-  void Add(size_t index) {
-    size_t seen = first_.load(std::memory_order_relaxed);
-    while (index < seen && !first_.compare_exchange_weak(seen, index, std::memory_order_relaxed)) {
-    }
-  }
-  size_t Get() const { return first_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<size_t> first_;
-};
-
 template <class T>
 size_t FirstInvalid(const LossRow& row, const double* parameters, const LossArgs<T>& args) {
   const Domain domain = row.target_domain(parameters);
@@ -287,6 +273,7 @@ LossResult Run(const LossRow& row, LossPass pass, const double* parameters, cons
     LossPiece<T> piece;
     piece.stream = stream && has_grad;
     piece.scale = static_cast<T>(args.scale);
+    piece.value_scale = static_cast<T>(args.value_scale);
     piece.hess_floor = Parameter<T>(args.hess_floor);
     piece.floor_hess = args.floor_hess;
     size_t n;
@@ -506,6 +493,7 @@ HWY_NOINLINE void Leaf(const double* parameters, const LossPiece<T>& given) {
   const D d;
   const F f(d, parameters);
   const V scale = hn::Set(d, given.scale);
+  const V value_scale = hn::Set(d, given.value_scale);
   const V floor = hn::Set(d, given.hess_floor);
   Rest<T> rest;
   bool whole = given.n >= kLanes;
@@ -538,7 +526,7 @@ HWY_NOINLINE void Leaf(const double* parameters, const LossPiece<T>& given) {
         const V w = hn::LoadU(d, weight + i);
         // The product of weight and scale is that of a mean: it neither overflows nor vanishes.
         of_grad = hn::Mul(w, scale);
-        terms.value = hn::Mul(terms.value, w);
+        terms.value = hn::Mul(terms.value, hn::Mul(w, value_scale));
         terms.d2 = hn::Mul(terms.d2, w);
       }
       if ((kWant & kValue) != 0) hn::StoreU(terms.value, d, value + i);

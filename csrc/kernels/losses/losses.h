@@ -41,6 +41,7 @@ struct LossArgs {
   T* grad = nullptr;   // d1 * weight * scale
   T* hess = nullptr;   // max(d2, hess_floor) * weight
   double scale = 1.0;
+  double value_scale = 1.0;  // what weights are multiplied by for the values alone
   double hess_floor = 0.0;
   bool floor_hess = false;
   bool check = true;  // whether to look for elements outside of the domain
@@ -67,6 +68,7 @@ struct LossPiece {
   T* hess;
   size_t n;
   T scale;
+  T value_scale;
   T hess_floor;
   bool floor_hess;
   bool stream;  // whether grad and hess, then aligned as vectors, are stored around the caches

@@ -10,13 +10,13 @@
 #include "kernels/losses/softmax_cross_entropy.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <type_traits>
 #include <vector>
 
 #include "kernels/losses/class_weights.h"
+#include "threads/first_of.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/losses/softmax_cross_entropy.cpp"
@@ -27,8 +27,8 @@
 // The per-target headers need highway.h.
 #include "kernels/activations/softmax-inl.h"
 
-#ifndef FUSEPROP_KERNELS_SOFTMAX_XENT_CPP_  // this file is read once per target
-#define FUSEPROP_KERNELS_SOFTMAX_XENT_CPP_
+#ifndef FUSEPROP_KERNELS_SOFTMAX_CROSS_ENTROPY_CPP_  // this file is read once per target
+#define FUSEPROP_KERNELS_SOFTMAX_CROSS_ENTROPY_CPP_
 namespace fuseprop {
 namespace {
 struct SoftmaxCrossEntropyFunctions {
@@ -44,7 +44,7 @@ struct SoftmaxCrossEntropyFunctions {
 
 }  // namespace
 }  // namespace fuseprop
-#endif  // FUSEPROP_KERNELS_SOFTMAX_XENT_CPP_
+#endif  // FUSEPROP_KERNELS_SOFTMAX_CROSS_ENTROPY_CPP_
 
 HWY_BEFORE_NAMESPACE();
 namespace fuseprop {
@@ -166,20 +166,17 @@ size_t FindInvalidDistribution(const T* distribution, size_t rows, size_t classe
   const hn::ScalableTag<T> d;
   const size_t lanes = hn::Lanes(d);
   const size_t n = rows * classes;
-  std::atomic<size_t> first{n};
+  FirstOf first(n);
   ForEachRange(n, [&](size_t begin, size_t end) HWY_ATTR {
     for (size_t i = begin; i < end; i += lanes) {
       const auto a = LoadPartial(d, distribution + i, HWY_MIN(lanes, end - i));
       const auto valid = hn::And(hn::Ge(a, hn::Zero(d)), hn::Le(a, hn::Set(d, T(1))));
       if (HWY_LIKELY(hn::AllTrue(d, valid))) continue;
-      const size_t at = i + static_cast<size_t>(hn::FindFirstTrue(d, hn::Not(valid)));
-      size_t seen = first.load(std::memory_order_relaxed);
-      while (at < seen && !first.compare_exchange_weak(seen, at, std::memory_order_relaxed)) {
-      }
+      first.Add(i + static_cast<size_t>(hn::FindFirstTrue(d, hn::Not(valid))));
       return;
     }
   });
-  return classes == 0 ? rows : first.load(std::memory_order_relaxed) / classes;
+  return classes == 0 ? rows : first.Get() / classes;
 }
 
 // -------------------------------------------------------------------------------------------------------- rows
@@ -708,7 +705,7 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
   const size_t n = args.classes;
   SoftmaxCrossEntropyResult result;
   result.first_invalid_row = args.rows;
-  if (args.labels != nullptr && !kOptions) {
+  if (args.labels != nullptr && !kOptions && !args.labels_are_checked) {
     result.first_invalid_row = FindInvalidLabel(args.labels, args.label_kind, args.rows, n);
   } else if (args.labels == nullptr && args.check_first) {
     result.first_invalid_row = FindInvalidDistribution(args.distribution, args.rows, n);
@@ -739,7 +736,7 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
   double one_sum = 0.0;
   std::vector<double> many_sums(blocks > 1 ? blocks : 0);
   double* sums = blocks > 1 ? many_sums.data() : &one_sum;
-  std::atomic<size_t> first_invalid{args.rows};
+  FirstOf first_invalid(args.rows);
 
   softmax::ForEachRowRange(args.rows, n, [&](size_t range_begin, size_t range_end) HWY_ATTR {
     typename softmax::Scratch<T>::Use use(scratch);
@@ -759,10 +756,7 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
       T* hess = args.hess != nullptr ? args.hess + begin * n : nullptr;
       block.grad = grad != nullptr && stream_blocks ? use.data() : grad;
       block.hess = hess != nullptr && stream_blocks ? use.data() + (outputs - 1) * length * n : hess;
-      const size_t invalid = BlockRows<kOptions>(args, block);
-      size_t seen = first_invalid.load(std::memory_order_relaxed);
-      while (invalid < seen && !first_invalid.compare_exchange_weak(seen, invalid, std::memory_order_relaxed)) {
-      }
+      first_invalid.Add(BlockRows<kOptions>(args, block));
       if (stream_blocks && grad != nullptr) StreamOut(block.grad, grad, (end - begin) * n);
       if (stream_blocks && hess != nullptr) StreamOut(block.hess, hess, (end - begin) * n);
       if (args.want_sum || args.row_value != nullptr) sums[begin / length] = Losses<kOptions>(args, block);
@@ -771,7 +765,7 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
     if (stream) hwy::FlushStream();
   });
   result.sum = TreeSum(sums, blocks);
-  result.first_invalid_row = first_invalid.load(std::memory_order_relaxed);
+  result.first_invalid_row = first_invalid.Get();
   return result;
 }
 
@@ -779,15 +773,14 @@ template <class T>
 SoftmaxCrossEntropyResult Run(const SoftmaxCrossEntropyArgs<T>& args) {
   if (args.options == nullptr) return RunRows<false>(args);
   SoftmaxCrossEntropyArgs<T> checked = args;
-  double denominator = 0.0;
-  if (args.labels != nullptr) {
-    const SoftmaxCrossEntropyResult labels = CheckLabels(args);
+  SoftmaxCrossEntropyResult labels;
+  if (args.labels != nullptr && !args.labels_are_checked) {
+    labels = CheckLabels(args);
     if (labels.first_invalid_row < args.rows) return labels;
-    denominator = labels.denominator;
-    if (args.mean_of_labels) checked.scale = denominator == 0.0 ? 0.0 : 1.0 / denominator;
+    if (args.mean_of_labels) checked.scale = labels.denominator == 0.0 ? 0.0 : 1.0 / labels.denominator;
   }
   SoftmaxCrossEntropyResult result = RunRows<true>(checked);
-  result.denominator = denominator;
+  result.denominator = labels.denominator;
   return result;
 }
 
@@ -821,43 +814,48 @@ SoftmaxCrossEntropyResult RunAsItIs(const SoftmaxCrossEntropyArgs<double>& args)
   return FUSEPROP_DISPATCH(SoftmaxCrossEntropyTable)().f64(args);
 }
 
-// Whether a sum of weighted losses can have lost nothing to the ends of T's range.
+// The sum of the losses without anything else, from weights that multiply none of them to what T has no room for.
 template <class T>
-bool IsWithinRange(double sum, size_t rows) {
-  return std::isfinite(sum) &&
-         std::fabs(sum) >= static_cast<double>(std::numeric_limits<T>::min()) * 64.0 * static_cast<double>(rows);
+double SumAlone(SoftmaxCrossEntropyArgs<T> args) {
+  args.grad = args.hess = nullptr;
+  ModerateWeights<T> memory;
+  const int exponent = memory.Normalise(&args);
+  return std::ldexp(RunAsItIs(args).sum, exponent);
 }
 
 template <class T>
 SoftmaxCrossEntropyResult RunWeighted(const SoftmaxCrossEntropyArgs<T>& args) {
   ModerateWeights<T> memory;
   SoftmaxCrossEntropyArgs<T> moderate = args;
-  SoftmaxCrossEntropyResult result;
-  const int exponent = memory.Moderate(&moderate, &result);
-  if (result.first_invalid_row < args.rows) return result;
+  SoftmaxCrossEntropyResult checked;
+  int exponent = memory.Moderate(&moderate, &checked);
+  if (checked.first_invalid_row < args.rows) return checked;
   const bool wants_sum = args.want_sum && args.row_value == nullptr;
-  // The sum of a mean stays as it is, as its denominator does.
-  const int shift = args.mean_of_labels ? 0 : exponent;
-  ModerateWeights<T> sum_memory;
-  SoftmaxCrossEntropyArgs<T> alone = moderate;
-  alone.grad = alone.hess = nullptr;
-  double sum = 0.0;
-  // The losses without anything else, from weights that are at most 1.
-  const auto find_sum = [&](int normalised) { sum = std::ldexp(RunAsItIs(alone).sum, normalised); };
+  // The sum of a mean is that of the weights that its denominator is of.
+  const auto given = [&] {
+    SoftmaxCrossEntropyArgs<T> alone = args.mean_of_labels ? moderate : args;
+    alone.labels_are_checked = moderate.labels_are_checked;
+    return alone;
+  };
   const bool in_place = args.grad != nullptr && args.grad == args.logits;
   bool is_found = false;
+  double sum = 0.0;
   if (wants_sum && in_place) {  // it cannot be found afterwards
-    const int normalised = sum_memory.Normalise(&alone);
-    is_found = std::abs(normalised) > 16;
-    if (is_found) find_sum(normalised);
+    is_found = !ModerateWeights<T>::AreModerate(given());
+    if (is_found) {
+      sum = SumAlone(given());
+    } else {
+      exponent += memory.Bound(&moderate);
+    }
   }
-  result = RunAsItIs(moderate);
-  if (result.first_invalid_row == args.rows && wants_sum && !in_place && !IsWithinRange<T>(result.sum, args.rows)) {
-    const int normalised = sum_memory.Normalise(&alone);
-    is_found = !std::isfinite(result.sum) || std::abs(normalised) > 16;
-    if (is_found) find_sum(normalised);
+  SoftmaxCrossEntropyResult result = RunAsItIs(moderate);
+  if (result.first_invalid_row < args.rows) return result;
+  if (wants_sum && !in_place && !IsWithinRange<T>(result.sum, args.rows)) {
+    is_found = !std::isfinite(result.sum) || !ModerateWeights<T>::AreModerate(given());
+    if (is_found) sum = SumAlone(given());
   }
-  result.sum = std::ldexp(is_found ? sum : result.sum, shift);
+  result.sum = is_found ? sum : std::ldexp(result.sum, exponent);
+  result.denominator = checked.denominator;
   return result;
 }
 

@@ -50,8 +50,10 @@ struct SoftmaxCrossEntropyArgs {
   double hess_floor = 0.0;
   bool floor_hess = false;
   bool want_sum = true;  // of the losses; without it and row_value no logarithm is taken
-  // Whether to look at the whole distribution before anything is written. Labels always are.
+  // Whether to look at the whole distribution before anything is written. All labels are.
   bool check_first = false;
+  // Whether the labels are known to be valid.
+  bool labels_are_checked = false;
 };
 
 struct SoftmaxCrossEntropyResult {
