@@ -1044,7 +1044,8 @@ def test_weights_that_float32_cannot_hold(reduction: str) -> None:
     ]
     for loss, arguments in losses:
         for size in (1e-60, 1e-40, 1e60, -1e60):
-            message = rf"sample_weight has a largest size of {re.escape(f'{abs(size):g}')}; float32, the dtype of the predictions, cannot"
+            held = re.escape(f"{abs(size):g}")
+            message = rf"sample_weight has a largest size of {held}; float32, the dtype of the predictions, cannot"
             for verb in (loss, loss.gradient, loss.value_and_grad):
                 with pytest.raises(ValueError, match=message):
                     verb(*arguments, sample_weight=[size, 0.0], reduction=reduction)
