@@ -772,13 +772,11 @@ SoftmaxCrossEntropyResult RunRows(const SoftmaxCrossEntropyArgs<T>& args) {
 template <class T>
 SoftmaxCrossEntropyResult Run(const SoftmaxCrossEntropyArgs<T>& args) {
   if (args.options == nullptr) return RunRows<false>(args);
+  if (args.labels == nullptr || args.labels_are_checked) return RunRows<true>(args);
+  const SoftmaxCrossEntropyResult labels = CheckLabels(args);
+  if (labels.first_invalid_row < args.rows) return labels;
   SoftmaxCrossEntropyArgs<T> checked = args;
-  SoftmaxCrossEntropyResult labels;
-  if (args.labels != nullptr && !args.labels_are_checked) {
-    labels = CheckLabels(args);
-    if (labels.first_invalid_row < args.rows) return labels;
-    if (args.mean_of_labels) checked.scale = labels.denominator == 0.0 ? 0.0 : 1.0 / labels.denominator;
-  }
+  if (args.mean_of_labels) checked.scale = labels.denominator == 0.0 ? 0.0 : 1.0 / labels.denominator;
   SoftmaxCrossEntropyResult result = RunRows<true>(checked);
   result.denominator = labels.denominator;
   return result;
