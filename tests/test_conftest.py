@@ -1,7 +1,8 @@
-"""FUSEPROP_REQUIRE_PEERS, with which `make test-peers` runs: a skip for want of a package fails the run."""
+"""The suite itself: with FUSEPROP_REQUIRE_PEERS no skip for want of a package is allowed; who imports whom."""
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -42,3 +43,12 @@ def test_skips_for_want_of_a_package(required: str, code: int, tmp_path: Path) -
     assert ("test_of_a_peer: " in found.stdout) == bool(code)
     assert ("test_of_a_newer_peer: " in found.stdout) == bool(code)
     assert "test_of_another_machine: " not in found.stdout
+
+
+def test_no_test_file_imports_another() -> None:
+    """What several share is in helpers.py and networks.py."""
+    for path in Path(__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert [name for name in names if name.startswith("test_")] == [], path.name

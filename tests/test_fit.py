@@ -26,8 +26,7 @@ from helpers import (
     seeded,
     targets_for,
 )
-from test_layers import everything
-from test_nn import small
+from networks import everything, small
 
 import fuseprop as fp
 from fuseprop import nn

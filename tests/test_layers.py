@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import FMA_TARGETS, assert_same_bits, each_dtype, seeded
-from test_nn import Scale, numeric_gradient
+from networks import Scale, everything, numeric_gradient
 
 import fuseprop as fp
 from fuseprop import _core, nn
@@ -23,31 +23,6 @@ from fuseprop._memory import BatchBuffer, RowBuffer
 from fuseprop.nn.layers import LAYERS
 
 Array = Any
-
-
-def everything(dtype: Any = np.float64, rng: Any = 0, p: float = 0.0) -> nn.Sequential:
-    """A network with each kind of layer, nested three deep."""
-    return nn.Sequential(
-        [
-            nn.LayerNorm((2, 3)),
-            nn.Flatten(),
-            nn.Dense(6, 8, "tanh"),
-            nn.BatchNorm(8),
-            nn.Residual([nn.Dense(8, 8, "softplus"), nn.LayerNorm(8), nn.Residual(nn.Dense(8, 8, "sigmoid"))]),
-            nn.Sequential(
-                [
-                    nn.Sequential([nn.Dropout(p), nn.Maxout(8, 6, pieces=3)]),
-                    Scale(),
-                    nn.Activation(fp.activations.PReLU(0.3)),
-                    nn.BatchNorm(6, affine=False),
-                ],
-                rng=99,
-            ),
-            nn.Dense(6, 3),
-        ],
-        rng=rng,
-        dtype=dtype,
-    )
 
 
 def samples(n: int = 12, seed: int = 0) -> tuple[Array, Array]:

@@ -565,9 +565,9 @@ def test_options_against_the_reference(dtype: Any, kind: str, target: str) -> No
             found = loss(pred, labels, None, "none"), *loss.grad_and_hess(pred, labels)
             bound = option_bounds(pred, labels, given)
             for what, f, e, b in zip(("value", "gradient", "Hessian"), found, expected, bound, strict=True):
-                assert_within(f, e, b, what=f"{what} of {shape}, {spread}, {given}")
+                assert_within(f, e, b, what=f"{what} of {shape}, {spread}, {options}")
             # The gradient alone goes another way through long rows than the one with a Hessian.
-            assert_within(loss.gradient(pred, labels, None, "sum"), expected[1], bound[1], what=f"{shape}, {given}")
+            assert_within(loss.gradient(pred, labels, None, "sum"), expected[1], bound[1], what=f"{shape}, {options}")
 
 
 @pytest.mark.parametrize("kind", ["labels", "distribution"])
@@ -603,7 +603,7 @@ def test_options_and_reductions(dtype: Any, kind: str, target: str) -> None:
                 both = loss.value_and_grad(pred, labels, w, reduction)
                 assert_same_bits(both[0], loss(pred, labels, w, reduction))
                 assert_same_bits(both[1], loss.gradient(pred, labels, w, reduction))
-                assert_within(both[1], d1 * (weights * factor)[:, None], bound * factor, what=f"{reduction}, {given}")
+                assert_within(both[1], d1 * (weights * factor)[:, None], bound * factor, what=f"{reduction}, {options}")
             grad, hess = loss.grad_and_hess(pred, labels, w)
             assert_within(grad, d1 * weights[:, None], bound)
             assert_within(hess, d2 * weights[:, None], 4 * eps * np.abs(d2) * weights[:, None])
