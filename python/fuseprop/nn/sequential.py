@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fuseprop import activations, losses, optim
 from fuseprop._checks import real_array, training_weights, unmasked
+from fuseprop._elsewhere import OF_FIT, options
 from fuseprop._memory import BatchBuffer, Changes, at_once, gradient_of, linked_zeros
 from fuseprop.nn.containers import Chain, Formula, MisfitError, Nestable, Part
 from fuseprop.nn.layers import Layer, Shape
@@ -586,6 +587,7 @@ class Sequential:
                     raise ValueError("optimizer updates other arrays than this model's; make it with params=model")
         self._optimizer = optimizer
 
+    @options(OF_FIT)
     def fit(
         self,
         x: ArrayLike,
