@@ -661,8 +661,8 @@ def test_classes_stand_for_objects() -> None:
         (lambda: nn.Sequential([nn.Flatten]), TypeError, "layers[0] is the class Flatten; expected an object of it"),
         (lambda: nn.Sequential(nn.Dense(5, 4), "relu"), TypeError, "found str; an activation of this name is Activati"),
         (lambda: nn.Sequential([nn.Dense(5, 4)], nn.Dense(4, 3)), TypeError, "layers[0] must be a Layer, found list"),
-        (lambda: nn.Dense(5, 4, bias=False), TypeError, "Dense() got an unexpected keyword argument 'bias'; here"),
-        (lambda: nn.Maxout(5, units=4), TypeError, "Maxout() got an unexpected keyword argument 'units'; here"),
+        (lambda: nn.Dense(5, 4, bias=False), TypeError, "Dense() got an unexpected keyword argument 'bias'; did you"),
+        (lambda: nn.Maxout(5, units=4), TypeError, "Maxout() got an unexpected keyword argument 'units'; did you"),
         (
             lambda: small().train_step(X, LABELS, "softmax_cross_entropy", fp.optim.Adam),
             TypeError,
@@ -674,6 +674,27 @@ def test_classes_stand_for_objects() -> None:
         (lambda: fp.activations.ReLU6, AttributeError, "here it is fuseprop.activations.Hardtanh(0, 6)"),
         (lambda: fp.optim.ReduceLROnPlateau, AttributeError, "here it is fuseprop.optim.schedules.ReduceOnPlateau"),
         (lambda: fp.losses.get("cross_entropy"), ValueError, "of logits it is 'softmax_cross_entropy', of probab"),
+        *(
+            (call, TypeError, f"got an unexpected keyword argument {wrong!r}; did you mean {right!r}?")
+            for call, wrong, right in (
+                (lambda: nn.Dropout(rate=0.5), "rate", "p"),
+                (lambda: nn.BatchNorm(3, epsilon=1e-3), "epsilon", "eps"),
+                (lambda: nn.LayerNorm(3, epsilon=1e-3), "epsilon", "eps"),
+                (lambda: fp.losses.Huber(beta=1.0), "beta", "delta"),
+                (lambda: fp.losses.SoftmaxCrossEntropy(weight=[1.0]), "weight", "class_weight"),
+                (lambda: fp.losses.get("quantile", quantile=0.5), "quantile", "q"),
+                (lambda: fp.activations.LeakyReLU(alpha=0.2), "alpha", "negative_slope"),
+            )
+        ),
+        (lambda: fp.losses.SquaredError(delta=1.0), TypeError, "SquaredError() got an unexpected keyword arg"),
+        *(
+            (lambda name=name: small().fit(X, LABELS, loss="nll", **{name: 1}), TypeError, f"{name!r}; here it is {to}")
+            for name, to in (
+                ("learning_rate", "the optimizer's"),
+                ("verbose", "progress="),
+                ("validation_split", "validation_data=(x, y)"),
+            )
+        ),
         (lambda: fp.losses.get("kl_div"), ValueError, "takes probabilities, not their logarithms"),
         *(
             (lambda name=name: fp.losses.get(name), ValueError, f"unknown loss {name!r}; {said}")

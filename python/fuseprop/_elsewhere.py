@@ -6,10 +6,12 @@ Names of formulas are in the registry: aliases where the meaning is the same, `E
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NoReturn, ParamSpec, TypeVar
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from fuseprop import _registry
+from fuseprop._checks import nearest
 
 #: Classes of PyTorch and Keras that have another name here, or another module than that in which one looks for them.
 CLASSES = {
@@ -77,24 +79,67 @@ _MODULES: dict[_registry.Kind, str] = {
     "optimizer": "fuseprop.optim",
 }
 
+#: What options are called elsewhere, and here.
+OPTIONS = {
+    "alpha": "negative_slope",
+    "b1": "betas",
+    "b2": "betas",
+    "beta": "delta",
+    "beta_1": "betas",
+    "beta_2": "betas",
+    "bias": "use_bias",
+    "clipnorm": "max_norm",
+    "epsilon": "eps",
+    "global_clipnorm": "max_norm",
+    "kernel_initializer": "init",
+    "learning_rate": "lr",
+    "quantile": "q",
+    "rate": "p",
+    "units": "out_features",
+    "weight": "class_weight",
+    "weights": "class_weight",
+}
+
+#: Those of `Sequential.fit`.
+OF_FIT = {
+    "learning_rate": "the optimizer's: give optimizer=fuseprop.optim.Adam(model, lr=...)",
+    "lr": "the optimizer's: give optimizer=fuseprop.optim.Adam(model, lr=...)",
+    "validation_split": "validation_data=(x, y): leave these samples out of the others",
+    "verbose": "progress=True or False",
+}
+
+
+def check_options(cls: type[Any], constructor: Any, options: Iterable[str]) -> None:
+    """Refuse options that a class's constructor does not have, with the names that they may have here."""
+    code = getattr(inspect.unwrap(constructor), "__code__", None)
+    if code is None or code.co_flags & inspect.CO_VARKEYWORDS:  # none in Python, or one that takes any
+        return
+    known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    for name in options:
+        if name not in known:
+            meant = OPTIONS.get(name, name)
+            near = [meant] if meant in known else nearest(name, known)[:1]
+            expected = f"expected some of {', '.join(known)}" if known else "it has none"
+            hint = f"did you mean {near[0]!r}?" if near else expected
+            raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}; {hint}")
+
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def options(**names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Decorate a constructor: it says what options that have these names elsewhere are called here."""
+def options(names: Mapping[str, str]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Decorate a method: it says what options that have these names elsewhere are here."""
 
     def around(function: Callable[_P, _R]) -> Callable[_P, _R]:
         @functools.wraps(function)
-        def constructor(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        def method(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             for name in kwargs.keys() & names:
-                _refuse(args[0], name, names[name])
+                raise TypeError(
+                    f"{function.__name__}() got an unexpected keyword argument {name!r}; here it is {names[name]}"
+                )
             return function(*args, **kwargs)
 
-        return constructor
+        return method
 
     return around
-
-
-def _refuse(made: Any, name: str, here: str) -> NoReturn:
-    raise TypeError(f"{type(made).__name__}() got an unexpected keyword argument {name!r}; here it is {here!r}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fuseprop._elsewhere import check_options
 from fuseprop._registry import Spec
 
 
@@ -22,6 +24,21 @@ class Formula:
 
     _parameters: dict[str, Any]
     _bind: Any
+
+    def __init_subclass__(cls) -> None:
+        """Let the constructor say of an option that there is not which name it may have here."""
+        super().__init_subclass__()
+        constructor: Any = vars(cls).get("__init__")
+        if constructor is None:
+            return
+
+        @functools.wraps(constructor)
+        def checked(self: Formula, *args: Any, **options: Any) -> None:
+            if options:
+                check_options(type(self), constructor, options)
+            constructor(self, *args, **options)
+
+        cls.__init__ = checked  # type: ignore[method-assign]
 
     def __init__(self, **parameters: Any) -> None:
         if hasattr(self, "_parameters"):

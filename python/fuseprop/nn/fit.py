@@ -324,7 +324,7 @@ class _RunState:
                 f"resume is {path!s}, a run that has stopped behind {self.run.completed} epochs and does not go on to "
                 f"{self.run.epochs}: {'; '.join(reasons)}",
                 UserWarning,
-                stacklevel=5,  # where the model's fit was called
+                stacklevel=6,  # where the model's fit was called
             )
 
     def _check(self, state: Mapping[str, Any]) -> None:

@@ -39,10 +39,12 @@ import numpy as np
 from fuseprop import _core, activations
 from fuseprop import init as initializers
 from fuseprop._checks import flag, integer
-from fuseprop._elsewhere import options
+from fuseprop._elsewhere import check_options
 from fuseprop._memory import BatchBuffer, RowBuffer
 
 if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
+
     from fuseprop._typing import FloatArray
     from fuseprop.init import Initializer
 
@@ -70,6 +72,12 @@ class Layer:
     buffers: Mapping[str, FloatArray] = MappingProxyType({})
     #: Whether a container has it, in which case no other one may.
     _taken = False
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Refuse an option that there is not, with the name that it may have here."""
+        if options:
+            check_options(cls, cls.__init__, options)
+        return super().__new__(cls)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of one sample of the output for one of `input_shape`; ValueError if the layer does not take such."""
@@ -273,7 +281,6 @@ class Dense(Layer):
     #: None before the first forward pass in training. The class's, as what `__init__` sets goes along in copies.
     _run: DenseRun | None = None
 
-    @options(bias="use_bias", units="out_features", kernel_initializer="init")
     def __init__(
         self,
         in_features: int,

@@ -9,7 +9,6 @@ import numpy as np
 
 from fuseprop import activations
 from fuseprop._checks import integer
-from fuseprop._elsewhere import options
 from fuseprop.nn.layers import Activation, Dense, Layer, Shape, no_forward, register
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ class Maxout(Layer):
     unit side by side; the gradient goes to the first of equal ones. `activations.Maxout` is the maximum alone.
     """
 
-    @options(bias="use_bias", units="out_features", kernel_initializer="init")
     def __init__(
         self,
         in_features: int,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fuseprop import activations, losses, optim
+from fuseprop._elsewhere import OF_FIT, options
 from fuseprop.nn import io
 from fuseprop.nn.containers import Formula, Nestable, Part
 from fuseprop.nn.layers import Layer
@@ -91,6 +92,7 @@ class Sequential(Model):
         state = self.rng.bit_generator.state
         return _rebuild, (self.layers, self.dtype, self.rng, state, self._copies())
 
+    @options(OF_FIT)
     def fit(
         self,
         x: ArrayLike,

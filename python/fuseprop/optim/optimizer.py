@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
 import math
 import sys
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from fuseprop import _core
-from fuseprop._checks import choice, complete, flag, integer, nearest, real, real_array
+from fuseprop._checks import choice, complete, flag, integer, real, real_array
+from fuseprop._elsewhere import check_options
 from fuseprop._memory import Changes, aligned_zeros
 from fuseprop._registry import OptimizerSpec
 from fuseprop.optim.arrays import Params, Structure, check_apart, describe
@@ -37,19 +36,6 @@ class Shared(NamedTuple):
     max_norm: float | None
     maximize: bool
     nonfinite: NonFinite
-
-
-#: What Keras, optax and others call an option, and what it is called here.
-_ELSEWHERE = {
-    "learning_rate": "lr",
-    "epsilon": "eps",
-    "beta_1": "betas",
-    "beta_2": "betas",
-    "b1": "betas",
-    "b2": "betas",
-    "clipnorm": "max_norm",
-    "global_clipnorm": "max_norm",
-}
 
 
 # The squares of gradients whose norm is in this range did not overflow, nor did those that count become zero.
@@ -178,14 +164,6 @@ class Group:
         self._set((self._lr, self._weight_decay, l1), (self._own_lr, self._own_weight_decay))
 
 
-@functools.cache
-def _options_of(constructor: Callable[..., None]) -> tuple[str, ...]:
-    """Return the names of what a constructor takes; () if it takes any."""
-    _, *parameters = inspect.signature(constructor).parameters.values()
-    names = tuple(p.name for p in parameters)
-    return () if any(p.kind is p.VAR_KEYWORD for p in parameters) else names
-
-
 class Optimizer:
     """Base of the optimizers: what they share is described at the head of `fuseprop.optim`.
 
@@ -235,13 +213,7 @@ class Optimizer:
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse an option that there is not, with the name that it may have here."""
-        known = _options_of(cls.__init__)
-        for name in options:
-            if known and name not in known:
-                meant = _ELSEWHERE.get(name, name)
-                near = [meant] if meant in known else nearest(name, known)[:1]
-                hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
-                raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}; {hint}")
+        check_options(cls, cls.__init__, options)
         return super().__new__(cls)
 
     def __init__(
