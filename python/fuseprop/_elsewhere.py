@@ -124,6 +124,21 @@ def check_options(cls: type[Any], constructor: Any, options: Iterable[str]) -> N
             raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}; {hint}")
 
 
+def check_constructor(cls: type[Any]) -> None:
+    """Let a class's own constructor, if it has one, refuse such options."""
+    constructor: Any = vars(cls).get("__init__")
+    if constructor is None:
+        return
+
+    @functools.wraps(constructor)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        if options:
+            check_options(type(self), constructor, options)
+        constructor(self, *args, **options)
+
+    cls.__init__ = checked
+
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
