@@ -107,8 +107,8 @@ def test_benchmarks_measure_them_with_the_peers_that_there_are() -> None:
 from fuseprop._bench import cases
 from fuseprop._bench.problem import Peers
 
-cases.CLASS_SHAPES = ((64, 10), (16, 100))
-cases.TENSORS = {"2000": (1, 2000)}
+cases.losses.CLASS_SHAPES = ((64, 10), (16, 100))
+cases.optim.TENSORS = {"2000": (1, 2000)}
 every = cases.all_cases(["128"])
 assert cases.without_case(every) == []
 for case in every:

@@ -73,6 +73,8 @@ def of_formula(kind: _registry.Kind, name: str) -> str | None:
     return None
 
 
+_registry.ADVISERS.append(of_formula)
+
 _MODULES: dict[_registry.Kind, str] = {
     "activation": "fuseprop.activations",
     "loss": "fuseprop.losses",
@@ -122,6 +124,21 @@ def check_options(cls: type[Any], constructor: Any, options: Iterable[str]) -> N
             expected = f"expected some of {', '.join(known)}" if known else "it has none"
             hint = f"did you mean {near[0]!r}?" if near else expected
             raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}; {hint}")
+
+
+def check_constructor(cls: type[Any]) -> None:
+    """Let a class's own constructor, if it has one, refuse such options."""
+    constructor: Any = vars(cls).get("__init__")
+    if constructor is None:
+        return
+
+    @functools.wraps(constructor)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        if options:
+            check_options(type(self), constructor, options)
+        constructor(self, *args, **options)
+
+    cls.__init__ = checked
 
 
 _P = ParamSpec("_P")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fuseprop._elsewhere import check_options
+from fuseprop._elsewhere import check_constructor
 from fuseprop._registry import Spec
 
 
@@ -28,17 +27,7 @@ class Formula:
     def __init_subclass__(cls) -> None:
         """Let the constructor say of an option that there is not which name it may have here."""
         super().__init_subclass__()
-        constructor: Any = vars(cls).get("__init__")
-        if constructor is None:
-            return
-
-        @functools.wraps(constructor)
-        def checked(self: Formula, *args: Any, **options: Any) -> None:
-            if options:
-                check_options(type(self), constructor, options)
-            constructor(self, *args, **options)
-
-        cls.__init__ = checked  # type: ignore[method-assign]
+        check_constructor(cls)
 
     def __init__(self, **parameters: Any) -> None:
         if hasattr(self, "_parameters"):

@@ -327,6 +327,10 @@ def spelled(kind: Kind, name: str) -> Spec | None:
     return None if found is None else _specs[kind][found]
 
 
+#: Who knows what a formula is here that is neither a name nor an alias: functions of its kind and name.
+ADVISERS: list[Callable[[Kind, str], str | None]] = []
+
+
 def find(kind: Kind, name: str) -> Spec:
     """Return the entry that `name`, or an alias, stands for; ValueError with the nearest names if there is none."""
     if not isinstance(name, str):
@@ -335,11 +339,9 @@ def find(kind: Kind, name: str) -> Spec:
     spec = spelled(kind, key)
     if spec is not None:
         return spec
-    from fuseprop._elsewhere import of_formula  # noqa: PLC0415  # it needs this module
-
-    elsewhere = of_formula(kind, key)
-    if elsewhere is not None:
-        raise ValueError(f"unknown {kind} {name!r}; {elsewhere}")
+    for advise in ADVISERS:
+        if (advice := advise(kind, key)) is not None:
+            raise ValueError(f"unknown {kind} {name!r}; {advice}")
     near = nearest(key, _names[kind])
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(_specs[kind])}"
     raise ValueError(f"unknown {kind} {name!r}; {hint}")

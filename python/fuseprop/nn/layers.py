@@ -39,12 +39,10 @@ import numpy as np
 from fuseprop import _core, activations
 from fuseprop import init as initializers
 from fuseprop._checks import flag, integer
-from fuseprop._elsewhere import check_options
+from fuseprop._elsewhere import check_constructor
 from fuseprop._memory import BatchBuffer, RowBuffer
 
 if TYPE_CHECKING:
-    from typing import Self  # Python 3.11
-
     from fuseprop._typing import FloatArray
     from fuseprop.init import Initializer
 
@@ -73,11 +71,10 @@ class Layer:
     #: Whether a container has it, in which case no other one may.
     _taken = False
 
-    def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Refuse an option that there is not, with the name that it may have here."""
-        if options:
-            check_options(cls, cls.__init__, options)
-        return super().__new__(cls)
+    def __init_subclass__(cls) -> None:
+        """Let the constructor say of an option that there is not which name it may have here."""
+        super().__init_subclass__()
+        check_constructor(cls)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of one sample of the output for one of `input_shape`; ValueError if the layer does not take such."""
