@@ -215,11 +215,11 @@ def test_history_of_a_training() -> None:
     for metric, best in (("loss", np.argmin), ("accuracy", np.argmax)):
         ax = plot.training_history(history, metric=metric)
         found = curves(ax)
-        np.testing.assert_array_equal(found["training"], ([1, 2, 3, 4], history[metric]))
-        np.testing.assert_array_equal(found["validation"], ([1, 2, 3, 4], history[f"val_{metric}"]))
+        np.testing.assert_array_equal(found["training"], ([0, 1, 2, 3], history[metric]))
+        np.testing.assert_array_equal(found["validation"], ([0, 1, 2, 3], history[f"val_{metric}"]))
         epoch = int(best(history[f"val_{metric}"]))
-        marked = [label for label in found if label.startswith(f"best, epoch {epoch + 1}: ")]
-        np.testing.assert_array_equal(found[marked[0]], ([epoch + 1], [history[f"val_{metric}"][epoch]]))
+        marked = [label for label in found if label.startswith(f"best, epoch {epoch}: ")]
+        np.testing.assert_array_equal(found[marked[0]], ([epoch], [history[f"val_{metric}"][epoch]]))
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", metric)
         saved(ax)
     assert legend(plot.training_history({"loss": [2.0, 1.0]}, labels=("fit", "test"))) == ["fit"]
@@ -228,14 +228,14 @@ def test_history_of_a_training() -> None:
 @pytest.mark.parametrize(
     ("metric", "mode", "values", "best"),
     [
-        ("rmse", "min", [3.0, 2.0, 2.5], "best, epoch 2: 2"),
-        ("rmse", "max", [3.0, 2.0, 2.5], "best, epoch 1: 3"),
+        ("rmse", "min", [3.0, 2.0, 2.5], "best, epoch 1: 2"),
+        ("rmse", "max", [3.0, 2.0, 2.5], "best, epoch 0: 3"),
         ("rmse", None, [3.0, 2.0, 2.5], None),  # nobody knows which way
-        ("absolute_error", None, [3.0, 2.0, 2.5], "best, epoch 2: 2"),  # a metric of this library
-        ("loss", None, [3.0, -np.inf, 2.5], "best, epoch 3: 2.5"),
-        ("loss", None, [np.nan, 3.0, 2.5], "best, epoch 3: 2.5"),
-        ("loss", "max", [3.0, np.inf, 2.5], "best, epoch 1: 3"),
-        ("accuracy", None, [0.5, np.inf, 0.75], "best, epoch 3: 0.75"),
+        ("absolute_error", None, [3.0, 2.0, 2.5], "best, epoch 1: 2"),  # a metric of this library
+        ("loss", None, [3.0, -np.inf, 2.5], "best, epoch 2: 2.5"),
+        ("loss", None, [np.nan, 3.0, 2.5], "best, epoch 2: 2.5"),
+        ("loss", "max", [3.0, np.inf, 2.5], "best, epoch 0: 3"),
+        ("accuracy", None, [0.5, np.inf, 0.75], "best, epoch 2: 0.75"),
         ("accuracy", None, [np.nan, np.nan, np.nan], None),
     ],
 )

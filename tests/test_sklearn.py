@@ -426,6 +426,7 @@ def test_one_class(y: Any, solver: str) -> None:
     if solver == "adam":
         trained.append(MLPClassifier(random_state=0).partial_fit(x, y, classes=y[:1]))
         trained.append(MLPClassifier(random_state=0, early_stopping=True, max_iter=5).fit(x, y))
+        assert set(trained[-1].validation_scores_) == {1.0}
     for fitted in trained:
         assert fitted.classes_.tolist() == [y[0]]
         np.testing.assert_array_equal(fitted.predict_proba(x), np.ones((30, 1), np.float32))

@@ -622,7 +622,7 @@ def training_history(
     Parameters
     ----------
     history
-        What `fit` returned: lists with one number per epoch.
+        What `fit` returned: lists with one number per epoch, which are counted from 0, as everywhere.
     metric : str
         Which of them; "val_" + metric is drawn too if it is there, with its best epoch marked. One that begins with
         "val_" itself is drawn alone, as validation.
@@ -658,14 +658,14 @@ def training_history(
     for i, name in enumerate((base, f"val_{base}")):
         if (numbers := values.get(name)) is None:
             continue
-        ax.plot(np.arange(1, len(numbers) + 1), numbers, color=_COLOURS[i], linestyle=_LINES[i], label=called[name])
+        ax.plot(np.arange(len(numbers)), numbers, color=_COLOURS[i], linestyle=_LINES[i], label=called[name])
     checked = values.get(f"val_{base}")
     mode = mode or _better(base)
     if mode is not None and checked is not None and np.isfinite(checked).any():
         sign = 1.0 if mode == "min" else -1.0
         best = int(np.argmin(np.where(np.isfinite(checked), sign * checked, np.inf)))
-        label = f"best, epoch {best + 1}: {checked[best]:.4g}"
-        ax.plot([best + 1], [checked[best]], color="black", marker="o", markersize=5, linestyle="", label=label)
+        label = f"best, epoch {best}: {checked[best]:.4g}"
+        ax.plot([best], [checked[best]], color="black", marker="o", markersize=5, linestyle="", label=label)
     _log_scale(ax, values.values(), log)
     _whole_numbers(ax)
     return _finish(ax, xlabel="epoch", ylabel=metric)

@@ -115,6 +115,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         return self._train(X, y, sample_weight, incremental=True, classes=given)
 
     def _answer(self, scores: FloatArray) -> NDArray[Any]:
+        if self.n_outputs_ == 1 and self.classes_.size == 1:  # whatever its score
+            return np.zeros(scores.shape, int)
         answer: NDArray[Any] = scores.argmax(axis=1) if self.out_activation_ == "softmax" else (scores > 0).astype(int)
         return answer
 
@@ -126,7 +128,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # scikit-learn
         answer = self._answer(self._scores(X))
         if self.out_activation_ == "logistic" and self.n_outputs_ > 1:
             return scipy.sparse.csr_matrix(answer) if self._sparse_labels else answer
-        classes: NDArray[Any] = self.classes_[np.minimum(answer.reshape(len(answer)), len(self.classes_) - 1)]
+        classes: NDArray[Any] = self.classes_[answer.reshape(len(answer))]
         return classes
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
